@@ -1,0 +1,21 @@
+"""unipot: pretrain universal interatomic potentials on heterogeneous data, fine-tune them on a few frames, use them."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Structure": "unipot.structure",
+    "Potential": "unipot.models.potential",
+    "UnipotCalculator": "unipot.calculator",
+    "load_potential": "unipot.zoo.artifact",
+}
+
+__all__ = ["Potential", "Structure", "UnipotCalculator", "__version__", "load_potential"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'unipot' has no attribute {name!r}; it has: {', '.join(__all__)}")

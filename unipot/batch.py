@@ -1,0 +1,188 @@
+"""`AtomBatch`: many structures as one set of concatenated tensors, and `Predictions`, what a potential returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unipot.neighbors import neighbor_list
+from unipot.properties import PROPERTIES
+from unipot.structure import Structure
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtomBatch:
+    """Structures side by side, ready for a potential. Nothing that reads a batch may write to it.
+
+    Attributes:
+        atomic_numbers: (n_atoms,) int64.
+        positions: (n_atoms, 3) Å.
+        cell: (n_structures, 3, 3) Å, rows are lattice vectors.
+        pbc: (n_structures, 3) bool.
+        structure_index: (n_atoms,) int64, the structure an atom belongs to, ascending.
+        n_atoms_per_structure: (n_structures,) int64.
+        head_index: (n_structures,) int64, position in `HeadBank.names` of the head that evaluates the structure.
+        edge_index: (2, n_edges) int64, row 0 centre i, row 1 neighbour j, sorted by i.
+        cell_shifts: (n_edges, 3) in the dtype of positions; r_ij = R_j + S·cell − R_i.
+        total_charge: (n_structures,) |e|.
+        spin_multiplicity: (n_structures,) int64, 0 where not stated.
+        fixed: (n_atoms,) bool.
+        labels: property name -> tensor; energies (n_structures,) are always float64, the rest has the dtype of
+            positions. Missing entries are zero and masked.
+        label_mask: property name -> (n_structures,) bool, True where the label is there.
+        dataset_index: (n_structures,) int64, which dataset of a mixture a structure came from.
+        ids: structure ids, for messages.
+        cutoff: Å, of `edge_index`.
+    """
+
+    atomic_numbers: Tensor
+    positions: Tensor
+    cell: Tensor
+    pbc: Tensor
+    structure_index: Tensor
+    n_atoms_per_structure: Tensor
+    head_index: Tensor
+    edge_index: Tensor
+    cell_shifts: Tensor
+    total_charge: Tensor
+    spin_multiplicity: Tensor
+    fixed: Tensor
+    dataset_index: Tensor
+    labels: dict[str, Tensor] = field(default_factory=dict)
+    label_mask: dict[str, Tensor] = field(default_factory=dict)
+    ids: tuple[str, ...] = ()
+    cutoff: float = 0.0
+
+    @property
+    def n_atoms(self) -> int:
+        return self.atomic_numbers.shape[0]
+
+    @property
+    def n_structures(self) -> int:
+        return self.n_atoms_per_structure.shape[0]
+
+    @property
+    def n_edges(self) -> int:
+        return self.edge_index.shape[1]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> AtomBatch:
+        """The same batch on another device (a new object)."""
+        move = lambda value: _map_tensors(value, lambda t: t.to(device, non_blocking=non_blocking))  # noqa: E731
+        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
+
+    def pin_memory(self) -> AtomBatch:
+        """The same batch in page-locked memory (a new object); called by `DataLoader(pin_memory=True)`."""
+        return replace(self, **{f.name: _map_tensors(getattr(self, f.name), lambda t: t.pin_memory()) for f in fields(self)})
+
+    def sum_over_atoms(self, per_atom: Tensor) -> Tensor:
+        """(n_atoms, ...) -> (n_structures, ...) sums."""
+        total = per_atom.new_zeros((self.n_structures, *per_atom.shape[1:]))
+        return total.index_add(0, self.structure_index, per_atom)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What a potential returns for a batch; a property that was not asked for is None.
+
+    Attributes:
+        energy: (n_structures,) eV, float64, total energy with references added.
+        forces: (n_atoms, 3) eV/Å, −∂E/∂R.
+        stress: (n_structures, 3, 3) eV/Å³, (1/V) ∂E/∂ε, zero for structures that are not periodic along all axes.
+    """
+
+    energy: Tensor
+    forces: Tensor | None = None
+    stress: Tensor | None = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = getattr(self, name, None) if name in PROPERTIES else None
+        if value is None:
+            raise KeyError(f"property {name!r} was not predicted; ask the potential for it")
+        return value
+
+
+def collate(
+    structures: Sequence[Structure],
+    *,
+    cutoff: float,
+    head_index: Sequence[int] | None = None,
+    dataset_index: Sequence[int] | None = None,
+    dtype: torch.dtype = torch.float32,
+    engine: str = "auto",
+) -> AtomBatch:
+    """Concatenate structures and find their neighbours.
+
+    Args:
+        structures: at least one.
+        cutoff: Å, of the neighbour list.
+        head_index: per structure; 0 for all by default.
+        dataset_index: per structure; 0 for all by default.
+        dtype: of positions, cells and all labels but energies.
+        engine: neighbour engine, see `unipot.neighbors`.
+
+    Raises:
+        ValueError: there are no structures, or an index has the wrong length.
+    """
+    if len(structures) == 0:
+        raise ValueError("a batch needs at least one structure")
+    for name, index in (("head_index", head_index), ("dataset_index", dataset_index)):
+        if index is not None and len(index) != len(structures):
+            raise ValueError(f"{name} has {len(index)} entries for {len(structures)} structures")
+    n_atoms = np.array([s.n_atoms for s in structures])
+    edges, shifts = _concatenated_edges(structures, n_atoms, cutoff, engine)
+    labels, masks = _concatenated_labels(structures, dtype)
+    zeros = [0] * len(structures)
+    return AtomBatch(
+        atomic_numbers=torch.from_numpy(np.concatenate([s.atomic_numbers for s in structures])),
+        positions=torch.from_numpy(np.concatenate([s.positions for s in structures])).to(dtype),
+        cell=torch.from_numpy(np.stack([s.cell for s in structures])).to(dtype),
+        pbc=torch.from_numpy(np.stack([s.pbc for s in structures])),
+        structure_index=torch.from_numpy(np.repeat(np.arange(len(structures)), n_atoms)),
+        n_atoms_per_structure=torch.from_numpy(n_atoms),
+        head_index=torch.as_tensor(zeros if head_index is None else head_index, dtype=torch.int64),
+        edge_index=torch.from_numpy(edges),
+        cell_shifts=torch.from_numpy(shifts).to(dtype),
+        total_charge=torch.tensor([s.total_charge for s in structures], dtype=dtype),
+        spin_multiplicity=torch.tensor([s.spin_multiplicity or 0 for s in structures], dtype=torch.int64),
+        fixed=torch.from_numpy(np.concatenate([s.fixed for s in structures])),
+        dataset_index=torch.as_tensor(zeros if dataset_index is None else dataset_index, dtype=torch.int64),
+        labels=labels,
+        label_mask=masks,
+        ids=tuple(s.id for s in structures),
+        cutoff=cutoff,
+    )
+
+
+def _concatenated_edges(
+    structures: Sequence[Structure], n_atoms: np.ndarray, cutoff: float, engine: str
+) -> tuple[np.ndarray, np.ndarray]:
+    offsets = np.concatenate([[0], np.cumsum(n_atoms)])
+    edges, shifts = zip(*[neighbor_list(s.positions, s.cell, s.pbc, cutoff, engine) for s in structures], strict=True)
+    return np.concatenate([e + offset for e, offset in zip(edges, offsets, strict=False)], axis=1), np.concatenate(shifts)
+
+
+def _concatenated_labels(structures: Sequence[Structure], dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    labels: dict[str, Tensor] = {}
+    masks: dict[str, Tensor] = {}
+    for name, prop in PROPERTIES.items():
+        mask = np.array([name in s.labels for s in structures])
+        if not mask.any():
+            continue
+        rows = [s.labels[name] if name in s.labels else np.zeros(prop.label_shape(s.n_atoms)) for s in structures]
+        stacked = np.concatenate(rows) if prop.per == "atom" else np.stack(rows)
+        # total energies reach -1e5 eV, where float32 resolves 8 meV only
+        labels[name] = torch.from_numpy(stacked).to(torch.float64 if name == "energy" else dtype)
+        masks[name] = torch.from_numpy(mask)
+    return labels, masks
+
+
+def _map_tensors(value, function):  # type: ignore[no-untyped-def]
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: function(tensor) for key, tensor in value.items()}
+    return value

@@ -1,0 +1,64 @@
+"""What a backbone is: the one interface between message passing and everything that belongs to a dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from unipot.batch import AtomBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtomFeatures:
+    """What a backbone says about each atom.
+
+    An atom without neighbours has all features exactly zero; heads have no bias, so that its energy is its
+    reference energy.
+
+    Attributes:
+        scalars: (n_atoms, n_channels), invariant.
+        vectors: (n_atoms, 3, n_vector_channels) in xyz order, or None when the backbone has no vectors.
+    """
+
+    scalars: Tensor
+    vectors: Tensor | None = None
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A `torch.nn.Module` that turns a batch into atom features.
+
+    Positions and cells of the batch carry the autograd graph; a backbone must form every distance from them, must
+    not write to the batch and must not remember anything about it.
+
+    Attributes:
+        name: the name it is registered under, see `unipot.models.registry`.
+        hyperparameters: JSON-able constructor arguments, enough to build it again.
+        cutoff: Å, of the edges it wants.
+        n_channels, n_vector_channels: feature sizes; 0 vector channels means `vectors` is None.
+        elements: atomic numbers it has embeddings for.
+        parity: True when features are O(3)-equivariant, False when SO(3) only.
+        equivariance_tolerance: dtype -> relative deviation that its contracts allow.
+    """
+
+    name: str
+    hyperparameters: dict[str, Any]
+    cutoff: float
+    n_channels: int
+    n_vector_channels: int
+    elements: tuple[int, ...]
+    parity: bool
+    equivariance_tolerance: dict[torch.dtype, float]
+
+    def __call__(self, batch: AtomBatch) -> AtomFeatures: ...
+
+    def layer_groups(self) -> list[tuple[str, tuple[str, ...]]]:
+        """(group name, prefixes of parameter names), ordered from input to output and covering every parameter."""
+        ...
+
+    def no_decay_names(self) -> set[str]:
+        """Names of parameters that weight decay must leave alone (embeddings, scales)."""
+        ...

@@ -1,0 +1,1 @@
+"""The backbone that ships with unipot."""

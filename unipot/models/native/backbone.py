@@ -1,0 +1,135 @@
+"""The native backbone: equivariant message passing whose neighbour sums are matrix products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unipot.batch import AtomBatch
+from unipot.models.backbone import AtomFeatures
+from unipot.models.native.geometry import bessel, envelope, second_degree
+from unipot.models.native.layer import InteractionLayer, scaled_linear
+from unipot.models.native.neighbor_slots import NeighborSlots, make_slots
+from unipot.structure import MAX_ATOMIC_NUMBER
+
+
+class NativeBackbone(nn.Module):
+    """O(3)-equivariant, conservative message passing with element embeddings for Z = 1…118.
+
+    One layer forms, for every atom i, the moments
+
+        A_i[k, lm, c] = (1/√n̄) Σ_j R_k(r_ij, z_i, z_j) Y_lm(r̂_ij) h_j[c],    l = 0, 1, 2,
+
+    with few radial functions R_k shared by all channels, and mixes (k, c) per atom by a dense matrix: the low-rank form
+    of channel-wise radial functions, in which a sum over neighbours is a matrix product over neighbours and edge
+    tensors hold tens, not hundreds of numbers. R_k comes from a small network of a Bessel basis conditioned on both
+    species. From the moments the layer takes invariants up to fourth body order, |A1|², |A2|², A1·A2·A1, tr A2³ (moment
+    tensors as in Shapeev 2016; products on atoms as in Batatia et al. 2022), updates scalars through a gated network
+    without bias, and passes vectors A1, A2·A1 on to the next layer, where A also receives (R Y ⊗ vector) of degree 0-2.
+
+    Features of an atom without neighbours are exactly zero. Everything is three times continuously differentiable.
+
+    Args:
+        cutoff: Å.
+        n_channels: scalar channels.
+        n_vector_channels: vector channels between layers.
+        n_layers: interaction layers; the receptive field is n_layers · cutoff.
+        n_radial: Bessel functions.
+        n_radial_hidden: width of the radial network.
+        n_shapes: radial functions R_k per layer for l = 0, 1, 2.
+        average_neighbors: n̄, neighbours per atom in the training data; fixed.
+
+    Raises:
+        ValueError: a size is not positive.
+
+    Example:
+        >>> NativeBackbone(n_channels=8, n_layers=1).layer_groups()[0]
+        ('embedding', ('embedding.',))
+    """
+
+    name = "native"
+    parity = True
+    elements = tuple(range(1, MAX_ATOMIC_NUMBER + 1))
+    equivariance_tolerance = {torch.float32: 2e-5, torch.float64: 1e-11}
+
+    def __init__(
+        self,
+        *,
+        cutoff: float = 5.0,
+        n_channels: int = 64,
+        n_vector_channels: int = 32,
+        n_layers: int = 2,
+        n_radial: int = 8,
+        n_radial_hidden: int = 32,
+        n_shapes: tuple[int, int, int] = (8, 8, 4),
+        average_neighbors: float = 20.0,
+    ) -> None:
+        super().__init__()
+        self.hyperparameters: dict[str, Any] = {
+            "cutoff": float(cutoff),
+            "n_channels": int(n_channels),
+            "n_vector_channels": int(n_vector_channels),
+            "n_layers": int(n_layers),
+            "n_radial": int(n_radial),
+            "n_radial_hidden": int(n_radial_hidden),
+            "n_shapes": [int(n) for n in n_shapes],
+            "average_neighbors": float(average_neighbors),
+        }
+        for key, value in self.hyperparameters.items():
+            if min(value) <= 0 if isinstance(value, list) else not value > 0:
+                raise ValueError(f"native backbone: {key} is {value}; it must be positive")
+        self.cutoff = float(cutoff)
+        self.n_channels, self.n_vector_channels = n_channels, n_vector_channels
+        self.n_radial = n_radial
+        self.average_neighbors = float(average_neighbors)
+        n_coefficients = sum(n_shapes)
+        self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, n_channels)
+        self.radial_basis = scaled_linear(n_radial, n_radial_hidden)
+        self.radial_centre = nn.Embedding(MAX_ATOMIC_NUMBER + 1, n_radial_hidden)
+        self.radial_neighbor = nn.Embedding(MAX_ATOMIC_NUMBER + 1, n_radial_hidden)
+        self.radial_output = scaled_linear(n_radial_hidden, n_layers * n_coefficients)
+        self.layers = nn.ModuleList(
+            InteractionLayer(
+                n_channels=n_channels,
+                n_vector_channels=n_vector_channels,
+                n_shapes=tuple(n_shapes),
+                vectors_in=k > 0,
+            )
+            for k in range(n_layers)
+        )
+
+    def forward(self, batch: AtomBatch) -> AtomFeatures:
+        """Scalars (n_atoms, n_channels) and vectors (n_atoms, 3, n_vector_channels)."""
+        slots = make_slots(batch, self.cutoff)
+        species = batch.atomic_numbers[slots.order]
+        radial, unit, quadrupole = self._edges(slots, species)
+        embedded = self.embedding(species)
+        scalars, update, vectors = embedded, torch.zeros_like(embedded), None
+        for layer, functions in zip(self.layers, radial, strict=True):
+            change, vectors = layer(slots, functions, unit, quadrupole, scalars, vectors)
+            update = update + change
+            scalars = embedded + update
+        back = slots.row_of_atom
+        return AtomFeatures(scalars=update.index_select(0, back), vectors=vectors.index_select(0, back))
+
+    def _edges(self, slots: NeighborSlots, species: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """Radial functions of every layer, each (n_slots, Σ n_shapes), unit vectors (n_slots, 3) and Y2 (n_slots, 5)."""
+        distance = torch.linalg.vector_norm(slots.vectors, dim=1)
+        unit = slots.vectors / distance[:, None]
+        x = distance / self.cutoff
+        pair = self.radial_centre(species)[slots.centre] + self.radial_neighbor(species)[slots.neighbor]
+        hidden = nn.functional.silu(self.radial_basis(bessel(x, self.n_radial)) + pair)
+        weight = envelope(x)[:, None] / self.average_neighbors**0.5
+        functions = self.radial_output(hidden) * weight
+        return functions.chunk(len(self.layers), dim=1), unit, second_degree(unit)
+
+    def layer_groups(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Embedding, radial functions, then one group per layer."""
+        radial = ("radial_basis.", "radial_centre.", "radial_neighbor.", "radial_output.")
+        layers = [(f"layer-{k + 1}", (f"layers.{k}.",)) for k in range(len(self.layers))]
+        return [("embedding", ("embedding.",)), ("radial", radial), *layers]
+
+    def no_decay_names(self) -> set[str]:
+        return {name for name, _ in self.named_parameters() if "embedding" in name or name.startswith("radial_") or name.endswith("bias")}

@@ -1,0 +1,118 @@
+"""One interaction layer of the native backbone.
+
+Letters: n atoms (rows), e slots, k radial functions, m components of degree l, c channels, v vector channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from unipot.models.native.geometry import symmetric_traceless_basis, trace_and_traceless
+from unipot.models.native.neighbor_slots import NeighborSlots
+
+
+def scaled_linear(n_in: int, n_out: int, bias: bool = False) -> nn.Linear:
+    """A linear map that keeps unit variance at the start."""
+    linear = nn.Linear(n_in, n_out, bias=bias)
+    nn.init.normal_(linear.weight, std=1 / math.sqrt(n_in))
+    if bias:
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
+def symmetric_determinant(matrix: Tensor) -> Tensor:
+    """(n, 3, 3, V) symmetric -> (n, V); a third of the trace of the cube where the matrix is traceless."""
+    xx, yy, zz = matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, 2, 2]
+    xy, yz, zx = matrix[:, 0, 1], matrix[:, 1, 2], matrix[:, 2, 0]
+    return xx * (yy * zz - yz * yz) - xy * (xy * zz - yz * zx) + zx * (xy * yz - yy * zx)
+
+
+class InteractionLayer(nn.Module):
+    """Moments from neighbours, invariants from moments, gated update; see `NativeBackbone`.
+
+    Args:
+        n_channels: C, scalar channels.
+        n_vector_channels: V, channels of vectors in and out and of the moments of degree 1 and 2.
+        n_shapes: (K0, K1, K2) radial functions for l = 0, 1, 2.
+        vectors_in: whether the layer receives vectors.
+    """
+
+    def __init__(self, *, n_channels: int, n_vector_channels: int, n_shapes: tuple[int, int, int], vectors_in: bool) -> None:
+        super().__init__()
+        k0, k1, k2 = self.n_shapes = n_shapes
+        c, v = n_channels, n_vector_channels
+        self.message = scaled_linear(c, c)
+        self.mix_scalar = scaled_linear(k0 * c, c)
+        self.mix_vector = scaled_linear(k1 * c, v)
+        self.mix_tensor = scaled_linear(k2 * c, v)
+        self.vectors_in = vectors_in
+        if vectors_in:
+            self.vector_message = scaled_linear(v, v)
+            self.mix_vector_from_vectors = scaled_linear(k0 * v, v)
+            self.mix_scalar_from_vectors = scaled_linear(k1 * v, c)
+            self.mix_tensor_from_vectors = scaled_linear(k1 * v, v)
+        n_invariants = c + 4 * v
+        self.value = scaled_linear(n_invariants, 2 * c)
+        self.gate = scaled_linear(n_invariants, 2 * c)
+        self.gate_state = scaled_linear(c, 2 * c, bias=True)
+        self.update = scaled_linear(2 * c, c)
+        self.vector_gate = scaled_linear(2 * c, 2 * v)
+        self.vector_output = scaled_linear(2 * v, v)
+
+    def forward(
+        self, slots: NeighborSlots, radial: Tensor, unit: Tensor, quadrupole: Tensor, scalars: Tensor, vectors: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Change of the scalars (n, C) and new vectors (n, 3, V).
+
+        Args:
+            slots: neighbours.
+            radial: (e, K0+K1+K2).
+            unit: (e, 3).
+            quadrupole: (e, 5).
+            scalars: (n, C).
+            vectors: (n, 3, V) or None.
+        """
+        a0, a1, a2 = self._moments(slots, radial, unit, quadrupole, scalars, vectors)
+        # one positive number per atom keeps cubic invariants of dense environments in range
+        size = a0.square().mean(1, keepdim=True) + (a1.square().sum(1) + a2.square().sum(1)).mean(1, keepdim=True)
+        shrink = torch.rsqrt(1 + size)
+        a0, a1, a2 = a0 * shrink, a1 * shrink[:, None], a2 * shrink[:, None]
+        tensor = torch.einsum("nmv,mab->nabv", a2, symmetric_traceless_basis(a2.dtype, a2.device))  # (n, 3, 3, V)
+        turned = (tensor * a1[:, None]).sum(2)  # A2·A1, (n, 3, V)
+        invariants = torch.cat(
+            [a0, a1.square().sum(1), a2.square().sum(1), (turned * a1).sum(1), symmetric_determinant(tensor)], dim=1
+        )
+        gate = torch.sigmoid(self.gate(invariants) + self.gate_state(scalars))
+        hidden = self.value(invariants) * gate
+        new_vectors = torch.cat([a1, turned], dim=2) * (self.vector_gate(hidden) + 1)[:, None]
+        out = self.vector_output(new_vectors)
+        return self.update(hidden), out if vectors is None else out + vectors
+
+    def _moments(
+        self, slots: NeighborSlots, radial: Tensor, unit: Tensor, quadrupole: Tensor, scalars: Tensor, vectors: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A0 (n, C), A1 (n, 3, V), A2 (n, 5, V)."""
+        k0, k1, k2 = self.n_shapes
+        radial0, radial1, radial2 = radial.split(self.n_shapes, dim=1)
+        degree1 = (unit[:, :, None] * radial1[:, None]).flatten(1)  # (e, 3·K1), m slow
+        degree2 = (quadrupole[:, :, None] * radial2[:, None]).flatten(1)
+        moments = slots.sum_over_neighbors(torch.cat([radial0, degree1, degree2], dim=1), self.message(scalars))
+        n, c = scalars.shape
+        m0, m1, m2 = moments.split([k0, 3 * k1, 5 * k2], dim=1)
+        a0 = self.mix_scalar(m0.reshape(n, k0 * c))
+        a1 = self.mix_vector(m1.reshape(n, 3, k1 * c))
+        a2 = self.mix_tensor(m2.reshape(n, 5, k2 * c))
+        if vectors is None:
+            return a0, a1, a2
+        v = vectors.shape[2]
+        passed = slots.sum_over_neighbors(torch.cat([radial0, degree1], dim=1), self.vector_message(vectors).flatten(1))
+        plain = passed[:, :k0].reshape(n, k0, 3, v).transpose(1, 2).reshape(n, 3, k0 * v)
+        outer = passed[:, k0:].reshape(n, 3, k1, 3, v).transpose(2, 3).reshape(n, 9, k1 * v)
+        coupled = torch.einsum("pq,nqx->npx", trace_and_traceless(outer.dtype, outer.device), outer)  # (n, 6, K1·V)
+        a0 = a0 + self.mix_scalar_from_vectors(coupled[:, 0])
+        a1 = a1 + self.mix_vector_from_vectors(plain)
+        a2 = a2 + self.mix_tensor_from_vectors(coupled[:, 1:])
+        return a0, a1, a2

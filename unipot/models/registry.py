@@ -1,0 +1,59 @@
+"""Backbones by name. A model card names its backbone; only names registered here are ever built, nothing is imported from a card."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from unipot.models.backbone import Backbone
+
+#: name -> "module:class" for the ones that ship (imported when asked for), or a factory
+_BACKBONES: dict[str, str | Callable[..., Backbone]] = {
+    "native": "unipot.models.native.backbone:NativeBackbone",
+    "escn-md": "unipot.models.fairchem:EscnMdBackbone",
+}
+
+
+def backbone_names() -> tuple[str, ...]:
+    return tuple(_BACKBONES)
+
+
+def register_backbone(name: str, factory: Callable[..., Backbone]) -> None:
+    """Make `build_backbone(name, …)` call `factory(**hyperparameters)`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if name in _BACKBONES:
+        raise ValueError(f"a backbone called {name!r} is registered already; choose another name")
+    _BACKBONES[name] = factory
+
+
+def build_backbone(name: str, hyperparameters: dict[str, Any]) -> Backbone:
+    """A backbone with fresh weights.
+
+    Raises:
+        ValueError: the name or a hyperparameter is unknown (the closest known one is named).
+    """
+    if name not in _BACKBONES:
+        raise ValueError(f"backbone {name!r} is not known{_closest(name, _BACKBONES)}; known are: {', '.join(_BACKBONES)}")
+    factory = _BACKBONES[name]
+    if isinstance(factory, str):
+        module, _, attribute = factory.partition(":")
+        factory = _BACKBONES[name] = getattr(import_module(module), attribute)
+    allowed = inspect.signature(factory).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in allowed.values()):
+        for key in hyperparameters:
+            if key not in allowed:
+                raise ValueError(
+                    f"backbone {name!r} has no hyperparameter {key!r}{_closest(key, allowed)}; it takes: {', '.join(allowed)}"
+                )
+    return factory(**hyperparameters)
+
+
+def _closest(word: str, options: Any) -> str:
+    close = get_close_matches(word, list(options), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,109 @@
+"""Periodic neighbour lists with one edge convention and interchangeable engines.
+
+An edge (i, j, S) means: atom j, translated by S·cell, lies within the cutoff of atom i, so that
+r_ij = R_j + S·cell − R_i. Both directions are present; edges are sorted by centre i. An atom is its own
+neighbour only through a non-zero S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+
+import numpy as np
+
+#: edge_index (2, n_edges) int64 and cell_shifts (n_edges, 3) int64
+Edges = tuple[np.ndarray, np.ndarray]
+
+
+def neighbor_list(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, engine: str = "auto") -> Edges:
+    """All pairs within `cutoff`.
+
+    Args:
+        positions: (n_atoms, 3) Å; may lie outside the cell.
+        cell: (3, 3) Å, rows are lattice vectors; ignored along axes that are not periodic.
+        pbc: (3,) bool.
+        cutoff: Å, positive.
+        engine: one of `ENGINES`, or `auto` for the fastest that is installed.
+
+    Returns:
+        edge_index (2, n_edges) int64, row 0 centre i, row 1 neighbour j, sorted by i; cell_shifts (n_edges, 3) int64.
+
+    Raises:
+        ValueError: the cutoff is not positive, or the engine is unknown.
+    """
+    if not cutoff > 0:
+        raise ValueError(f"cutoff is {cutoff}; it must be a positive length in Å")
+    if engine == "auto":
+        engine = default_engine()
+    if engine not in ENGINES:
+        raise ValueError(f"neighbour engine {engine!r} is not known; use one of: auto, {', '.join(ENGINES)}")
+    pbc = np.asarray(pbc, dtype=bool)
+    positions = np.ascontiguousarray(positions, dtype=np.float64)
+    centre, neighbor, shifts = ENGINES[engine](positions, complete_cell(positions, cell, pbc, cutoff), pbc, float(cutoff))
+    order = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], neighbor, centre))
+    return np.stack([centre, neighbor])[:, order].astype(np.int64), shifts[order].astype(np.int64)
+
+
+def complete_cell(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> np.ndarray:
+    """`cell` with every non-periodic vector replaced by one that is orthogonal to the others and spans the atoms.
+
+    Engines need an invertible cell; along axes that are not periodic the vector has no meaning.
+    """
+    complete = np.array(cell, dtype=np.float64)
+    free = np.flatnonzero(~pbc)
+    if len(free) == 0:
+        return complete
+    extent = float(np.ptp(positions, axis=0).max()) + 2 * cutoff + 1.0
+    periodic = complete[pbc]
+    # the null space of the periodic vectors gives the directions left for the free ones
+    basis = np.linalg.svd(periodic)[2][len(periodic) :] if len(periodic) else np.eye(3)
+    complete[free] = basis * extent
+    return complete
+
+
+@cache
+def default_engine() -> str:
+    """The fastest installed engine (vesin, then matscipy), or the dependency-free reference."""
+    return next((name for name in ("vesin", "matscipy") if find_spec(name)), "reference")
+
+
+def _vesin(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    from vesin import NeighborList
+
+    engine = NeighborList(cutoff=cutoff, full_list=True)
+    centre, neighbor, shifts = engine.compute(points=positions, box=cell, periodic=pbc, quantities="ijS", copy=True)
+    return np.asarray(centre), np.asarray(neighbor), np.asarray(shifts)
+
+
+def _matscipy(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    from matscipy.neighbours import neighbour_list
+
+    return neighbour_list("ijS", positions=positions, cell=cell, pbc=pbc, cutoff=cutoff)
+
+
+def _reference(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every image within reach, one by one: slow, short, and the yardstick for the other engines."""
+    heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)  # distance between opposite faces
+    fractional = positions @ np.linalg.inv(cell)
+    spread = np.ceil(np.ptp(fractional, axis=0)).astype(int)
+    reach = np.where(pbc, np.ceil(cutoff / heights).astype(int) + spread, 0)
+    images = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in reach], indexing="ij"), -1).reshape(-1, 3)
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for image in images:
+        distance = np.linalg.norm(positions[None] + image @ cell - positions[:, None], axis=-1)
+        inside = distance < cutoff
+        if not image.any():
+            np.fill_diagonal(inside, False)
+        centre, neighbor = np.nonzero(inside)
+        found.append((centre, neighbor, np.broadcast_to(image, (len(centre), 3))))
+    centres, neighbors, shifts = zip(*found, strict=True)
+    return np.concatenate(centres), np.concatenate(neighbors), np.concatenate(shifts)
+
+
+ENGINES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, float], tuple[np.ndarray, np.ndarray, np.ndarray]]] = {
+    "vesin": _vesin,
+    "matscipy": _matscipy,
+    "reference": _reference,
+}

@@ -1,0 +1,195 @@
+"""`Structure`: one labelled atomic configuration, validated once, in canonical units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unipot.properties import PROPERTIES, property_named
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+MAX_ATOMIC_NUMBER = 118
+
+SYMBOLS = (
+    "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr "
+    "Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt "
+    "Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc "
+    "Lv Ts Og"
+).split()
+
+
+def symbols_of(atomic_numbers: Any) -> str:
+    """Comma-separated symbols of the distinct elements in `atomic_numbers`, ascending in Z."""
+    return ", ".join(SYMBOLS[int(z)] for z in np.unique(np.asarray(atomic_numbers)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Structure:
+    """One atomic configuration with whatever labels it has.
+
+    Attributes:
+        atomic_numbers: (n_atoms,) int64, 1 to 118.
+        positions: (n_atoms, 3) Å, float64.
+        cell: (3, 3) Å, rows are lattice vectors; zeros where there is no cell.
+        pbc: (3,) bool, which lattice vectors are periodic.
+        total_charge: |e|; 0 when not stated.
+        spin_multiplicity: 2S+1, or None when not stated.
+        fixed: (n_atoms,) bool, atoms frozen in the calculation the labels come from.
+        labels: property name -> array in canonical units; an absent key is a missing label.
+        id: unique within its dataset.
+        group: material or trajectory, so that splits keep relatives together; "" means the structure stands alone.
+
+    Raises:
+        ValueError: a shape is wrong, a number is not finite, an element is outside 1..118, a periodic axis has
+            no cell vector, or a label is unknown.
+
+    Example:
+        >>> water = Structure(atomic_numbers=[8, 1, 1], positions=[[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+        >>> water.n_atoms, sorted(water.labels)
+        (3, [])
+    """
+
+    atomic_numbers: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray = field(default_factory=lambda: np.zeros((3, 3)))
+    pbc: np.ndarray = field(default_factory=lambda: np.zeros(3, dtype=bool))
+    total_charge: float = 0.0
+    spin_multiplicity: int | None = None
+    fixed: np.ndarray | None = None
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    id: str = ""
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731  (frozen dataclass)
+        put("atomic_numbers", self._array("atomic_numbers", self.atomic_numbers, np.int64).reshape(-1))
+        n_atoms = self.n_atoms
+        put("positions", self._shaped("positions", self.positions, np.float64, (n_atoms, 3)))
+        put("cell", self._shaped("cell", self.cell, np.float64, (3, 3)))
+        pbc = np.asarray(self.pbc, dtype=bool)
+        put("pbc", np.broadcast_to(pbc, (3,)).copy())
+        fixed = np.zeros(n_atoms, dtype=bool) if self.fixed is None else self.fixed
+        put("fixed", self._shaped("fixed", fixed, bool, (n_atoms,)))
+        put("labels", {name: self._label(name, value) for name, value in self.labels.items()})
+        self._check()
+
+    @property
+    def n_atoms(self) -> int:
+        return len(self.atomic_numbers)
+
+    @property
+    def volume(self) -> float:
+        """Cell volume in Å³; 0 without a full cell."""
+        return float(abs(np.linalg.det(self.cell)))
+
+    def with_labels(self, **labels: np.ndarray) -> Structure:
+        """A copy that carries exactly these labels."""
+        from dataclasses import replace
+
+        return replace(self, labels=labels)
+
+    def _array(self, name: str, value: Any, dtype: Any) -> np.ndarray:
+        try:
+            return np.asarray(value, dtype=dtype)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self._where()}: {name} cannot be read as {np.dtype(dtype).name}: {error}") from error
+
+    def _shaped(self, name: str, value: Any, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+        array = self._array(name, value, dtype)
+        if array.shape != shape:
+            raise ValueError(f"{self._where()}: {name} has shape {array.shape}, expected {shape}")
+        if dtype is np.float64 and not np.isfinite(array).all():
+            raise ValueError(
+                f"{self._where()}: {name} contain {int((~np.isfinite(array)).sum())} non-finite value(s); "
+                f"repair or drop this structure, or leave the key {name!r} out if it is a label"
+            )
+        return array
+
+    def _label(self, name: str, value: Any) -> np.ndarray:
+        try:
+            shape = property_named(name).label_shape(self.n_atoms)
+        except KeyError as error:
+            raise ValueError(f"{self._where()}: label {name!r} is not known; known are: {', '.join(PROPERTIES)}") from error
+        return self._shaped(name, value, np.float64, shape)
+
+    def _check(self) -> None:
+        if self.n_atoms == 0:
+            raise ValueError(f"{self._where()}: there are no atoms; drop this structure")
+        low, high = int(self.atomic_numbers.min()), int(self.atomic_numbers.max())
+        if low < 1 or high > MAX_ATOMIC_NUMBER:
+            raise ValueError(
+                f"{self._where()}: atomic number {low if low < 1 else high} is outside 1..{MAX_ATOMIC_NUMBER}; "
+                "check which column holds the elements"
+            )
+        lengths = np.linalg.norm(self.cell, axis=1)
+        if (self.pbc & (lengths < 1e-6)).any():
+            raise ValueError(
+                f"{self._where()}: pbc is {self.pbc.tolist()} but lattice vector(s) "
+                f"{np.flatnonzero(self.pbc & (lengths < 1e-6)).tolist()} of the cell are missing; give the cell, or set pbc to false"
+            )
+        if self.pbc.any() and np.linalg.matrix_rank(self.cell[self.pbc], tol=1e-6) < self.pbc.sum():
+            raise ValueError(f"{self._where()}: the periodic lattice vectors are linearly dependent (zero volume); correct the cell")
+
+    def _where(self) -> str:
+        return f"structure {self.id!r}" if self.id else "structure without id"
+
+    @classmethod
+    def from_ase(cls, atoms: Atoms, *, labels: dict[str, np.ndarray] | None = None, id: str = "", group: str = "") -> Structure:
+        """The geometry of `atoms`, with `labels` in canonical units; nothing is read from its calculator.
+
+        `total_charge` (or `charge`) and `spin_multiplicity` (or `spin`) are taken from `atoms.info`; frozen atoms from
+        `FixAtoms` constraints and from a per-atom array `fixed`.
+        """
+        info = atoms.info
+        spin = info.get("spin_multiplicity", info.get("spin"))
+        return cls(
+            atomic_numbers=atoms.numbers,
+            positions=atoms.get_positions(),
+            cell=np.asarray(atoms.cell.array, dtype=np.float64),
+            pbc=np.asarray(atoms.pbc, dtype=bool),
+            total_charge=float(info.get("total_charge", info.get("charge", 0.0)) or 0.0),
+            spin_multiplicity=int(spin) if spin else None,
+            fixed=_fixed_atoms(atoms),
+            labels=dict(labels or {}),
+            id=id,
+            group=group,
+        )
+
+    def to_ase(self) -> Atoms:
+        """ASE `Atoms` with a `SinglePointCalculator` holding the labels, if there are any."""
+        from ase import Atoms
+        from ase.calculators.singlepoint import SinglePointCalculator
+        from ase.constraints import FixAtoms
+
+        from unipot.units import matrix_to_voigt
+
+        atoms = Atoms(numbers=self.atomic_numbers, positions=self.positions, cell=self.cell, pbc=self.pbc)
+        atoms.info["total_charge"] = self.total_charge
+        if self.spin_multiplicity is not None:
+            atoms.info["spin_multiplicity"] = self.spin_multiplicity
+        if self.fixed.any():
+            atoms.set_constraint(FixAtoms(mask=self.fixed))
+        results: dict[str, Any] = dict(self.labels)
+        if "energy" in results:
+            results["energy"] = float(results["energy"])
+        if "stress" in results:
+            results["stress"] = matrix_to_voigt(results["stress"])
+        if results:
+            atoms.calc = SinglePointCalculator(atoms, **results)
+        return atoms
+
+
+def _fixed_atoms(atoms: Atoms) -> np.ndarray:
+    from ase.constraints import FixAtoms
+
+    fixed = np.zeros(len(atoms), dtype=bool)
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms):
+            fixed[constraint.get_indices()] = True
+    if "fixed" in atoms.arrays:
+        fixed |= np.asarray(atoms.arrays["fixed"]).astype(bool)
+    return fixed
