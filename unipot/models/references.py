@@ -79,9 +79,10 @@ def fit_composition(counts: np.ndarray, energies: np.ndarray) -> CompositionFit:
     n_atoms = counts.sum(axis=1)
     fractions, target = counts[:, elements] / n_atoms[:, None], energies / n_atoms
     column = np.linalg.norm(fractions, axis=0)
-    u, singular, vt = np.linalg.svd(fractions / column, full_matrices=True)
+    padding = max(0, len(elements) - len(energies))  # zero rows, so that vt is square
+    u, singular, vt = np.linalg.svd(np.pad(fractions / column, ((0, padding), (0, 0))), full_matrices=False)
     rank = int((singular > RANK_TOLERANCE * singular[0]).sum())
-    particular = (vt[:rank].T @ ((u[:, :rank].T @ target) / singular[:rank])) / column
+    particular = (vt[:rank].T @ ((u[: len(target), :rank].T @ target) / singular[:rank])) / column
     null = np.linalg.qr((vt[rank:] / column).T)[0]  # (n_elements, n_elements - rank)
     solution = _closest_to_common(particular, null)
     values = np.zeros(MAX_ATOMIC_NUMBER + 1)

@@ -1,0 +1,96 @@
+"""Small organic molecules and pairs of them at 300 to 1000 K, labelled by GFN2-xTB (tblite); part of the frames energy only.
+
+A trajectory is a short Langevin dynamics of one random species: a molecule of ASE's G2 collection, two or three grafted
+together, or a pair that shares a hydrogen.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+
+import numpy as np
+from ase import Atoms, units
+from ase.build import molecule
+from ase.data import covalent_radii
+from ase.md.langevin import Langevin
+from ase.optimize import FIRE
+
+from unipot.structure import Structure
+
+LABELS = ("energy", "forces")  # forces for part of the frames
+LEVEL_OF_THEORY = "GFN2-xTB (tblite)"
+
+# Closed-shell molecules of the G2 collection, by use; a name given twice is drawn twice as often.
+SPECIES = {
+    "alone": "H2O NH3 CH4 C2H2 C2H4 C2H6 HCN H2CO CH3OH N2H4 H2O2 H3CNH2 CH3CHO HCOOH CH3CN CH3NO2 CH3CONH2 CH3COOH HCOOCH3 OCHCHO "
+    "CH3CH2OH CH3OCH3 CH2OCH2 C2H6NH H2CCO H2CCHCN C3H4_C3v C3H4_D2d C3H6_Cs C3H8 CH3COCH3 butadiene isobutene C6H6 C4H4O CO2",
+    "grafted": "H2O H2O CH4 CH4 C2H4 C2H4 H2CO H2CO CH3OH CH3CHO HCOOH OCHCHO C2H2 HCN NH3 C3H6_Cs",
+    "paired": "H2O H2O NH3 CH3OH H2CO HCOOH CH3COOH CH3CHO HCN H2O2",
+}
+SHARES = {"alone": 0.2, "grafted": 0.55, "paired": 0.25}
+EXCLUDED = ("C3H4O2",)  # the composition that the quickstart fine-tunes on must stay unseen
+MAX_ATOMS, ENERGY_ONLY, TEMPERATURES = 14, 0.25, (300.0, 1000.0)  # atoms; share of the frames; K
+FRAMES_PER_TRAJECTORY, STEPS_BETWEEN, TIMESTEP = 5, 15, 1.0  # fs
+
+
+def structures(n_frames: int = 1200, seed: int = 0, n_threads: int = 2) -> Iterator[Structure]:
+    """`n_frames` labelled frames; a longer run starts with those of a shorter one: trajectory k depends on (`seed`, k) alone."""
+    with ThreadPoolExecutor(n_threads) as pool:
+        trajectories = pool.map(lambda k: _trajectory(seed, k), range(-(-n_frames // FRAMES_PER_TRAJECTORY)))
+        yield from islice(chain.from_iterable(trajectories), n_frames)
+
+
+def _trajectory(seed: int, k: int) -> list[Structure]:
+    from tblite.ase import TBLite
+
+    rng = np.random.default_rng((seed, k))
+    atoms, kelvin = _species(rng), rng.uniform(*TEMPERATURES)
+    atoms.calc = TBLite(method="GFN2-xTB", verbosity=0)
+    FIRE(atoms, logfile=None, maxstep=0.1).run(fmax=0.3, steps=40)
+    atoms.set_momenta(rng.normal(size=(len(atoms), 3)) * np.sqrt(units.kB * kelvin * atoms.get_masses())[:, None])
+    dynamics = Langevin(atoms, TIMESTEP * units.fs, temperature_K=kelvin, friction=0.02 / units.fs, fixcm=False, rng=rng)
+    group, frames = f"{atoms.get_chemical_formula()}-{seed}-{k:04d}", []
+    for step in range(FRAMES_PER_TRAJECTORY):
+        dynamics.run(STEPS_BETWEEN)
+        labels = {"energy": np.array(atoms.get_potential_energy())}
+        if rng.random() >= ENERGY_ONLY:
+            labels["forces"] = atoms.get_forces()
+        frames.append(Structure.from_ase(atoms, labels=labels, id=f"{group}-{step}", group=group))
+    return frames
+
+
+def _species(rng: np.random.Generator) -> Atoms:
+    """A random species that is not `EXCLUDED`, has at most `MAX_ATOMS` atoms and no two of them too close."""
+    while True:
+        kind = rng.choice(list(SHARES), p=list(SHARES.values()))
+        n_molecules = {"alone": 1, "grafted": rng.integers(2, 4), "paired": 2}[kind]
+        atoms, *others = (molecule(str(name)) for name in rng.choice(SPECIES[kind].split(), n_molecules))
+        for other in others:
+            atoms = _join(atoms, other, rng, bond=kind == "grafted") if 1 in atoms.numbers else atoms
+        closeness = atoms.get_all_distances() / np.add.outer(*2 * [covalent_radii[atoms.numbers]])
+        np.fill_diagonal(closeness, 1)
+        if len(atoms) <= MAX_ATOMS and closeness.min() > 0.75 and atoms.get_chemical_formula() not in EXCLUDED:
+            return atoms
+
+
+def _join(first: Atoms, second: Atoms, rng: np.random.Generator, *, bond: bool) -> Atoms:
+    """Both as one: an H of each replaced by a bond, or an H of the first 1.4 to 2.2 Å from an O or N of the second."""
+    h, x = _hydrogen(first, rng)
+    out = (first.positions[h] - first.positions[x]) / first.get_distance(h, x)
+    if bond:
+        h2, anchor = _hydrogen(second, rng)
+        back, target = second.positions[h2] - second.positions[anchor], first.positions[x] + 1.45 * out
+    else:
+        anchor = int(rng.choice(np.flatnonzero(np.isin(second.numbers, (7, 8)))))
+        back, target = second.positions[anchor] - second.get_center_of_mass(), first.positions[h] + rng.uniform(1.4, 2.2) * out
+    second.rotate(back, -out)
+    second.rotate(rng.uniform(0, 360), out)
+    second.translate(target - second.positions[anchor])
+    if bond:
+        del first[h], second[h2]
+    return first + second
+
+
+def _hydrogen(atoms: Atoms, rng: np.random.Generator) -> tuple[int, int]:  # and the atom that carries it
+    h = int(rng.choice(np.flatnonzero(atoms.numbers == 1)))
+    return h, int(np.argsort(np.linalg.norm(atoms.positions - atoms.positions[h], axis=1))[1])

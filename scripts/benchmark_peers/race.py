@@ -1,0 +1,144 @@
+"""Training against the clock: the same loop for every peer, with the recipe that the peer recommends."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from frames import Arrays, take
+
+EVALUATION_BATCH = 50
+WARM_UP = 0.02  # of the time budget
+FINAL_RATE = 0.01  # of the peak rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a package says its model is to be trained on a small set of molecules.
+
+    Attributes:
+        learning_rate: peak; warmed up over 2 % of the time, then a cosine to 1 % at its end.
+        batch_size: structures.
+        energy_weight: of the mean squared error of energy per atom, (eV/atom)².
+        force_weight: of the mean squared error of force components, (eV/Å)².
+        ema_decay: of the averaged weights that are tested.
+        clip_norm: largest gradient norm; None for no clipping.
+        source: where the recommendation comes from.
+    """
+
+    learning_rate: float
+    batch_size: int
+    energy_weight: float
+    force_weight: float
+    ema_decay: float
+    clip_norm: float | None
+    source: str
+
+
+def force_dominated_loss(
+    predicted: tuple[torch.Tensor, torch.Tensor], target: dict[str, torch.Tensor], energy_weight: float, force_weight: float
+) -> torch.Tensor:
+    """Weighted sum of the mean squared errors of energy per atom and of force components."""
+    energy, forces = predicted
+    energy_error = (energy.to(torch.float32) - target["energy"]) / target["n_atoms"]
+    force_error = forces.to(torch.float32) - target["forces"]
+    return energy_weight * energy_error.square().mean() + force_weight * force_error.square().mean()
+
+
+def rate_at(fraction: float) -> float:
+    """Learning rate relative to its peak, `fraction` of the way through."""
+    if fraction < WARM_UP:
+        return max(fraction / WARM_UP, 0.05)
+    angle = math.pi * min((fraction - WARM_UP) / (1 - WARM_UP), 1.0)
+    return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(angle))
+
+
+def race(
+    peer: Any,
+    train: Arrays,
+    test: Arrays,
+    *,
+    seconds: float,
+    seed: int,
+    targets: Callable[[Arrays], dict[str, torch.Tensor]],
+) -> dict[str, Any]:
+    """Train for `seconds` of wall time, then test the averaged weights.
+
+    The clock holds batching, forward, double backward, step and averaging; building the model, three untimed passes
+    that let just-in-time compilers settle, and the test are outside.
+
+    Returns:
+        steps, epochs, seconds, the recipe, and energy (meV) and force (meV/Å) MAE and RMSE on the test set.
+    """
+    recipe = peer.recipe
+    parameters = [p for p in peer.module.parameters() if p.requires_grad]
+    optimizer = peer.optimizer(recipe.learning_rate)
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    average = [copy.deepcopy(p.detach()) for p in parameters]
+    peer.module.train()
+    batches = _endless_batches(train, recipe.batch_size, np.random.default_rng(seed))
+    _settle(peer, batches, targets, recipe)
+
+    start, n_steps = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < seconds:
+        for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+            group["lr"] = rate * rate_at(elapsed / seconds)
+        loss = _loss(peer, next(batches), targets, recipe)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if recipe.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
+        optimizer.step()
+        n_steps += 1
+        decay = min(recipe.ema_decay, (1 + n_steps) / (10 + n_steps))
+        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+    trained_for = time.perf_counter() - start
+
+    with torch.no_grad():
+        for parameter, value in zip(parameters, average, strict=True):
+            parameter.copy_(value)
+    epochs = n_steps * recipe.batch_size / len(train["n_atoms"])
+    return {"steps": n_steps, "epochs": epochs, "seconds": trained_for, "recipe": asdict(recipe)} | evaluate(peer, test)
+
+
+def evaluate(peer: Any, test: Arrays) -> dict[str, float]:
+    """Errors on a test set: energy of the whole structure in meV, force components in meV/Å."""
+    peer.module.eval()
+    energy_errors, force_errors = [], []
+    for start in range(0, len(test["n_atoms"]), EVALUATION_BATCH):
+        arrays = take(test, np.arange(start, min(start + EVALUATION_BATCH, len(test["n_atoms"]))))
+        energy, forces = peer.predict(peer.batch(arrays), training=False)
+        energy_errors.append(1e3 * (energy.detach().double().numpy() - arrays["energy"]))
+        force_errors.append(1e3 * (forces.detach().double().numpy() - arrays["forces"]))
+    energy_error, force_error = np.concatenate(energy_errors), np.concatenate(force_errors)
+    return {
+        "energy_mae_mev": float(np.abs(energy_error).mean()),
+        "energy_rmse_mev": float(np.sqrt(np.square(energy_error).mean())),
+        "force_mae_mev_per_a": float(np.abs(force_error).mean()),
+        "force_rmse_mev_per_a": float(np.sqrt(np.square(force_error).mean())),
+    }
+
+
+def _endless_batches(train: Arrays, batch_size: int, rng: np.random.Generator) -> Iterator[Arrays]:
+    n_structures = len(train["n_atoms"])
+    while True:
+        order = rng.permutation(n_structures)
+        for start in range(0, n_structures - batch_size + 1, batch_size):
+            yield take(train, order[start : start + batch_size])
+
+
+def _loss(peer: Any, arrays: Arrays, targets: Callable[[Arrays], dict[str, torch.Tensor]], recipe: Recipe) -> torch.Tensor:
+    predicted = peer.predict(peer.batch(arrays), training=True)
+    return force_dominated_loss(predicted, targets(arrays), recipe.energy_weight, recipe.force_weight)
+
+
+def _settle(peer: Any, batches: Iterator[Arrays], targets: Callable[[Arrays], dict[str, torch.Tensor]], recipe: Recipe) -> None:
+    for _ in range(3):
+        _loss(peer, next(batches), targets, recipe).backward()
+    peer.module.zero_grad(set_to_none=True)

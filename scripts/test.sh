@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Sets up .venv-test (first time only) and runs ruff and the tests; arguments go to pytest: bash scripts/test.sh -k stress
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh
+make_environment .venv-test test,fairchem
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" WANDB_MODE=offline HF_HUB_OFFLINE=1
+
+say "style: ruff check"
+.venv-test/bin/ruff check .
+say "tests: pytest"
+PATH="$PWD/.venv-test/bin:$PATH" exec .venv-test/bin/python -m pytest "$@"

@@ -1,0 +1,104 @@
+"""Signs and units of labels are found out from the energies of near-identical frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from unipot.data.consistency import ConsistencyCheck, ConsistencyReport
+from unipot.data.readers.ase_files import default_labels, read_ase_file
+from unipot.structure import Structure
+from unipot.units import GPA, HARTREE
+
+
+def springs(seed: int, *, strained: bool = True) -> Structure:
+    """A crystal with an energy quadratic in displacements u and strain ε: E = ½k Σu² + ½c V₀ (tr ε)²."""
+    rng = np.random.default_rng(seed)
+    k, c, cell = 5.0, 0.6, np.diag([4.0, 4.5, 5.0])
+    sites = np.array([[0.1, 0.1, 0.1], [0.5, 0.5, 0.5], [0.1, 0.6, 0.8]])
+    strain = rng.normal(size=(3, 3)) * (0.01 if strained else 0.0)
+    strain = 0.5 * (strain + strain.T)
+    moved = rng.normal(size=(3, 3)) * 0.03
+    moved -= moved.mean(axis=0)
+    deformed = cell @ (np.eye(3) + strain)
+    volume, volume_0 = np.linalg.det(deformed), np.linalg.det(cell)
+    energy = 0.5 * k * (moved**2).sum() + 0.5 * c * volume_0 * np.trace(strain) ** 2
+    # the displacements are measured in the strained frame, so only the second term gives stress
+    stress = c * volume_0 / volume * np.trace(strain) * (np.eye(3) + strain)
+    labels = {"energy": np.array(energy - 50.0), "forces": -k * moved, "stress": stress}
+    return Structure(
+        atomic_numbers=[12, 8, 8], positions=sites @ deformed + moved, cell=deformed, pbc=[True] * 3, labels=labels, id=str(seed)
+    )
+
+
+def report_of(structures, **factors: float) -> ConsistencyReport:
+    check = ConsistencyCheck()
+    for structure in structures:
+        check.add(structure.with_labels(**{name: value * factors.get(name, 1.0) for name, value in structure.labels.items()}))
+    return check.report()
+
+
+def test_correct_labels_have_slope_one():
+    report = report_of(springs(k) for k in range(30))
+    for name in ("forces", "stress"):
+        slope = report.slope(name)
+        assert slope is not None and slope.determined and slope.value == pytest.approx(1.0, abs=0.05)
+    report.refuse_contradictions("springs")
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        (
+            {"stress": -1.0},
+            r"'springs': the stress labels contradict.*slope -.* their sign is reversed \(tension <-> compression\).*labels.stress",
+        ),
+        ({"forces": -1.0}, "the forces labels contradict.*sign is reversed; correct labels.forces"),
+        ({"stress": GPA}, "the stress labels.*numbers in eV/A\\^3 are stated to be in GPa"),
+        ({"stress": -1 / GPA}, "the stress labels.*unit is wrong and their sign reversed"),
+        ({"forces": HARTREE}, "the forces labels.*unit is wrong"),
+    ],
+)
+def test_wrong_signs_and_units_are_refused_by_name(factors, message):
+    with pytest.raises(ValueError, match=message):
+        report_of((springs(k) for k in range(30)), **factors).refuse_contradictions("springs")
+
+
+def test_forces_are_judged_without_strain():
+    report = report_of((springs(k, strained=False) for k in range(30)), stress=-1.0)
+    assert report.slope("stress") is None and report.slope("forces").value == pytest.approx(1.0, abs=0.02)
+
+
+def test_few_or_distant_frames_decide_nothing():
+    assert report_of(springs(k) for k in range(2)).slopes == ()
+    rng = np.random.default_rng(0)
+    far = [springs(k) for k in range(10)]
+    far = [Structure(**{**vars(s), "positions": rng.random((3, 3)) * 4}) for s in far]
+    assert report_of(far, stress=-1.0).n_pairs == 0
+
+
+def test_noise_decides_nothing():
+    rng = np.random.default_rng(0)
+    report = report_of(s.with_labels(**{**s.labels, "energy": rng.normal()}) for s in (springs(k) for k in range(30)))
+    assert report.slopes and not any(slope.determined for slope in report.slopes)
+    report.refuse_contradictions("noise")
+
+
+def test_other_atoms_are_not_compared():
+    structures = [springs(k) for k in range(8)]
+    other = [Structure(**{**vars(s), "atomic_numbers": np.array([12, 8, 9 + k])}) for k, s in enumerate(structures)]
+    assert report_of(other).n_pairs == 0
+
+
+@pytest.mark.parametrize(("name", "property_name"), [("oxides_bo2_pbe", "stress"), ("cathub_ag111_neb", "forces")])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_real_sets(real_data, name, property_name, sign):
+    path = next(path for path in (real_data / name / "train.extxyz", real_data / name / "all.extxyz") if path.exists())
+    structures = list(read_ase_file(path, labels=default_labels(path)))[:240]
+    report = report_of(structures, **{property_name: sign})
+    assert report.slope(property_name).determined and report.slope(property_name).value == pytest.approx(sign, abs=0.1)
+    if sign < 0:
+        with pytest.raises(ValueError, match=f"the {property_name} labels contradict the energies.*sign is reversed"):
+            report.refuse_contradictions(name)
+    else:
+        report.refuse_contradictions(name)

@@ -1,0 +1,53 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from unipot.finetune.align import for_head
+from unipot.finetune.parents import score_parents
+
+
+def labelled_by(potential, head, batches):
+    """The batches with the energies and forces of `head` as labels."""
+    found = []
+    for batch in batches:
+        own = for_head(batch, potential.heads.index(head))
+        predictions = potential(own)
+        found.append(replace(own, labels={"energy": predictions.energy, "forces": predictions.forces}))
+    return found
+
+
+def test_the_head_that_made_the_labels_is_first(potential, batches):
+    scores = score_parents(potential, labelled_by(potential, "pbe", batches))
+    assert [s.head for s in scores] == ["pbe", "rpbe"]
+    assert scores[0].force_mae == 0.0
+    assert scores[0].energy_rmse < 1e-9
+    assert scores[0].force_cosine == pytest.approx(1.0, abs=1e-6)
+    assert scores[1].force_mae > 1e-4
+
+
+def test_a_level_shift_between_label_and_head_does_not_count(potential, batches):
+    moved = [
+        replace(b, labels={**b.labels, "energy": b.labels["energy"] - 500.0 * b.n_atoms_per_structure})
+        for b in labelled_by(potential, "pbe", batches)
+    ]
+    assert score_parents(potential, moved)[0].energy_rmse < 1e-9
+
+
+def test_unknown_elements_are_reported_and_nothing_changes(potential, batches):
+    before = {name: tensor.clone() for name, tensor in potential.state_dict().items()}
+    scores = {s.head: s for s in score_parents(potential, batches)}
+    assert scores["rpbe"].unknown_elements == ("C",)
+    assert scores["pbe"].unknown_elements == ()
+    assert all(torch.equal(tensor, potential.state_dict()[name]) for name, tensor in before.items())
+
+
+def test_without_energies_forces_decide(potential, unlabelled_batches):
+    scores = score_parents(potential, unlabelled_batches)
+    assert scores[0].to_dict()["energy_rmse"] is None
+    assert scores[0].force_mae <= scores[1].force_mae
+
+
+def test_unknown_head_lists_the_heads(potential, batches):
+    with pytest.raises(KeyError, match="available: pbe, rpbe"):
+        score_parents(potential, batches, ["rbpe"])

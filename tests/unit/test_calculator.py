@@ -1,0 +1,172 @@
+"""The ASE calculator: equal to training-side prediction, and clear about heads, elements and what does not exist."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
+
+from unipot.batch import collate
+from unipot.calculator import UnipotCalculator
+from unipot.structure import Structure
+from unipot.zoo import save_artifact
+
+
+@pytest.fixture
+def crystal():
+    atoms = bulk("Cu", cubic=True)
+    atoms.symbols[0] = "Al"
+    atoms.rattle(0.1, seed=1)
+    atoms.set_cell(atoms.cell @ (np.eye(3) + [[0.02, 0.01, 0], [0, -0.01, 0.03], [0, 0, 0.01]]), scale_atoms=True)
+    return atoms
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_results_equal_training_side_prediction_bitwise(make_potential, crystal, dtype):
+    potential = make_potential(heads=("a", "b"), dtype=dtype)
+    others = [Structure.from_ase(molecule("CH3OH")), Structure.from_ase(crystal)]
+    alone = collate(others[1:], cutoff=potential.cutoff, head_index=[1], dtype=dtype)
+    expected = potential(alone, ("energy", "forces", "stress"))
+    crystal.calc = UnipotCalculator(potential, head="b")
+    assert crystal.get_potential_energy() == float(expected["energy"][0])
+    assert np.array_equal(crystal.get_forces(), expected["forces"].double().numpy())
+    assert np.array_equal(crystal.get_stress(voigt=False), expected["stress"][0].double().numpy())
+
+
+def test_calculator_from_a_file_equals_calculator_from_the_model(make_potential, crystal, tmp_path):
+    potential = make_potential()
+    crystal.calc = UnipotCalculator(potential)
+    expected = crystal.get_potential_energy(), crystal.get_forces()
+    crystal.calc = UnipotCalculator(save_artifact(tmp_path / "m.safetensors", potential))
+    assert crystal.get_potential_energy() == expected[0] and np.array_equal(crystal.get_forces(), expected[1])
+
+
+def test_forces_are_the_numerical_gradient_that_ase_takes(make_potential, crystal):
+    crystal.calc = UnipotCalculator(make_potential())
+    assert np.abs(crystal.get_forces()).max() > 1e-2
+    assert np.allclose(crystal.get_forces(), calculate_numerical_forces(crystal, eps=1e-4), atol=1e-7)
+
+
+def test_stress_has_the_sign_and_order_of_ase(make_potential, crystal):
+    crystal.calc = UnipotCalculator(make_potential())
+    assert np.abs(crystal.get_stress()).max() > 1e-4
+    assert np.allclose(crystal.get_stress(), calculate_numerical_stress(crystal, eps=1e-5), atol=1e-8)
+
+
+def test_free_energy_equals_energy(make_potential, crystal):
+    crystal.calc = UnipotCalculator(make_potential())
+    assert crystal.get_potential_energy(force_consistent=True) == crystal.get_potential_energy()
+
+
+def test_energies_of_atoms_sum_to_the_energy(make_potential, crystal):
+    crystal.calc = UnipotCalculator(make_potential())
+    assert crystal.get_potential_energies().sum() == pytest.approx(crystal.get_potential_energy(), abs=1e-10)
+
+
+def test_stress_of_a_molecule_is_refused(make_potential):
+    atoms = molecule("H2O")
+    atoms.calc = UnipotCalculator(make_potential())
+    with pytest.raises(PropertyNotImplementedError, match=r"stress of H2O is not defined: pbc is \[False, False, False\]"):
+        atoms.get_stress()
+
+
+def test_slab_gives_energy_and_forces_but_no_stress(make_potential, crystal):
+    crystal.pbc = [True, True, False]
+    crystal.calc = UnipotCalculator(make_potential())
+    crystal.get_forces()
+    assert "stress" not in crystal.calc.results
+
+
+def test_only_head_needs_no_name(make_potential):
+    assert UnipotCalculator(make_potential()).head == "only"
+
+
+def test_missing_head_lists_the_heads(make_potential):
+    with pytest.raises(ValueError, match=r"has 2 heads: 'a' \(level 0\), 'b' \(level 1\); say which one"):
+        UnipotCalculator(make_potential(heads=("a", "b")))
+
+
+def test_wrong_head_lists_the_heads(make_potential):
+    with pytest.raises(KeyError, match="head 'pbee' is not in this model .did you mean 'pbe'.*available: pbe, scan"):
+        UnipotCalculator(make_potential(heads=("pbe", "scan")), head="pbee")
+
+
+def test_heads_give_different_energies(make_potential, crystal):
+    potential, energies = make_potential(heads=("a", "b")), []
+    for head in ("a", "b"):
+        crystal.calc = UnipotCalculator(potential, head=head)
+        energies.append(crystal.get_potential_energy())
+    assert abs(energies[0] - energies[1]) > 100
+
+
+def test_unknown_element_is_named(make_potential):
+    atoms = Atoms("XeO2", positions=[[0, 0, 0], [1.9, 0, 0], [-1.9, 0, 0]], calculator=UnipotCalculator(make_potential()))
+    with pytest.raises(ValueError, match=r"element\(s\) Xe are unknown to head 'only' .* knows H, C, N, O, Al, Cu"):
+        atoms.get_potential_energy()
+
+
+def test_nan_position_is_refused(make_potential):
+    atoms = molecule("H2O")
+    atoms.positions[1, 2] = np.nan
+    atoms.calc = UnipotCalculator(make_potential())
+    with pytest.raises(ValueError, match=r"structure 'H2O': positions contain 1 non-finite value"):
+        atoms.get_forces()
+
+
+def test_missing_cell_is_refused(make_potential):
+    atoms = Atoms("Cu", pbc=True, calculator=UnipotCalculator(make_potential()))
+    with pytest.raises(ValueError, match="structure 'Cu': pbc is .* but lattice vector"):
+        atoms.get_potential_energy()
+
+
+def test_non_finite_prediction_is_refused_with_the_closest_atoms(make_potential):
+    potential = make_potential()
+    with torch.no_grad():
+        potential.heads["only"].readout.output.weight.fill_(float("inf"))
+    atoms = molecule("H2O")
+    atoms.calc = UnipotCalculator(potential)
+    with pytest.raises(ValueError, match=r"prediction for H2O is not finite; the closest atoms are 0 and [12], 0\.969 Å apart"):
+        atoms.get_potential_energy()
+
+
+def test_moved_atoms_are_computed_anew(make_potential, crystal):
+    crystal.calc = UnipotCalculator(make_potential())
+    before = crystal.get_potential_energy()
+    crystal.positions[0, 0] += 0.1
+    assert crystal.get_potential_energy() != before
+
+
+def test_same_atoms_are_computed_once(make_potential, crystal, monkeypatch):
+    potential, calls = make_potential(), []
+    monkeypatch.setattr(potential.backbone, "forward", lambda batch, f=potential.backbone.forward: calls.append(1) or f(batch))
+    crystal.calc = UnipotCalculator(potential)
+    crystal.get_potential_energy(), crystal.get_forces(), crystal.get_stress()
+    assert len(calls) == 1
+
+
+def test_changed_charge_is_noticed(make_potential, crystal):
+    crystal.calc = UnipotCalculator(make_potential())
+    crystal.get_potential_energy()
+    crystal.info["total_charge"] = 1
+    assert crystal.calc.check_state(crystal) == ["info"]
+
+
+def test_potential_in_training_mode_is_left_as_it_is(make_potential, crystal):
+    potential = make_potential().train()
+    crystal.calc = UnipotCalculator(potential)
+    crystal.get_forces()
+    assert potential.training and all(p.requires_grad and p.grad is None for p in potential.parameters())
+
+
+def test_dtype_other_than_that_of_the_potential_is_refused(make_potential):
+    with pytest.raises(ValueError, match=r"dtype is torch\.float32, but the potential has torch\.float64"):
+        UnipotCalculator(make_potential(), dtype=torch.float32)
+
+
+def test_single_atom_has_its_reference_energy(make_potential):
+    atoms = Atoms("O", calculator=UnipotCalculator(make_potential()))
+    assert atoms.get_potential_energy() == -108.0 and not atoms.get_forces().any()

@@ -1,0 +1,214 @@
+"""Relaxation, dynamics and equation of state: against ASE's EMT, and with models of our own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms, units
+from ase.build import add_adsorbate, bulk, fcc111, molecule
+from ase.calculators.emt import EMT
+from ase.calculators.harmonic import HarmonicCalculator, HarmonicForceField
+from ase.constraints import FixAtoms
+from ase.io import read
+
+from unipot.batch import collate
+from unipot.calculator import UnipotCalculator
+from unipot.simulate import equation_of_state, molecular_dynamics, relax
+from unipot.structure import Structure
+
+
+@pytest.fixture
+def slab():
+    atoms = fcc111("Cu", size=(2, 2, 2), vacuum=6.0)
+    add_adsorbate(atoms, "O", 1.6, "fcc")
+    atoms.set_constraint(FixAtoms(indices=range(4)))
+    atoms.calc = EMT()
+    return atoms
+
+
+@pytest.fixture(scope="module")
+def copper_potential():
+    """A tiny native model fitted for some seconds to 24 EMT frames of copper, 12 % around equilibrium; float64."""
+    from unipot.models import CompositionReference, Head, HeadBank, Potential, build_backbone
+
+    frames = []
+    for k, factor in enumerate(np.linspace(0.96, 1.04, 24)):
+        atoms = bulk("Cu", cubic=True)
+        atoms.set_cell(atoms.cell * factor, scale_atoms=True)
+        atoms.rattle(0.08 if k % 2 else 0.0, seed=k)
+        atoms.calc = EMT()
+        frames.append(Structure.from_ase(atoms, labels={"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}))
+    torch.manual_seed(0)
+    backbone = build_backbone("native", {"n_channels": 8, "n_vector_channels": 4, "n_layers": 1, "cutoff": 5.0})
+    bank = HeadBank()
+    reference = CompositionReference(np.zeros(119), np.arange(119) == 29)
+    bank.add(Head("emt", level_of_theory="EMT", n_channels=8, n_hidden=16, reference=reference))
+    potential = Potential(backbone, bank).double()
+    batch = collate(frames, cutoff=potential.cutoff, dtype=torch.float64)
+    n_steps = 150
+    optimizer = torch.optim.Adam(potential.parameters(), lr=2e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
+    for _ in range(n_steps):
+        optimizer.zero_grad()
+        predictions = potential(batch)
+        loss = 10 * (predictions["energy"] - batch.labels["energy"]).square().mean()
+        (loss + (predictions["forces"] - batch.labels["forces"]).square().mean()).backward()
+        optimizer.step()
+        schedule.step()
+    return potential.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "bfgs", "fire"])
+def test_relaxation_brings_forces_below_the_threshold(slab, optimizer):
+    result = relax(slab, optimizer=optimizer, fmax=0.02)
+    assert result.converged and result.max_forces[-1] < 0.02 < result.max_forces[0]
+    assert result.energies[-1] < result.energies[0]
+
+
+def test_relaxation_leaves_the_input_and_fixed_atoms_alone(slab):
+    before = slab.positions.copy()
+    result = relax(slab, fmax=0.05)
+    assert np.array_equal(slab.positions, before) and np.array_equal(result.atoms.positions[:4], before[:4])
+
+
+def test_relaxation_that_runs_out_of_steps_says_so(slab):
+    result = relax(slab, fmax=1e-6, max_steps=2)
+    assert not result.converged and result.n_steps == 2 and "NOT converged" in result.sentence()
+
+
+def test_cell_relaxation_finds_the_lattice_constant():
+    atoms = bulk("Cu", a=3.7, cubic=True)
+    atoms.calc = EMT()
+    result = relax(atoms, relax_cell=True, fmax=1e-3)
+    assert result.atoms.cell.lengths() == pytest.approx([3.59] * 3, abs=0.01)
+
+
+def test_relaxation_trajectory_holds_every_step(slab, tmp_path):
+    result = relax(slab, fmax=0.05, trajectory=tmp_path / "steps.extxyz")
+    frames = read(tmp_path / "steps.extxyz", ":")
+    assert [f.get_potential_energy() for f in frames] == pytest.approx(result.energies.tolist(), abs=1e-6)
+
+
+def test_unknown_optimizer_names_the_closest(slab):
+    with pytest.raises(ValueError, match=r"optimizer 'lbgs' is not known \(did you mean 'lbfgs'\?\); use one of: fire, lbfgs, bfgs"):
+        relax(slab, optimizer="lbgs")
+
+
+def test_cell_of_a_slab_is_not_relaxed(slab):
+    slab.pbc = [True, True, False]
+    with pytest.raises(ValueError, match=r"pbc is \[True, True, False\]: the cell can be relaxed only"):
+        relax(slab, relax_cell=True)
+
+
+def test_atoms_without_calculator_are_refused():
+    with pytest.raises(ValueError, match="atoms have no calculator"):
+        relax(molecule("H2O"))
+
+
+def test_nve_of_an_oscillator_has_the_analytical_period():
+    stiffness, mass = 2.0, 16.0
+    force_field = HarmonicForceField(ref_atoms=Atoms("O"), hessian_x=stiffness * np.eye(3))
+    atoms = Atoms("O", positions=[[0.1, 0, 0]], masses=[mass], momenta=[[1e-12, 0, 0]], calculator=HarmonicCalculator(force_field))
+    period = 2 * np.pi * np.sqrt(mass / stiffness) / units.fs
+    n_steps = 200
+    result = molecular_dynamics(atoms, n_steps=n_steps, timestep=period / n_steps, interval=1)
+    assert result.atoms.positions[0, 0] == pytest.approx(0.1, abs=1e-6)
+    assert result.potential_energy[n_steps // 4] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_nve_repeats_itself_with_the_same_seed(slab):
+    runs = [molecular_dynamics(slab, n_steps=5, seed=s, interval=1).total_energy for s in (1, 1, 2)]
+    assert np.array_equal(runs[0], runs[1]) and not np.array_equal(runs[0], runs[2])
+
+
+def test_nvt_reaches_the_temperature_of_the_bath():
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms.calc = EMT()
+    result = molecular_dynamics(atoms, ensemble="nvt", n_steps=400, timestep=4.0, temperature=300, friction=0.05, interval=5)
+    # 96 degrees of freedom: the temperature fluctuates by 14 %, its mean over this run by about 4 %
+    assert result.temperature[20:].mean() == pytest.approx(300, rel=0.2)
+
+
+def test_given_velocities_are_kept():
+    atoms = Atoms("Cu2", positions=[[0, 0, 0], [0, 0, 2.3]], momenta=[[0, 0, 1.0], [0, 0, -1.0]], calculator=EMT())
+    result = molecular_dynamics(atoms, n_steps=1, timestep=0.1, interval=1)
+    assert result.kinetic_energy[0] == pytest.approx(1.0 / atoms.get_masses()[0])
+
+
+def test_last_step_is_recorded(slab, tmp_path):
+    result = molecular_dynamics(slab, n_steps=25, interval=10, trajectory=tmp_path / "md.extxyz")
+    assert result.times.tolist() == [0, 5, 10, 12.5] and len(read(tmp_path / "md.extxyz", ":")) == 4
+
+
+def test_exploding_run_names_the_step(make_potential):
+    class Broken(EMT):
+        def calculate(self, *arguments, **options):
+            super().calculate(*arguments, **options)
+            if self.atoms.positions[0, 2] > 0.01:
+                raise ValueError("the prediction for Cu2 is not finite")
+
+    atoms = Atoms("Cu2", positions=[[0, 0, 0], [0, 0, 1.9]], momenta=[[0, 0, 5.0], [0, 0, -5.0]], calculator=Broken())
+    with pytest.raises(ValueError, match=r"dynamics failed after step \d of 50 .* at a time step of 1 fs: the prediction"):
+        molecular_dynamics(atoms, n_steps=50, timestep=1.0)
+
+
+@pytest.mark.parametrize(("option", "message"), [({"n_steps": 0}, "n_steps is 0"), ({"ensemble": "npt"}, "'npt' is not known")])
+def test_wrong_option_is_refused(slab, option, message):
+    with pytest.raises(ValueError, match=message):
+        molecular_dynamics(slab, **{"n_steps": 1, **option})
+
+
+def test_equation_of_state_of_copper_is_that_of_emt():
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = EMT()
+    fit = equation_of_state(atoms)
+    # ASE documentation, EMT: a = 3.590 Å and B = 134 GPa
+    assert fit.equilibrium_volume == pytest.approx(3.590**3, rel=2e-3)
+    assert fit.bulk_modulus_gpa == pytest.approx(134, abs=3)
+
+
+def test_minimum_outside_the_scan_is_refused():
+    atoms = bulk("Cu", a=4.2, cubic=True)
+    atoms.calc = EMT()
+    with pytest.raises(ValueError, match="lowest at the smallest volume of the scan"):
+        equation_of_state(atoms)
+
+
+def test_molecule_has_no_equation_of_state():
+    atoms = molecule("H2O")
+    atoms.calc = EMT()
+    with pytest.raises(ValueError, match="needs three periodic axes"):
+        equation_of_state(atoms)
+
+
+def test_fitted_model_conserves_energy_in_nve(copper_potential):
+    atoms = bulk("Cu", cubic=True) * (2, 1, 1)
+    atoms.calc = UnipotCalculator(copper_potential)
+    result = molecular_dynamics(atoms, n_steps=200, timestep=2.0, temperature=300)
+    assert result.kinetic_energy.max() > 0.05  # control: something moves
+    assert abs(result.drift) < 1e-3 and result.fluctuation < 1e-3  # eV/atom/ps, eV/atom
+
+
+def test_fluctuation_of_a_fitted_model_falls_with_the_square_of_the_time_step(copper_potential):
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = UnipotCalculator(copper_potential)
+    coarse, fine = (molecular_dynamics(atoms, n_steps=n, timestep=400 / n, interval=1).fluctuation for n in (100, 200))
+    assert coarse / fine == pytest.approx(4, rel=0.25)
+
+
+def test_fitted_model_relaxes_a_rattled_crystal_back(copper_potential):
+    atoms = bulk("Cu", cubic=True)
+    perfect = atoms.get_all_distances(mic=True)
+    atoms.rattle(0.05, seed=3)
+    atoms.calc = UnipotCalculator(copper_potential)
+    result = relax(atoms, fmax=1e-3)
+    assert result.converged and result.atoms.get_all_distances(mic=True) == pytest.approx(perfect, abs=5e-3)
+
+
+def test_fitted_model_has_the_equation_of_state_of_its_data(copper_potential):
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = UnipotCalculator(copper_potential)
+    fit = equation_of_state(atoms, volume_range=0.05)
+    assert fit.equilibrium_volume == pytest.approx(3.590**3, rel=0.01)
+    assert fit.bulk_modulus_gpa == pytest.approx(134, rel=0.15)

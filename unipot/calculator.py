@@ -1,0 +1,174 @@
+"""`UnipotCalculator`: a potential as an ASE calculator, through the same `collate` that training uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from torch import Tensor
+
+from unipot.batch import AtomBatch, Predictions, collate
+from unipot.models.potential import Potential
+from unipot.structure import Structure, symbols_of
+from unipot.units import matrix_to_voigt
+
+#: entries of `atoms.info` that a prediction may depend on; ASE does not watch them
+_WATCHED_INFO = ("total_charge", "charge", "spin_multiplicity", "spin")
+
+
+class UnipotCalculator(Calculator):
+    """Energy (eV), forces (eV/Å), stress (eV/Å³, Voigt xx yy zz yz xz xy, positive under tension) and energies per atom (eV).
+
+    Stress exists only for atoms that are periodic along all axes. Total charge and spin multiplicity are taken from
+    `atoms.info["total_charge"]` and `atoms.info["spin_multiplicity"]`.
+
+    Args:
+        model: path of a model artifact, or a `Potential`. A path gives a copy of its own; a `Potential` is used as it is
+            (later changes of its weights are seen after the next `reset()`), and is not modified.
+        head: which head predicts; may be left out if there is only one.
+        device: where to compute. With a `Potential`: must be left out, or the device it is on.
+        dtype: torch.float32 or torch.float64, by default the one the model was saved in. With a `Potential`: as device.
+
+    Raises:
+        ValueError: no head was given though the model has several, or device or dtype differ from those of the `Potential`.
+        KeyError: the model has no such head; the message lists those it has.
+
+    Example:
+        >>> from ase.build import molecule
+        >>> atoms = molecule("H2O")
+        >>> atoms.calc = UnipotCalculator("runs/pretrain/best.safetensors", head="spice")  # doctest: +SKIP
+        >>> atoms.get_potential_energy()  # doctest: +SKIP
+        -2081.3
+    """
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress", "energies"]
+
+    def __init__(
+        self,
+        model: str | Path | Potential,
+        head: str | None = None,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        **ase_options: Any,
+    ) -> None:
+        super().__init__(**ase_options)
+        if isinstance(model, Potential):
+            _require_same(model, device, dtype)
+            self.potential = model
+        else:
+            from unipot.zoo.artifact import load_potential
+
+            self.potential = load_potential(model, device=device or "cpu", dtype=dtype).requires_grad_(False)
+        self.head = _chosen_head(self.potential, head)
+        self._head_index = self.potential.heads.index(self.head)
+        self._info: tuple[Any, ...] = ()
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What changed since the last calculation, charge and spin in `atoms.info` included."""
+        changes = super().check_state(atoms, tol=tol)
+        return [*changes, "info"] if _info_of(atoms) != self._info else changes
+
+    def calculate(
+        self, atoms: Atoms | None = None, properties: Sequence[str] = ("energy",), system_changes: Sequence[str] = all_changes
+    ) -> None:
+        """Fill `self.results`. Energy and forces always come, stress whenever it exists, energies when asked for.
+
+        Raises:
+            ValueError: a position is not finite, an element is unknown to the model or head, or the prediction is not finite.
+            PropertyNotImplementedError: stress was asked for and an axis is not periodic.
+        """
+        super().calculate(atoms, properties, system_changes)
+        atoms = self.atoms
+        periodic = bool(atoms.pbc.all())
+        if "stress" in properties and not periodic:
+            raise PropertyNotImplementedError(
+                f"stress of {atoms.get_chemical_formula()} is not defined: pbc is {atoms.pbc.tolist()}, all three axes must be periodic"
+            )
+        batch = self.batch_of(atoms)
+        wanted = ("energy", "forces", "stress") if periodic else ("energy", "forces")
+        predictions = self.potential(batch, properties=wanted, create_graph=False)
+        self.results = _results(predictions, periodic)
+        if "energies" in properties:
+            with torch.no_grad():
+                self.results["energies"] = self.potential.heads(self.potential.backbone(batch), batch).double().cpu().numpy()
+        self._info = _info_of(atoms)
+        if not all(np.isfinite(value).all() for value in self.results.values()):
+            raise ValueError(f"the prediction for {atoms.get_chemical_formula()} is not finite; {_closest_pair(batch)}")
+
+    def batch_of(self, atoms: Atoms) -> AtomBatch:
+        """`atoms` as the batch that training would make of it.
+
+        Raises:
+            ValueError: a position is not finite, or an element is unknown to the model or head.
+        """
+        structure = Structure.from_ase(atoms, id=atoms.get_chemical_formula())
+        self._require_known(structure.atomic_numbers)
+        batch = collate([structure], cutoff=self.potential.cutoff, head_index=[self._head_index], dtype=self.potential.dtype)
+        return batch.to(self.potential.device)
+
+    def _require_known(self, atomic_numbers: np.ndarray) -> None:
+        reference = self.potential.heads[self.head].reference
+        known = set(np.flatnonzero(reference.known.cpu().numpy()).tolist()) & set(self.potential.backbone.elements)
+        unknown = sorted(set(atomic_numbers.tolist()) - known)
+        if unknown:
+            raise ValueError(
+                f"element(s) {symbols_of(unknown)} are unknown to head {self.head!r} of this model, which knows "
+                f"{symbols_of(sorted(known)) or 'none'}; choose another head or model ({_heads_with(self.potential, unknown)})"
+            )
+
+
+def _chosen_head(potential: Potential, head: str | None) -> str:
+    if head is not None:
+        potential.heads.index(head)
+        return head
+    if len(potential.head_names) != 1:
+        described = ", ".join(f"{name!r} ({potential.heads[name].level_of_theory})" for name in potential.head_names)
+        raise ValueError(f"the model has {len(potential.head_names)} heads: {described or 'none'}; say which one with head=...")
+    return potential.head_names[0]
+
+
+def _heads_with(potential: Potential, elements: Sequence[int]) -> str:
+    able = [name for name in potential.head_names if bool(potential.heads[name].reference.known[list(elements)].all())]
+    return f"heads that know them: {', '.join(able)}" if able else "no head of this model knows them"
+
+
+def _require_same(potential: Potential, device: str | torch.device | None, dtype: torch.dtype | None) -> None:
+    if device is not None and torch.device(device).type != potential.device.type:
+        raise ValueError(f"device is {device}, but the potential is on {potential.device}; move it first: potential.to({str(device)!r})")
+    if dtype is not None and dtype != potential.dtype:
+        raise ValueError(f"dtype is {dtype}, but the potential has {potential.dtype}; convert it first: potential.to({dtype})")
+
+
+def _info_of(atoms: Atoms) -> tuple[Any, ...]:
+    return tuple(atoms.info.get(name) for name in _WATCHED_INFO)
+
+
+def _results(predictions: Predictions, periodic: bool) -> dict[str, Any]:
+    energy = float(predictions["energy"][0])
+    results: dict[str, Any] = {"energy": energy, "free_energy": energy, "forces": _numpy(predictions["forces"])}
+    if periodic:
+        results["stress"] = matrix_to_voigt(_numpy(predictions["stress"])[0])
+    return results
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().double().cpu().numpy()
+
+
+def _closest_pair(batch: AtomBatch) -> str:
+    if batch.n_edges == 0:
+        return "no atom has a neighbour; the weights of the model may be damaged"
+    centre, neighbor = batch.edge_index
+    shift = torch.einsum("ea,ab->eb", batch.cell_shifts, batch.cell[0])
+    distances = (batch.positions[neighbor] + shift - batch.positions[centre]).norm(dim=1)
+    nearest = int(distances.argmin())
+    return (
+        f"the closest atoms are {int(centre[nearest])} and {int(neighbor[nearest])}, {float(distances[nearest]):.3f} Å apart; "
+        "check the geometry, or use a shorter time step"
+    )

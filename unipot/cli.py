@@ -1,0 +1,207 @@
+"""`unipot <verb> [options]`: one table of verbs; each is a function of a checked configuration."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+
+#: errors that tell the user what to change; anything else is a defect of ours
+USER_ERRORS = (ValueError, KeyError, TypeError, OSError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One command.
+
+    Attributes:
+        workflow: `module:function`, imported when the verb is run.
+        schema: `module:dataclass` of its configuration.
+        summary: one line for the help text.
+        example: a full command line.
+    """
+
+    workflow: str
+    schema: str
+    summary: str
+    example: str
+
+
+VERBS: dict[str, Verb] = {
+    "prepare": Verb(
+        workflow="unipot.workflows.prepare:prepare",
+        schema="unipot.workflows.prepare:PrepareConfig",
+        summary="convert structures to a store, with a census",
+        example="unipot prepare path=oc20.extxyz out=oc20.unipot level_of_theory=RPBE",
+    ),
+    "pretrain": Verb(
+        workflow="unipot.workflows.pretrain:pretrain",
+        schema="unipot.workflows.config:PretrainConfig",
+        summary="train one model on a mixture of datasets",
+        example="unipot pretrain run=runs/a datasets.oc20.path=oc20.unipot datasets.oc20.level_of_theory=RPBE",
+    ),
+    "finetune": Verb(
+        workflow="unipot.workflows.finetune:finetune",
+        schema="unipot.workflows.finetune:FinetuneConfig",
+        summary="adapt a trained model to your own frames",
+        example="unipot finetune checkpoint=runs/a/best.safetensors data=mine.extxyz",
+    ),
+    "evaluate": Verb(
+        workflow="unipot.workflows.evaluate:evaluate",
+        schema="unipot.workflows.evaluate:EvaluateConfig",
+        summary="errors per dataset, property and element",
+        example="unipot evaluate checkpoint=runs/a/best.safetensors data=test.extxyz",
+    ),
+    "relax": Verb(
+        workflow="unipot.workflows.relax:relax",
+        schema="unipot.workflows.relax:RelaxConfig",
+        summary="relax a structure",
+        example="unipot relax checkpoint=runs/a/best.safetensors structure=slab.extxyz",
+    ),
+    "md": Verb(
+        workflow="unipot.workflows.md:md",
+        schema="unipot.workflows.md:MdConfig",
+        summary="molecular dynamics",
+        example="unipot md checkpoint=runs/a/best.safetensors structure=water.extxyz",
+    ),
+}
+
+#: how torch marks an error that a data-loading process raised
+_WORKER = "DataLoader worker process"
+
+_OPTIONS_HELP = """options:
+  key.path=value     set one value, for example schedule.max_steps=2000
+  group=option       choose a prepared block of settings, see the list below
+  config=my.yaml     read values (and `group: option` lines) from your own file; the command line wins over it
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 when it worked, 2 for a mistake in the input (one sentence on stderr, no traceback unless UNIPOT_DEBUG=1).
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(arguments)
+    except USER_ERRORS as error:
+        if os.environ.get("UNIPOT_DEBUG") == "1" or not _is_for_user(error):
+            raise
+        print(f"unipot: error: {_sentence(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("unipot: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_general_help())
+        return 0
+    verb, *rest = arguments
+    if verb in ("--version", "version"):
+        from unipot import __version__
+
+        print(__version__)
+        return 0
+    if verb == "models":
+        return _models(rest)
+    if verb not in VERBS:
+        names = [*VERBS, "models"]
+        close = get_close_matches(verb, names, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"command {verb!r} is not known{hint}; commands are: {', '.join(names)}")
+    if any(word in ("-h", "--help") for word in rest):
+        print(_verb_help(verb))
+        return 0
+    from unipot.workflows.compose import load_config
+
+    config = load_config(verb, _attribute(VERBS[verb].schema), _joined_config(rest))
+    _attribute(VERBS[verb].workflow)(config)
+    return 0
+
+
+def _joined_config(words: list[str]) -> list[str]:
+    """`--config my.yaml` and `--config=my.yaml` as `config=my.yaml`; other dashed options are refused."""
+    joined, waiting = [], False
+    for word in words:
+        if waiting:
+            joined.append(f"config={word}")
+            waiting = False
+        elif word == "--config":
+            waiting = True
+        elif word.startswith("--config="):
+            joined.append(word[2:])
+        elif word.startswith("-"):
+            raise ValueError(f"option {word!r} is not known; settings are written key=value, and --config names a file")
+        else:
+            joined.append(word)
+    if waiting:
+        raise ValueError("--config needs the path of a YAML file")
+    return joined
+
+
+def _models(words: list[str]) -> int:
+    """`unipot models list | show <checkpoint>`."""
+    if words[:1] == ["list"] and len(words) == 1:
+        from unipot.models.registry import backbone_names
+
+        print("backbones: " + ", ".join(backbone_names()))
+        return 0
+    if words[:1] == ["show"] and len(words) == 2:
+        import rich
+
+        from unipot.zoo.show import describe_artifact
+
+        rich.print(describe_artifact(words[1]))
+        return 0
+    raise ValueError("write `unipot models list`, or `unipot models show <checkpoint>`")
+
+
+def _general_help() -> str:
+    lines = ["usage: unipot <command> [options]", "", "commands:"]
+    lines += [f"  {name:<10} {verb.summary}" for name, verb in VERBS.items()]
+    lines += ["  models     list backbones, show the card of a checkpoint", "", "`unipot <command> --help` lists its settings."]
+    return "\n".join(lines)
+
+
+def _verb_help(name: str) -> str:
+    from unipot.workflows.compose import group_names, options_of
+
+    verb = VERBS[name]
+    lines = [f"unipot {name}: {verb.summary}", "", f"example:\n  {verb.example}", "", _OPTIONS_HELP, "groups and their options:"]
+    lines += [f"  {group:<10} {', '.join(options_of(group))}" for group in group_names()]
+    from unipot.resources import conf_dir
+
+    lines += ["", f"settings ({conf_dir() / (name + '.yaml')}):", "", (conf_dir() / f"{name}.yaml").read_text()]
+    return "\n".join(lines)
+
+
+def _attribute(path: str) -> object:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _is_for_user(error: BaseException) -> bool:
+    """Whether the error was raised by unipot's own checks, or by the file system, and so is the user's to mend."""
+    if isinstance(error, OSError) or _WORKER in str(error):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in ("unipot", "recipe")
+
+
+def _sentence(error: BaseException) -> str:
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if _WORKER in text:  # torch repeats the worker's whole traceback; its last line is the message
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

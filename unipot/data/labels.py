@@ -1,0 +1,160 @@
+"""`LabelSource`: where a label is found, in which unit and with which sign; and what a reader skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unipot.properties import Property, property_named
+from unipot.units import unit_factor, voigt_to_matrix
+
+#: sign names of stress and virial: does the number grow when the cell is under tension?
+STRESS_SIGNS = {"tension": 1.0, "compression": -1.0}
+#: the label key that stands for "what the frame's own calculator results hold under the property's name"
+CALCULATOR = "calculator"
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """Where one property is found in the source, and what its numbers mean.
+
+    Attributes:
+        key: info key, array or column in the source; `calculator` for the frame's own calculator results.
+        unit: unit of the numbers, see `unipot.properties`; for a virial the unit of energy.
+        sign: stress only: `tension` when a cell under tension has positive stress (ASE), `compression` when a
+            compressed cell has (most codes' pressure-like output). Energy and forces take `positive`.
+        virial: the numbers are a virial tensor in units of energy; stress is −virial/V when `sign` is
+            `compression` (the usual virial, −dE/dε) and +virial/V when it is `tension` (dE/dε).
+
+    Raises:
+        ValueError: unit or sign is missing or unknown.
+
+    Example:
+        >>> LabelSource(key="REF_stress", unit="GPa", sign="compression").factor("stress") < 0
+        True
+    """
+
+    key: str
+    unit: str
+    sign: str = "positive"
+    virial: bool = False
+
+    def factor(self, property_name: str) -> float:
+        """Factor, sign included, that turns a number of the source into the canonical unit (for a virial, before 1/V).
+
+        Raises:
+            ValueError: the unit or the sign is not one that the property has.
+        """
+        prop = property_named(property_name)
+        if not self.unit:
+            raise ValueError(f"labels.{prop.name}.unit is not stated for key {self.key!r}; state one of: {', '.join(self._units(prop))}")
+        factor = unit_factor(self.unit, self._units(prop), f"labels.{prop.name} (key {self.key!r})")
+        if prop.name != "stress":
+            if self.sign != "positive" or self.virial:
+                what = "virial" if self.virial else f"sign {self.sign!r}"
+                raise ValueError(f"labels.{prop.name}: {what} is for stress only; leave it out ({prop.sign})")
+            return factor
+        if self.sign not in STRESS_SIGNS:
+            raise ValueError(
+                f"labels.stress.sign is {self.sign!r} for key {self.key!r}; state 'tension' (positive when the cell is stretched, as in "
+                "ASE) or 'compression' (positive when it is compressed)"
+            )
+        return factor * STRESS_SIGNS[self.sign]
+
+    def _units(self, prop: Property) -> dict[str, float]:
+        return property_named("energy").units if self.virial else prop.units
+
+
+#: what an ASE calculator hands over, in ASE's own units and sign
+ASE_LABELS = {
+    "energy": LabelSource(key="energy", unit="eV"),
+    "forces": LabelSource(key="forces", unit="eV/A"),
+    "stress": LabelSource(key="stress", unit="eV/A^3", sign="tension"),
+}
+
+
+@dataclass(frozen=True)
+class SkippedItem:
+    """An item of a source that was not used.
+
+    Attributes:
+        where: file and position, or id.
+        reason: why, in words that are the same for every item with the same defect.
+        invalid: the item is broken (a number is not finite, a cell is missing), not only without the wanted labels;
+            `unipot prepare` stops at such an item unless it is told to skip it.
+    """
+
+    where: str
+    reason: str
+    invalid: bool = True
+
+
+def convert_label(property_name: str, source: LabelSource, value: Any, n_atoms: int, volume: float) -> np.ndarray:
+    """`value` as the source gives it, in canonical unit, sign and shape.
+
+    Args:
+        property_name: row of `unipot.properties`.
+        source: unit and sign of `value`.
+        value: number(s); a stress may be 3×3, 9 flat or 6 Voigt (xx yy zz yz xz xy).
+        n_atoms: of the structure.
+        volume: Å³, needed for a virial.
+
+    Returns:
+        float64 array of the property's shape.
+
+    Raises:
+        ValueError: the shape is wrong, a stress tensor is not symmetric, or a virial comes without a cell.
+    """
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{property_name} (key {source.key!r}) is not numeric") from error
+    if property_name == "stress":
+        array = _stress_matrix(array, source)
+    shape = property_named(property_name).label_shape(n_atoms)
+    if array.size != int(np.prod(shape)):
+        raise ValueError(f"{property_name} (key {source.key!r}) has shape {array.shape}, expected {shape}")
+    array = array.reshape(shape) * source.factor(property_name)
+    if source.virial:
+        if not volume > 0:
+            raise ValueError(f"{property_name} (key {source.key!r}) is a virial but the structure has no cell volume")
+        array = array / volume
+    return array
+
+
+def check_sources(labels: Mapping[str, LabelSource]) -> None:
+    """Refuse unknown properties, units and signs before any file is opened.
+
+    Raises:
+        ValueError: no labels, or one of them is not understood.
+    """
+    if not labels:
+        raise ValueError("no labels are stated; name at least one, for example labels.energy.key=energy labels.energy.unit=eV")
+    for name, source in labels.items():
+        try:
+            source.factor(name)
+        except KeyError as error:
+            raise ValueError(error.args[0]) from error
+
+
+def missing_keys_message(path: str, missing: Mapping[str, LabelSource], available: Iterable[str]) -> str:
+    """The sentence for label keys that no frame of a source has."""
+    wanted = ", ".join(f"{source.key!r} (labels.{name}.key)" for name, source in missing.items())
+    found = ", ".join(sorted(available)) or "none"
+    return f"{path}: no frame has the label key {wanted}; keys in the file are: {found}; correct the key, or leave this label out"
+
+
+def _stress_matrix(array: np.ndarray, source: LabelSource) -> np.ndarray:
+    if array.size == 6:
+        return voigt_to_matrix(array.reshape(6))
+    if array.size != 9:
+        raise ValueError(
+            f"stress (key {source.key!r}) has shape {array.shape}, expected (3, 3), (9,) or (6,) in the order xx yy zz yz xz xy"
+        )
+    matrix = array.reshape(3, 3)
+    if np.isfinite(matrix).all() and np.abs(matrix - matrix.T).max() > 1e-3 * max(np.abs(matrix).max(), 1e-12):
+        raise ValueError(f"stress (key {source.key!r}) is not symmetric; check the order of its components")
+    return 0.5 * (matrix + matrix.T)

@@ -1,0 +1,155 @@
+"""Structure files that ASE reads, extended XYZ first: one frame after the other, never the whole file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unipot.data.labels import (
+    ASE_LABELS,
+    CALCULATOR,
+    LabelSource,
+    SkippedItem,
+    check_sources,
+    convert_label,
+    missing_keys_message,
+)
+from unipot.properties import PROPERTIES
+from unipot.structure import Structure
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+_FRAMES_FOR_DEFAULTS = 100
+
+
+def read_ase_file(
+    path: str | Path,
+    *,
+    labels: Mapping[str, LabelSource],
+    group_key: str | None = None,
+    id_key: str | None = None,
+) -> Iterator[Structure | SkippedItem]:
+    """Stream the frames of a file.
+
+    A label key is looked up in the frame's calculator results (where ASE puts `energy`, `forces` and `stress` of
+    extended XYZ, in its own sign), then in `info`, then in its per-atom arrays. An absent key is a missing label.
+
+    Args:
+        path: any file that ASE reads.
+        labels: property name -> where it is found, its unit and sign.
+        group_key: info key that says which material or trajectory a frame belongs to; by default frames stand alone.
+        id_key: info key of a unique id; by default `<file>-<frame>`.
+
+    Yields:
+        Structures, and a `SkippedItem` for each frame without any of the labels or with a defect.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: ASE cannot read the file, there are no frames, or a label key is in none of them.
+    """
+    check_sources(labels)
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; give the path of a structure file that ASE reads, such as extended XYZ")
+    return _read(file, dict(labels), group_key, id_key)
+
+
+def default_labels(path: str | Path) -> dict[str, LabelSource]:
+    """Labels a file offers in ASE's own names and units: `energy` eV, `forces` eV/A, `stress` eV/A^3 with ASE's sign.
+
+    For commands that take a user's file and nothing else; they say aloud what they assumed. The first hundred frames
+    are looked at.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be read, or no frame has a label called `energy`.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; give the path of a structure file that ASE reads, such as extended XYZ")
+    found: set[str] = set()
+    keys: set[str] = set()
+    for atoms in islice(_frames(file), _FRAMES_FOR_DEFAULTS):
+        keys |= _keys(atoms)
+        found |= {name for name, source in ASE_LABELS.items() if _lookup(atoms, source.key, name) is not None}
+    if "energy" not in found:
+        raise ValueError(
+            f"{file}: no frame has the label key 'energy'; keys in the file are: {', '.join(sorted(keys)) or 'none'}; "
+            "name the right one, for example labels.energy.key=REF_energy labels.energy.unit=eV"
+        )
+    return {name: source for name, source in ASE_LABELS.items() if name in found}
+
+
+def _read(file: Path, labels: dict[str, LabelSource], group_key: str | None, id_key: str | None) -> Iterator[Structure | SkippedItem]:
+    unseen = dict(labels)
+    keys: set[str] = set()
+    n_frames = 0
+    for number, atoms in enumerate(_frames(file)):
+        n_frames += 1
+        for name in [name for name, source in unseen.items() if _lookup(atoms, source.key, name) is not None]:
+            del unseen[name]
+        if unseen:
+            keys |= _keys(atoms)
+        yield _structure(atoms, labels, f"{file.stem}-{number}", group_key, id_key)
+    if n_frames == 0:
+        raise ValueError(f"{file}: there are no frames in this file; check that it is complete")
+    if unseen:
+        raise ValueError(missing_keys_message(str(file), unseen, keys))
+
+
+def _frames(file: Path) -> Iterator[Atoms]:
+    from ase.io import iread
+
+    number = 0
+    try:
+        for atoms in iread(file, index=":"):
+            yield atoms
+            number += 1
+    except Exception as error:  # ASE's parsers raise whatever their code runs into
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{file}: frame {number} cannot be read by ASE ({reason}); the file is damaged or of an unknown format") from error
+
+
+def _structure(
+    atoms: Atoms, labels: dict[str, LabelSource], default_id: str, group_key: str | None, id_key: str | None
+) -> Structure | SkippedItem:
+    try:
+        name = default_id if id_key is None else str(_named_key(atoms, id_key, "id_key"))
+        group = "" if group_key is None else str(_named_key(atoms, group_key, "group_key"))
+        values: dict[str, Any] = {}
+        volume = atoms.cell.volume if atoms.cell.rank == 3 else 0.0
+        for label, source in labels.items():
+            value = _lookup(atoms, source.key, label)
+            if value is not None:
+                values[label] = convert_label(label, source, value, len(atoms), volume)
+        structure = Structure.from_ase(atoms, labels=values, id=name, group=group)
+    except ValueError as error:
+        return SkippedItem(where=default_id, reason=str(error))
+    if not values:
+        return SkippedItem(where=name, reason=f"it has none of the labels {', '.join(labels)}", invalid=False)
+    return structure
+
+
+def _lookup(atoms: Atoms, key: str, property_name: str) -> Any:
+    results = atoms.calc.results if atoms.calc is not None else {}
+    if key == CALCULATOR:
+        return results.get(property_name)
+    per_atom = PROPERTIES[property_name].per == "atom"
+    for place in (results, atoms.arrays if per_atom else atoms.info):
+        if place.get(key) is not None:
+            return place[key]
+    return None
+
+
+def _named_key(atoms: Atoms, key: str, option: str) -> Any:
+    if key not in atoms.info:
+        raise ValueError(f"{option} {key!r} is not in the frame; its info keys are: {', '.join(sorted(atoms.info)) or 'none'}")
+    return atoms.info[key]
+
+
+def _keys(atoms: Atoms) -> set[str]:
+    results = atoms.calc.results if atoms.calc is not None else {}
+    return {*results, *atoms.info, *atoms.arrays} - {"numbers", "positions"}

@@ -1,0 +1,316 @@
+"""Hugging Face `datasets`: local Parquet or Arrow files, folders, `save_to_disk` folders, and names on the hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unipot.data.labels import LabelSource, SkippedItem, check_sources, convert_label, missing_keys_message
+from unipot.properties import PROPERTIES
+from unipot.structure import SYMBOLS, Structure
+
+#: geometry field -> column names understood without a mapping; positions and cell are in Å
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "atomic_numbers": ("atomic_numbers", "numbers", "species", "symbols", "species_at_sites"),
+    "positions": ("positions", "pos", "coordinates", "cartesian_site_positions"),
+    "cell": ("cell", "lattice", "lattice_vectors"),
+    "pbc": ("pbc", "periodic"),
+    "total_charge": ("total_charge", "charge"),
+    "spin_multiplicity": ("spin_multiplicity", "spin"),
+}
+#: in place of a column for `pbc`: every structure is periodic along all axes, or along none
+PBC_CONSTANTS = {"all": True, "none": False}
+BATCH_SIZE = 256
+
+
+def read_huggingface(
+    path: str | Path,
+    *,
+    labels: Mapping[str, LabelSource],
+    group_key: str | None = None,
+    id_key: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+) -> Iterator[Structure | SkippedItem]:
+    """Stream the rows of a dataset; nothing is downloaded or converted as a whole.
+
+    Args:
+        path: a `.parquet` or `.arrow` file, a folder of them, a folder written by `save_to_disk`, or `hf://owner/name`
+            (`hf://owner/name/configuration` where the dataset has several).
+        labels: property name -> column, unit and sign. `a.b` means field b of the nested column a.
+        group_key: column that says which material or trajectory a row belongs to.
+        id_key: column of a unique id; by default `<name>-<row>`.
+        columns: geometry field (a key of `COLUMNS`) -> column name, where the names differ from those understood;
+            for `pbc` also `all` or `none`.
+        split: which split to read; needed where there are several.
+
+    Yields:
+        Structures, and a `SkippedItem` for each row that cannot be used.
+
+    Raises:
+        FileNotFoundError: there is no such file, or the hub does not have the dataset or cannot be reached.
+        ValueError: a column is missing or ambiguous, the split is unknown, or a file is damaged or empty.
+    """
+    check_sources(labels)
+    dataset, name = _open(str(path), split)
+    return _read(dataset, name, str(path), dict(labels), dict(columns or {}), group_key, id_key)
+
+
+def _open(path: str, split: str | None) -> tuple[Any, str]:
+    """The streaming dataset, and the stem of its ids."""
+    import datasets
+    import pyarrow
+
+    if path.startswith("hf://"):
+        return _open_hub(path.removeprefix("hf://"), split)
+    root = Path(path)
+    if not root.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; give a .parquet or .arrow file, a folder of them, or hf://owner/name")
+    saved = (root / "dataset_dict.json").exists() or (root / "state.json").exists()
+    kind, files = ("", []) if saved else _local_files(root, split)
+    try:
+        if not saved:
+            # without a batch size, Parquet comes by row group: any size, and an error where it is empty
+            options = {"batch_size": BATCH_SIZE} if kind == "parquet" else {}
+            data_files = [str(file) for file in files]
+            return datasets.load_dataset(kind, data_files=data_files, split="train", streaming=True, **options), root.stem
+        loaded = datasets.load_from_disk(path)
+    except (pyarrow.ArrowException, OSError, datasets.exceptions.DatasetsError) as error:
+        raise _unreadable(path, error) from error
+    return (_choose(path, loaded, split) if isinstance(loaded, dict) else loaded), root.name
+
+
+def _local_files(root: Path, split: str | None) -> tuple[str, list[Path]]:
+    files = sorted(f for f in root.rglob("*") if f.suffix in (".parquet", ".arrow")) if root.is_dir() else [root]
+    if split is not None:
+        # the hub's own convention: <split>-00000-of-00003.parquet, or a folder of that name
+        files = [f for f in files if re.match(rf"{re.escape(split)}([-_.]|$)", f.name) or split in f.relative_to(root).parts[:-1]]
+    if not files:
+        wanted = f" of split {split!r}" if split else ""
+        raise FileNotFoundError(f"{root}: the folder holds no .parquet or .arrow file{wanted}; give the folder that does")
+    suffixes = {f.suffix for f in files}
+    if len(suffixes) > 1:
+        raise ValueError(f"{root}: the folder mixes .parquet and .arrow files; give one of the files, or a folder of one kind")
+    return suffixes.pop().removeprefix("."), files
+
+
+def _open_hub(name: str, split: str | None) -> tuple[Any, str]:
+    import datasets
+
+    owner, _, rest = name.partition("/")
+    dataset_name, _, configuration = rest.partition("/")
+    if not (owner and dataset_name):
+        raise ValueError(f"hf://{name}: give owner and name, as in hf://owner/name")
+    full = f"{owner}/{dataset_name}"
+    try:
+        loaded = datasets.load_dataset(full, configuration or None, split=split, streaming=True)
+    except (OSError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(
+            f"hf://{full} cannot be opened ({reason}); check the name and the connection, log in if it is gated (huggingface-cli login), "
+            "or download its Parquet files and give their folder"
+        ) from error
+    return (_choose(f"hf://{full}", loaded, split) if isinstance(loaded, dict) else loaded), dataset_name
+
+
+def _choose(path: str, splits: Mapping[str, Any], split: str | None) -> Any:
+    if split is None and len(splits) == 1:
+        return next(iter(splits.values()))
+    if split not in splits:
+        said = f"there is no split {split!r}" if split else "there are several splits"
+        raise ValueError(f"{path}: {said}; set split to one of: {', '.join(splits)}")
+    return splits[split]
+
+
+def _read(
+    dataset: Any,
+    name: str,
+    path: str,
+    labels: dict[str, LabelSource],
+    mapping: dict[str, str],
+    group_key: str | None,
+    id_key: str | None,
+) -> Iterator[Structure | SkippedItem]:
+    fields: _Columns | None = None
+    n_rows = 0
+    for table in _tables(dataset, path):
+        if fields is None:
+            fields = _Columns(path, table.column_names, mapping, labels, group_key, id_key)
+        for row in range(table.num_rows):
+            yield fields.structure(table, row, f"{name}-{n_rows}")
+            n_rows += 1
+    if n_rows == 0:
+        raise ValueError(f"{path}: there are no rows; check the split and that the download is complete")
+
+
+def _tables(dataset: Any, path: str) -> Iterator[Any]:
+    """Arrow tables of at most `BATCH_SIZE` rows: numbers stay out of Python until they are an array."""
+    import pyarrow
+
+    batches = iter(dataset.with_format("arrow").iter(batch_size=BATCH_SIZE))
+    while True:
+        try:
+            table = next(batches)
+        except StopIteration:
+            return
+        except (pyarrow.ArrowException, OSError, RuntimeError) as error:
+            raise _unreadable(path, error) from error
+        yield table
+
+
+def _unreadable(path: str, error: Exception) -> ValueError:
+    reason = str(error).strip().splitlines()[0]
+    return ValueError(f"{path} cannot be read as a dataset ({reason}); a file may be cut short, fetch it again")
+
+
+class _Columns:
+    """Which column holds what, settled once per dataset."""
+
+    def __init__(
+        self,
+        path: str,
+        available: list[str],
+        mapping: dict[str, str],
+        labels: dict[str, LabelSource],
+        group_key: str | None,
+        id_key: str | None,
+    ) -> None:
+        self.labels, self.group_key, self.id_key = labels, group_key, id_key
+        unknown = sorted(set(mapping) - set(COLUMNS))
+        if unknown:
+            raise ValueError(f"{path}: columns has no field {unknown[0]!r}; its fields are: {', '.join(COLUMNS)}")
+        self.pbc_constant = PBC_CONSTANTS.get(mapping.get("pbc", "")) if mapping.get("pbc") not in available else None
+        self.geometry = {field: self._find(path, field, available, mapping) for field in COLUMNS}
+        missing = {name: source for name, source in labels.items() if source.key.split(".")[0] not in available}
+        if missing:
+            raise ValueError(missing_keys_message(path, missing, available))
+        for option, key in (("group_key", group_key), ("id_key", id_key)):
+            if key is not None and key not in available:
+                raise ValueError(f"{path}: {option}={key!r} is no column; columns are: {', '.join(available)}")
+
+    def structure(self, table: Any, row: int, default_id: str) -> Structure | SkippedItem:
+        """Row `row` of an Arrow table."""
+        value = lambda field: _value(table, self.geometry[field], row)  # noqa: E731
+        text = lambda key, default: default if key is None else str(_value(table, key, row))  # noqa: E731
+        try:
+            raw = {name: _value(table, source.key, row) for name, source in self.labels.items()}
+            raw = {name: found for name, found in raw.items() if found is not None}
+            if not raw:
+                return SkippedItem(where=default_id, reason=f"has none of the labels {', '.join(self.labels)}", invalid=False)
+            numbers = _atomic_numbers(value("atomic_numbers"))
+            cell = _cell(value("cell"))
+            spin = value("spin_multiplicity")
+            return Structure(
+                atomic_numbers=numbers,
+                positions=_rows_of_three("positions", value("positions"), len(numbers)),
+                cell=cell,
+                pbc=self._pbc(value("pbc"), cell),
+                total_charge=float(value("total_charge") or 0.0),
+                spin_multiplicity=int(spin) if spin else None,
+                labels={name: _label(name, self.labels[name], found, len(numbers), cell) for name, found in raw.items()},
+                id=text(self.id_key, default_id),
+                group=text(self.group_key, ""),
+            )
+        except (ValueError, TypeError) as error:
+            return SkippedItem(where=default_id, reason=re.sub(r"^structure ('.*?'|without id): ", "", str(error)))
+
+    def _find(self, path: str, field: str, available: list[str], mapping: dict[str, str]) -> str | None:
+        if field in mapping:
+            if mapping[field].split(".")[0] in available:
+                return mapping[field]
+            if field == "pbc" and mapping[field] in PBC_CONSTANTS:
+                return None
+            extra = ", or all, or none" if field == "pbc" else ""
+            raise ValueError(f"{path}: columns.{field}={mapping[field]!r} is no column; columns are: {', '.join(available)}{extra}")
+        found = [name for name in COLUMNS[field] if name in available]
+        if len(found) > 1:
+            raise ValueError(f"{path}: both {found[0]!r} and {found[1]!r} could be {field}; state columns.{field}")
+        if not found and field in ("atomic_numbers", "positions"):
+            raise ValueError(f"{path}: no column for {field}; state columns.{field} as one of: {', '.join(available)}")
+        return found[0] if found else None
+
+    def _pbc(self, stored: Any, cell: np.ndarray) -> Any:
+        if self.pbc_constant is not None:
+            return self.pbc_constant
+        if stored is None:
+            if cell.any():
+                raise ValueError("there is a cell but pbc is not stated; state columns.pbc as a column, 'all' or 'none'")
+            return False
+        return np.asarray(stored, dtype=bool)
+
+
+def _value(table: Any, column: str | None, row: int) -> Any:
+    """One cell of the table: None, a Python scalar or string, or an array with nested lists as dimensions."""
+    if column is None:
+        return None
+    name, *path = column.split(".") if column not in table.column_names else [column]
+    scalar = table.column(name)[row]
+    for field in path:
+        if not scalar.is_valid:
+            return None
+        scalar = scalar[field]
+    if not scalar.is_valid:
+        return None
+    return _array(scalar) if hasattr(scalar, "values") else scalar.as_py()
+
+
+def _array(scalar: Any) -> np.ndarray:
+    """A (nested) Arrow list as an array; ragged lists are refused."""
+    values, lengths = scalar.values, [len(scalar.values)]
+    while hasattr(values, "flatten") and hasattr(values.type, "value_type"):
+        inner = values.flatten()
+        length = len(inner) // max(len(values), 1)
+        if length * len(values) != len(inner) or (np.diff(_list_offsets(values)) != length).any():
+            raise ValueError("lists of unequal length where an array is expected")
+        lengths.append(length)
+        values = inner
+    return values.to_numpy(zero_copy_only=False).reshape(lengths)
+
+
+def _list_offsets(values: Any) -> np.ndarray:
+    if hasattr(values, "offsets"):
+        return values.offsets.to_numpy()
+    return np.arange(len(values) + 1) * values.type.list_size  # fixed-size lists
+
+
+def _atomic_numbers(stored: Any) -> np.ndarray:
+    if stored is None:
+        raise ValueError("atomic numbers are missing")
+    array = np.asarray(stored).reshape(-1)
+    if array.dtype.kind in "iu":
+        return array.astype(np.int64)
+    if array.dtype.kind == "f" or not all(isinstance(symbol, str) for symbol in array):
+        raise ValueError("atomic numbers are neither integers nor element symbols")
+    unknown = [symbol for symbol in array if symbol not in SYMBOLS]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is not an element symbol")
+    return np.array([SYMBOLS.index(symbol) for symbol in array], dtype=np.int64)
+
+
+def _cell(stored: Any) -> np.ndarray:
+    if stored is None:
+        return np.zeros((3, 3))
+    array = np.asarray(stored, dtype=np.float64)
+    if array.size not in (9, 0):
+        raise ValueError(f"cell has shape {array.shape}, expected (3, 3) with rows as lattice vectors")
+    return array.reshape(3, 3) if array.size else np.zeros((3, 3))
+
+
+def _rows_of_three(name: str, stored: Any, n_atoms: int) -> np.ndarray:
+    """(n_atoms, 3), from nested lists of that shape or from a flat list."""
+    if stored is None:
+        raise ValueError(f"{name} are missing")
+    array = np.asarray(stored)
+    if array.shape not in ((n_atoms, 3), (3 * n_atoms,)):
+        raise ValueError(f"{name} have shape {array.shape}, expected ({n_atoms}, 3)")
+    return array.reshape(n_atoms, 3)
+
+
+def _label(name: str, source: LabelSource, stored: Any, n_atoms: int, cell: np.ndarray) -> np.ndarray:
+    if PROPERTIES[name].per == "atom":
+        stored = _rows_of_three(f"{name} (column {source.key!r})", stored, n_atoms)
+    return convert_label(name, source, stored, n_atoms, float(abs(np.linalg.det(cell))))

@@ -1,0 +1,172 @@
+"""An evaluation: metrics of one model on one dataset, with the points for a parity plot, kept on disk for reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unipot.batch import AtomBatch, Predictions
+from unipot.reporting.plots import ParityPoints
+from unipot.reporting.tables import ReportTable
+from unipot.training.losses import labelled_mask
+from unipot.training.metrics import REPORTED, MetricRow, MetricTable, evaluate
+
+#: numbers kept per property for a parity plot; an even subset above
+MAX_POINTS = 60_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Errors of one head on one dataset.
+
+    Attributes:
+        dataset: name of the dataset.
+        model: how tables and legends call the model.
+        head: that evaluated it.
+        table: metrics, the same arithmetic as validation.
+        points: property -> (label, prediction), each (n,), flattened components in canonical units.
+    """
+
+    dataset: str
+    model: str
+    head: str
+    table: MetricTable
+    points: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    def get(self, property: str, statistic: str) -> float | None:
+        """A number over all elements, or None where it is not defined."""
+        row = next((r for r in self.table.rows if r.property == property and r.element is None), None)
+        return None if row is None else getattr(row, statistic)
+
+    def parity(self, name: str | None = None) -> list[ParityPoints]:
+        """Points for `parity_figure`, under `name` (default: the model)."""
+        return [ParityPoints(name=name or self.model, property=p, label=a, prediction=b) for p, (a, b) in self.points.items() if len(a)]
+
+    def force_mae_per_element(self) -> dict[str, float]:
+        """Symbol -> force MAE in eV/Å."""
+        return {r.element: r.mae for r in self.table.rows if r.property == "forces" and r.element is not None and r.mae is not None}
+
+    def save(self, stem: str | Path) -> None:
+        """Write `<stem>.json` and, with points, `<stem>.npz`."""
+        stem = Path(stem)
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        content = {"dataset": self.dataset, "model": self.model, "head": self.head, **self.table.to_dict()}
+        stem.with_suffix(".json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        arrays = {f"{p}.{kind}": pair[k] for p, pair in self.points.items() for k, kind in enumerate(("label", "prediction"))}
+        if arrays:
+            np.savez_compressed(stem.with_suffix(".npz"), **arrays)
+
+    @classmethod
+    def load(cls, stem: str | Path) -> Evaluation:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no `<stem>.json`.
+        """
+        stem = Path(stem)
+        if not stem.with_suffix(".json").exists():
+            raise FileNotFoundError(f"{stem.with_suffix('.json')} is missing; `unipot evaluate` and `unipot finetune` with test_data make it")
+        content = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+        points: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        if stem.with_suffix(".npz").exists():
+            with np.load(stem.with_suffix(".npz"), allow_pickle=False) as arrays:
+                names = [key.removesuffix(".label") for key in arrays.files if key.endswith(".label")]
+                points = {name: (arrays[f"{name}.label"], arrays[f"{name}.prediction"]) for name in names}
+        table = MetricTable(rows=[MetricRow(**row) for row in content["rows"]])
+        return cls(dataset=content["dataset"], model=content["model"], head=content["head"], table=table, points=points)
+
+
+def evaluate_head(
+    potential: torch.nn.Module, batches: Iterable[AtomBatch], *, dataset: str, model: str, head: str, device: torch.device | str = "cpu"
+) -> Evaluation:
+    """Errors of `potential` over `batches` (their `dataset_index` 0), with the points behind them.
+
+    Raises:
+        ValueError: no structure of the dataset carries a label.
+    """
+    with _recorded(potential) as pairs:
+        table = evaluate(potential, batches, (dataset,), device=device)
+    if not table.rows:
+        raise ValueError(f"dataset {dataset!r} has no labelled structure to compare with; give frames with energy, forces or stress")
+    return Evaluation(dataset=dataset, model=model, head=head, table=table, points={p: _thinned(parts) for p, parts in pairs.items()})
+
+
+def error_table(evaluations: Iterable[Evaluation], title: str, best: bool = True) -> ReportTable:
+    """One row per evaluation, energies in meV/atom and forces in meV/Å; the smallest force MAE is emphasised."""
+    evaluations = list(evaluations)
+    with_stress = any(e.get("stress", "mae") is not None for e in evaluations)
+    names = list(dict.fromkeys(e.dataset for e in evaluations))
+    columns = ["model", "dataset", "energy MAE meV/atom", "energy RMSE", "force MAE meV/Å", "force RMSE", "force cosine", "within 30 meV/Å"]
+    if len(names) == 1:  # one dataset belongs into the title, not into every row
+        title = f"{title}: {names[0]}"
+        columns.remove("dataset")
+    rows = []
+    for e in evaluations:
+        numbers = [_milli(e.get(p, s)) for p in ("energy_per_atom", "forces") for s in ("mae", "rmse")]
+        numbers += [e.get("forces", "cosine"), _percent(e.get("forces", "within"))]
+        numbers += [_milli(e.get("stress", "mae"))] if with_stress else []
+        rows.append((e.model, *([e.dataset] if len(names) > 1 else []), *numbers))
+    errors = [e.get("forces", "mae") for e in evaluations]
+    known = [x for x in errors if x is not None]
+    emphasised = errors.index(min(known)) if best and len(known) > 1 else None
+    return ReportTable(
+        title=title, columns=(*columns, *(["stress MAE meV/Å³"] if with_stress else [])), rows=tuple(rows), best=emphasised
+    )
+
+
+def full_table(evaluation: Evaluation) -> ReportTable:
+    """Every property and element of one evaluation, in canonical units."""
+    unit = {name: f", {text}" if text else "" for name, text in REPORTED.items()}
+    rows = tuple(
+        (r.property + unit[r.property], r.element or "all", r.n, r.mae, r.rmse, r.cosine, _percent(r.within)) for r in evaluation.table.rows
+    )
+    columns = ("property", "element", "numbers", "MAE", "RMSE", "cosine", "within threshold")
+    return ReportTable(title=f"{evaluation.dataset}, head {evaluation.head}", columns=columns, rows=rows)
+
+
+@contextmanager
+def _recorded(potential: torch.nn.Module) -> Iterator[dict[str, list[tuple[np.ndarray, np.ndarray]]]]:
+    """Collect labels and predictions of every forward call inside the block, without a second pass."""
+    pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+
+    def record(module: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], predictions: Predictions) -> None:
+        batch: AtomBatch = arguments[0]
+        for name in ("energy", "forces", "stress"):
+            if name not in batch.labels or getattr(predictions, name) is None:
+                continue
+            mask = labelled_mask(name, batch)
+            found = [t.detach().double()[mask].cpu().numpy() for t in (batch.labels[name], predictions[name])]
+            if name == "energy":
+                n_atoms = batch.n_atoms_per_structure[mask].cpu().numpy()
+                found = [values / n_atoms for values in found]
+            key = "energy_per_atom" if name == "energy" else name
+            pairs.setdefault(key, []).append((found[0].ravel(), found[1].ravel()))
+
+    handle = potential.register_forward_hook(record, with_kwargs=True)
+    try:
+        yield pairs
+    finally:
+        handle.remove()
+
+
+def _thinned(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    label, prediction = (np.concatenate([pair[k] for pair in parts]) for k in (0, 1))
+    if len(label) <= MAX_POINTS:
+        return label, prediction
+    chosen = np.linspace(0, len(label) - 1, MAX_POINTS).astype(int)
+    return label[chosen], prediction[chosen]
+
+
+def _milli(value: float | None) -> float | None:
+    return None if value is None else 1e3 * value
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"

@@ -1,0 +1,160 @@
+"""Figures as SVG or PNG bytes, in one style: units on every axis, a light grid, one colour per meaning."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Okabe-Ito: told apart with colour-blindness and in grey
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+#: property -> axis text
+AXES = {
+    "energy_per_atom": "energy per atom, eV",
+    "forces": "force component, eV/Å",
+    "stress": "stress component, eV/Å³",
+}
+_STYLE = {
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.7,
+    "axes.edgecolor": "#666666",
+    "axes.titlesize": 10.0,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "unipot",
+}
+#: above this many points a scatter is stored as pixels, or the page would grow without bound
+MAX_VECTOR_POINTS = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityPoints:
+    """Labels and predictions of one property of one dataset.
+
+    Attributes:
+        name: legend text, as the dataset or the model.
+        property: key of `AXES`.
+        label: (n,) canonical unit.
+        prediction: (n,) canonical unit.
+    """
+
+    name: str
+    property: str
+    label: np.ndarray
+    prediction: np.ndarray
+
+
+def parity_figure(points: Sequence[ParityPoints], title: str = "") -> bytes:
+    """One panel per property, every dataset in its colour, with the identity line and MAE in the legend; SVG.
+
+    Raises:
+        ValueError: there are no points.
+    """
+    if not points:
+        raise ValueError("a parity plot needs at least one set of labels and predictions")
+    panels = [p for p in AXES if any(q.property == p for q in points)]
+    figure, axes = _figure(len(panels), title)
+    for axis, prop in zip(axes, panels, strict=True):
+        _parity_panel(axis, [q for q in points if q.property == prop], AXES[prop])
+    return _svg(figure)
+
+
+def element_error_figure(errors: Mapping[str, Mapping[str, float]], title: str = "") -> bytes:
+    """Bars of force MAE (eV/Å) per element; `errors` maps a dataset or model to symbol -> MAE; SVG.
+
+    Raises:
+        ValueError: there are no errors.
+    """
+    symbols = list(dict.fromkeys(symbol for table in errors.values() for symbol in table))
+    if not symbols:
+        raise ValueError("a plot of errors per element needs at least one element")
+    figure, (axis,) = _figure(1, title, width=max(4.0, 0.35 * len(symbols) * max(1, 0.5 * len(errors)) + 2))
+    width = 0.8 / len(errors)
+    for k, (name, table) in enumerate(errors.items()):
+        offsets = np.arange(len(symbols)) + (k - (len(errors) - 1) / 2) * width
+        values = [1e3 * table.get(symbol, np.nan) for symbol in symbols]
+        axis.bar(offsets, values, width=0.9 * width, color=COLOURS[k % len(COLOURS)], label=name)
+    axis.set_xticks(np.arange(len(symbols)), symbols)
+    axis.set_ylabel("force MAE, meV/Å")
+    axis.grid(axis="x", visible=False)
+    axis.legend(fontsize=8)
+    return _svg(figure)
+
+
+def curve_figure(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], title: str = "") -> bytes:
+    """Learning curves on logarithmic y axes: `panels` maps a y label to curve name -> (steps, values); SVG.
+
+    Raises:
+        ValueError: there is no panel with a curve.
+    """
+    panels = {label: curves for label, curves in panels.items() if curves}
+    if not panels:
+        raise ValueError("learning curves need at least one curve")
+    figure, axes = _figure(len(panels), title)
+    for axis, (label, curves) in zip(axes, panels.items(), strict=True):
+        for k, (name, (steps, values)) in enumerate(curves.items()):
+            marker = "o" if len(steps) <= 30 else None
+            axis.plot(steps, values, color=COLOURS[k % len(COLOURS)], linewidth=1.4, marker=marker, markersize=3, label=name)
+        if all(np.all(np.asarray(values) > 0) for _, values in curves.values()):
+            axis.set_yscale("log")
+        axis.set_xlabel("optimizer step")
+        axis.set_ylabel(label)
+        axis.legend(fontsize=8)
+    return _svg(figure)
+
+
+def _parity_panel(axis: Axes, points: Sequence[ParityPoints], text: str) -> None:
+    n_points = sum(len(p.label) for p in points)
+    low = min(float(np.min([p.label.min(), p.prediction.min()])) for p in points)
+    high = max(float(np.max([p.label.max(), p.prediction.max()])) for p in points)
+    margin = 0.04 * (high - low) or 0.5
+    span = (low - margin, high + margin)
+    axis.plot(span, span, color="#888888", linewidth=0.8, zorder=1)
+    errors = [1e3 * float(np.abs(p.prediction - p.label).mean()) for p in points]
+    for k, (p, mae) in enumerate(zip(points, errors, strict=True)):
+        front = 2 + sum(mae < other for other in errors)  # the tightest cloud on top, or the widest would hide it
+        style = {"s": 7 if n_points < 5000 else 3, "alpha": 0.6, "linewidths": 0, "rasterized": n_points > MAX_VECTOR_POINTS}
+        name = f"{p.name} (MAE {mae:.3g} m{_unit(text)})"
+        axis.scatter(p.label, p.prediction, color=COLOURS[k % len(COLOURS)], label=name, zorder=front, **style)
+    axis.set(xlim=span, ylim=span, xlabel=f"label: {text}", ylabel=f"prediction: {text}", aspect="equal")
+    axis.locator_params(nbins=5)
+    axis.ticklabel_format(useOffset=False)
+    axis.legend(fontsize=7, loc="upper left", handletextpad=0.1, markerscale=2)
+
+
+def _unit(text: str) -> str:
+    return text.rpartition(", ")[2] + ("/atom" if "per atom" in text else "")
+
+
+def _figure(n_panels: int, title: str, width: float | None = None) -> tuple[Figure, list[Axes]]:
+    # a Figure of its own, not pyplot: no global state, no window system
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width or 4.0 * n_panels, 3.7), layout="constrained")
+        axes = [figure.add_subplot(1, n_panels, k + 1) for k in range(n_panels)]
+        if title:
+            figure.suptitle(title, fontsize=11)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> bytes:
+    import matplotlib
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", dpi=150, metadata={"Date": None})
+    return buffer.getvalue()

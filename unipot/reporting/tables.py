@@ -1,0 +1,143 @@
+"""One table, three renderings: terminal, Markdown, HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+    from unipot.finetune.align import AlignmentReport
+    from unipot.finetune.parents import ParentScore
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportTable:
+    """Rows under named columns; a column name carries its unit.
+
+    Attributes:
+        title: one line.
+        columns: one heading per column.
+        rows: cells; None and nan are shown as a dash, floats with three significant digits.
+        best: row to be emphasised, or None.
+
+    Example:
+        >>> print(ReportTable(title="errors", columns=("set", "MAE"), rows=(("a", 0.01234),)).to_markdown())
+        | set | MAE |
+        |---|---:|
+        | a | 0.0123 |
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    best: int | None = None
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"table {self.title!r}: a row has {len(row)} cells for {len(self.columns)} columns: {row}")
+
+    def to_markdown(self) -> str:
+        """GitHub table without its title."""
+        lines = [self.columns, ["---:" if right else "---" for right in self._right_aligned()]]
+        lines += [[f"**{text}**" if self.best == i else text for text in map(cell_text, row)] for i, row in enumerate(self.rows)]
+        texts = ["| " + " | ".join(line) + " |" for line in lines]
+        texts[1] = texts[1].replace(" ", "")
+        return "\n".join(texts)
+
+    def to_html(self) -> str:
+        """A `<table>` with its caption; every text escaped."""
+        classes = ["number" if right else "text" for right in self._right_aligned()]
+        head = "".join(f'<th class="{c}">{escape(name)}</th>' for c, name in zip(classes, self.columns, strict=True))
+        body = []
+        for i, row in enumerate(self.rows):
+            cells = "".join(f'<td class="{c}">{escape(cell_text(value))}</td>' for c, value in zip(classes, row, strict=True))
+            body.append(f'<tr class="best">{cells}</tr>' if self.best == i else f"<tr>{cells}</tr>")
+        return f"<table><caption>{escape(self.title)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+
+    def to_rich(self) -> RichTable:
+        """For the terminal."""
+        from rich import box
+        from rich.markup import escape as plain
+        from rich.table import Table
+
+        table = Table(title=plain(self.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        for name, right in zip(self.columns, self._right_aligned(), strict=True):
+            table.add_column(plain(name), justify="right" if right else "left")
+        for i, row in enumerate(self.rows):
+            table.add_row(*(plain(cell_text(value)) for value in row), style="bold" if self.best == i else None)
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        rows = [[None if isinstance(v, float) and v != v else v for v in row] for row in self.rows]
+        return {"title": self.title, "columns": list(self.columns), "rows": rows, "best": self.best}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> ReportTable:
+        """Inverse of `to_dict`."""
+        rows = tuple(tuple(row) for row in content["rows"])
+        return cls(title=content["title"], columns=tuple(content["columns"]), rows=rows, best=content["best"])
+
+    def _right_aligned(self) -> list[bool]:
+        columns = list(zip(*self.rows, strict=True)) if self.rows else [()] * len(self.columns)
+        return [bool(cells) and all(c is None or isinstance(c, int | float) for c in cells) for cells in columns]
+
+
+def cell_text(value: Cell) -> str:
+    """A cell as the tables show it."""
+    if value is None or (isinstance(value, float) and value != value):
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.3g}".rstrip(".")
+    return str(value)
+
+
+def parent_table(scores: Sequence[ParentScore], chosen: str) -> ReportTable:
+    """The heads of a checkpoint on the user's frames, before any training."""
+    return ReportTable(
+        title="Parent heads on the training frames, after a composition shift",
+        columns=("head", "level of theory", "energy RMSE meV/atom", "force MAE meV/Å", "RMSE meV/Å", "cosine", "no reference for"),
+        rows=tuple(
+            (s.head, s.level_of_theory, *(1e3 * x for x in errors), s.force_cosine, _listed(s.unknown_elements))
+            for s in scores
+            for errors in [(s.energy_rmse, s.force_mae, s.force_rmse)]
+        ),
+        best=next((i for i, s in enumerate(scores) if s.head == chosen), None),
+    )
+
+
+def alignment_table(report: AlignmentReport) -> ReportTable:
+    """The composition shift of a new head: what moved, and how well the frames determine it."""
+    rows: list[tuple[Cell, ...]] = [("new head", report.head), ("parent head", report.parent), ("level of theory", report.level_of_theory)]
+    fit = report.to_dict()["fit"]
+    if fit is None:
+        rows.append(("shift", "none: no frame carries an energy"))
+    else:
+        rows += [(f"shift of {symbol}, eV/atom", f"{value:+.4f}") for symbol, value in fit["shift_per_element_eV"].items()]
+        rows += [
+            ("common shift, eV/atom", f"{fit['common_shift_eV_per_atom']:+.4f}"),
+            ("frames with an energy", str(fit["n_frames"])),
+            ("rank of the compositions", f"{fit['rank']} of {fit['n_elements']} elements"),
+            ("condition number", cell_text(fit["condition"])),
+            ("ridge (squared atomic fraction)", cell_text(float(fit["ridge"]))),
+            ("label − parent before, RMSE eV/atom", cell_text(fit["rmse_before_eV_per_atom"])),
+            ("label − parent after, RMSE meV/atom", cell_text(1e3 * fit["rmse_after_eV_per_atom"])),
+            ("the same, frame left out, meV/atom", _milli(fit["rmse_left_out_eV_per_atom"])),
+            ("not determined by the frames", "; ".join(fit["regularised_directions"]) or "nothing"),
+        ]
+    return ReportTable(title="Alignment of the new head", columns=("quantity", "value"), rows=tuple(rows))
+
+
+def _milli(value: float | None) -> str:
+    return cell_text(None if value is None else 1e3 * value)
+
+
+def _listed(symbols: Sequence[str]) -> str:
+    return ", ".join(symbols) if symbols else "–"

@@ -1,0 +1,115 @@
+"""Relaxation of positions, and of the cell if wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+#: name -> attribute of `ase.optimize`
+OPTIMIZERS = {"fire": "FIRE", "lbfgs": "LBFGS", "bfgs": "BFGS"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relaxation:
+    """Outcome of `relax`.
+
+    Attributes:
+        atoms: the relaxed structure, with the calculator attached.
+        converged: whether the largest force fell below the threshold.
+        n_steps: optimizer steps taken.
+        energies: (n_steps + 1,) eV, from start to end.
+        max_forces: (n_steps + 1,) eV/Å, the largest force on an atom that may move.
+    """
+
+    atoms: Atoms
+    converged: bool
+    n_steps: int
+    energies: np.ndarray
+    max_forces: np.ndarray
+
+    def sentence(self) -> str:
+        state = "relaxed" if self.converged else "NOT converged"
+        return (
+            f"{state} after {self.n_steps} steps: energy {self.energies[0]:.4f} -> {self.energies[-1]:.4f} eV, "
+            f"largest force {self.max_forces[0]:.4f} -> {self.max_forces[-1]:.4f} eV/A"
+        )
+
+
+def relax(
+    atoms: Atoms,
+    *,
+    optimizer: str = "lbfgs",
+    fmax: float = 0.02,
+    max_steps: int = 500,
+    relax_cell: bool = False,
+    trajectory: Path | str | None = None,
+    on_step: Callable[[int, float, float], None] | None = None,
+) -> Relaxation:
+    """Move atoms downhill until no force exceeds `fmax`.
+
+    Args:
+        atoms: with a calculator; left as they are. Constraints hold.
+        optimizer: one of `OPTIMIZERS`.
+        fmax: eV/Å. With `relax_cell`, the stress times the volume per atom obeys it as well (ASE's `FrechetCellFilter`).
+        max_steps: give up after that many.
+        relax_cell: all six degrees of freedom of the cell too; needs three periodic axes.
+        trajectory: file that every step is appended to, in a format that ASE knows from its name.
+        on_step: called with (step, energy in eV, largest force in eV/Å).
+
+    Raises:
+        ValueError: there is no calculator, the optimizer is unknown, or the cell cannot be relaxed.
+    """
+    from ase.filters import FrechetCellFilter
+
+    factory = _optimizer(optimizer)
+    if atoms.calc is None:
+        raise ValueError("atoms have no calculator; set atoms.calc = UnipotCalculator(...) first")
+    if relax_cell and not atoms.pbc.all():
+        raise ValueError(f"pbc is {atoms.pbc.tolist()}: the cell can be relaxed only if all axes are periodic; set relax_cell to false")
+    calculator = atoms.calc
+    atoms = atoms.copy()
+    atoms.calc = calculator
+    energies: list[float] = []
+    forces: list[float] = []
+
+    def record() -> None:
+        energies.append(float(atoms.get_potential_energy()))
+        forces.append(float(np.linalg.norm(atoms.get_forces(), axis=1).max()))
+        if trajectory is not None:
+            append_frame(trajectory, atoms, first=len(energies) == 1)
+        if on_step is not None:
+            on_step(len(energies) - 1, energies[-1], forces[-1])
+
+    driver = factory(FrechetCellFilter(atoms) if relax_cell else atoms, logfile=None)
+    driver.attach(record)
+    converged = bool(driver.run(fmax=fmax, steps=max_steps))
+    return Relaxation(
+        atoms=atoms, converged=converged, n_steps=len(energies) - 1, energies=np.array(energies), max_forces=np.array(forces)
+    )
+
+
+def append_frame(path: Path | str, atoms: Atoms, *, first: bool) -> None:
+    """Append `atoms` with their energy, forces and stress to a file; the first frame replaces what was there."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.io import write
+
+    frame = atoms.copy()
+    known = {k: v for k, v in atoms.calc.results.items() if k in ("energy", "forces", "stress")}
+    frame.calc = SinglePointCalculator(frame, **known)
+    write(path, frame, append=not first)
+
+
+def _optimizer(name: str) -> Any:
+    import ase.optimize
+
+    if name not in OPTIMIZERS:
+        close = get_close_matches(name, OPTIMIZERS, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"optimizer {name!r} is not known{hint}; use one of: {', '.join(OPTIMIZERS)}")
+    return getattr(ase.optimize, OPTIMIZERS[name])

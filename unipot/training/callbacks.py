@@ -1,0 +1,207 @@
+"""What happens between steps: logging, validation, choosing the best weights, saving the run state, progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from unipot.training.checkpoint import replace_file
+from unipot.training.distributed import sum_over_ranks
+from unipot.training.metrics import MetricAccumulator, MetricTable, labelled_properties
+from unipot.training.module import TrainingModule
+
+
+def is_due(step: int, every: int, max_steps: int) -> bool:
+    """Whether something that happens every `every` steps, and at the end, happens after `step` steps."""
+    return step % every == 0 or step == max_steps
+
+
+class StepLog(Callback):
+    """Writes the numbers of every `every`-th step to all loggers."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self._time = time.perf_counter()
+        self._n_atoms = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
+        self._time, self._n_atoms = time.perf_counter(), 0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._n_atoms += outputs["n_atoms"]
+        step = trainer.global_step
+        if trainer.is_global_zero and (is_due(step, self.every, trainer.max_steps) or step == 1):
+            now = time.perf_counter()
+            numbers = {name: value for name, value in outputs.items() if name != "n_atoms"}
+            numbers["atoms_per_second"] = self._n_atoms * trainer.world_size / (now - self._time)
+            for logger in trainer.loggers:
+                logger.log_metrics(numbers, step)
+            self._time, self._n_atoms = now, 0
+
+
+class Validation(Callback):
+    """Evaluates the averaged weights every `every` steps and at the end, and keeps the best.
+
+    Args:
+        dataset_names: in the order of `AtomBatch.dataset_index`.
+        every: steps.
+        property: row of the table that chooses the best weights; `auto` takes forces where any validation set has
+            them, else energy_per_atom.
+        statistic: `mae` or `rmse`.
+        dataset_weights: of the mean over datasets; 1 where not stated.
+        thresholds: see `MetricAccumulator`.
+        on_best: called with the step when the number has fallen; the module has the averaged weights then.
+        first: also evaluate before the first step, so that the best weights are never worse than those started from.
+        show: called with step, table and the number.
+
+    Attributes:
+        table: of the last validation.
+        best: (step, number), or None before the first.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset_names: Sequence[str],
+        every: int,
+        property: str = "auto",
+        statistic: str = "mae",
+        dataset_weights: Mapping[str, float] | None = None,
+        thresholds: Mapping[str, float] | None = None,
+        on_best: Callable[[int], None] | None = None,
+        show: Callable[[int, MetricTable, float], None] | None = None,
+        first: bool = False,
+    ) -> None:
+        self.dataset_names, self.every, self.first = tuple(dataset_names), every, first
+        self.property, self.statistic = property, statistic
+        self.dataset_weights = dict(dataset_weights or {})
+        self.thresholds, self.on_best, self.show = thresholds, on_best, show
+        self.table: MetricTable | None = None
+        self.best: tuple[int, float] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
+        if self.first and trainer.global_step == 0:
+            self.validate(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if is_due(trainer.global_step, self.every, trainer.max_steps):
+            self.validate(trainer, pl_module)
+
+    def validate(self, trainer: Trainer, module: TrainingModule) -> None:
+        """Evaluate now, log, and call `on_best` if the number has fallen."""
+        step = trainer.global_step
+        with module.average.applied():
+            self.table = self._evaluate(trainer, module)
+            if not self.table.rows:
+                return
+            number = selection_value(self.table, self.property, self.statistic, self.dataset_weights)
+            if trainer.is_global_zero:
+                for logger in trainer.loggers:
+                    logger.log_metrics({f"validation/{key}": value for key, value in self.table.flat().items()}, step)
+                    logger.log_metrics({"validation/selection": number}, step)
+            if self.best is None or number < self.best[1]:
+                self.best = (step, number)
+                if self.on_best is not None and trainer.is_global_zero:
+                    self.on_best(step)
+        if self.show is not None and trainer.is_global_zero:
+            self.show(step, self.table, number)
+
+    def _evaluate(self, trainer: Trainer, module: TrainingModule) -> MetricTable:
+        accumulator = MetricAccumulator(self.dataset_names, self.thresholds)
+        module.potential.eval()
+        for loader in trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
+            for batch in loader:
+                batch = batch.to(module.device)
+                accumulator.update(module.potential(batch, properties=labelled_properties(batch)), batch)
+        module.potential.train()
+        sums = sum_over_ranks(accumulator.sums.to(module.device))
+        accumulator.sums.copy_(sums)
+        return accumulator.compute()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": list(self.best) if self.best is not None else []}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        best = state_dict["best"]
+        self.best = (int(best[0]), float(best[1])) if best else None
+
+
+def selection_value(table: MetricTable, property: str, statistic: str, dataset_weights: Mapping[str, float]) -> float:
+    """The number that chooses the best weights: weighted mean of one statistic over the datasets that have it.
+
+    Raises:
+        ValueError: no dataset has it.
+    """
+    values = {
+        name: {row.dataset: getattr(row, statistic) for row in table.rows if row.property == name and row.element is None}
+        for name in (("forces", "energy_per_atom", "stress") if property == "auto" else (property,))
+    }
+    chosen = next((of_dataset for of_dataset in values.values() if of_dataset), None)
+    if chosen is None:
+        raise ValueError(f"trainer.selection.property is {property!r}, but no validation set is labelled with it; choose another, or auto")
+    weights = {name: dataset_weights.get(name, 1.0) for name in chosen}
+    total = sum(weights.values()) or 1.0
+    return sum(weights[name] * value for name, value in chosen.items()) / total
+
+
+class RunState(Callback):
+    """Saves the run state every `every` steps and at the end, after validation."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path, self.every = path, every
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not is_due(trainer.global_step, self.every, trainer.max_steps):
+            return
+        temporary = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            replace_file(temporary, self.path)
+
+
+class StepProgress(Callback):
+    """A progress bar over optimizer steps; where there is no terminal, a line every tenth of the run."""
+
+    def __init__(self, console: Console, description: str = "training") -> None:
+        self.console, self.description = console, description
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._started = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        self._started = time.perf_counter()
+        if self.console.is_terminal:
+            bar = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"))
+            self._progress = Progress(TextColumn("{task.description}"), *bar, console=self.console)
+            self._task = self._progress.add_task(self.description, total=trainer.max_steps, completed=trainer.global_step, numbers="")
+            self._progress.start()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not trainer.is_global_zero:
+            return
+        step, total = trainer.global_step, trainer.max_steps
+        numbers = "  ".join(f"{name.removeprefix('train/')} {value:.4f}" for name, value in outputs.items() if name.endswith("loss"))
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, numbers=numbers)
+        elif is_due(step, max(1, total // 10), total):
+            seconds = time.perf_counter() - self._started
+            self.console.print(f"{self.description}: step {step}/{total}  {numbers}  {seconds:.0f} s", highlight=False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: TrainingModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None

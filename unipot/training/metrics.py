@@ -1,0 +1,254 @@
+"""Metrics as float64 sums: the one arithmetic behind validation, `unipot evaluate` and every table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unipot.batch import AtomBatch, Predictions
+from unipot.structure import MAX_ATOMIC_NUMBER, SYMBOLS
+from unipot.training.losses import labelled_mask
+
+#: row name -> unit, in the order of the table
+REPORTED: dict[str, str] = {
+    "energy_per_atom": "eV/atom",
+    "energy": "eV",
+    "forces": "eV/A",
+    "stress": "eV/A^3",
+    "energy_and_forces": "",
+}
+
+#: largest error that counts as "within", by row name; energy and forces are those of OC20 (Chanussot 2021)
+THRESHOLDS: dict[str, float] = {"energy_per_atom": 0.02, "energy": 0.02, "forces": 0.03, "stress": 0.001}
+
+# columns of the sums
+_COUNT, _ABSOLUTE, _SQUARED, _WITHIN, _COSINE, _COSINE_COUNT, _ITEMS = range(7)
+_N_COLUMNS = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricRow:
+    """One line of a table; None where a number is not defined.
+
+    Attributes:
+        dataset: name of the dataset.
+        property: a key of `REPORTED`.
+        element: symbol, or None for all elements together.
+        n: numbers compared (components for forces and stress, structures for energies).
+        mae, rmse: in the unit of `REPORTED`.
+        cosine: mean cosine between predicted and labelled force over atoms whose label is not zero.
+        within: share of structures (energies, stress, energy_and_forces) or atoms (forces) whose largest error is
+            within the threshold.
+    """
+
+    dataset: str
+    property: str
+    element: str | None
+    n: int
+    mae: float | None
+    rmse: float | None
+    cosine: float | None
+    within: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricTable:
+    """Rows per dataset, property and element."""
+
+    rows: list[MetricRow] = field(default_factory=list)
+
+    def value(self, dataset: str, property: str, statistic: str, element: str | None = None) -> float:
+        """One number.
+
+        Raises:
+            KeyError: there is no such row, or the statistic is not defined for it.
+        """
+        for row in self.rows:
+            if (row.dataset, row.property, row.element) == (dataset, property, element):
+                value = getattr(row, statistic, None)
+                if value is not None:
+                    return float(value)
+        known = sorted({f"{row.dataset}/{row.property}" for row in self.rows if row.element is None})
+        raise KeyError(f"no {statistic!r} of {property!r} for dataset {dataset!r}; the table has: {', '.join(known)}")
+
+    def flat(self) -> dict[str, float]:
+        """`dataset/property/statistic` -> number for all elements together, as logged during training."""
+        numbers: dict[str, float] = {}
+        for row in self.rows:
+            if row.element is None:
+                for statistic in ("mae", "rmse", "cosine", "within"):
+                    value = getattr(row, statistic)
+                    if value is not None:
+                        numbers[f"{row.dataset}/{row.property}/{statistic}"] = value
+        return numbers
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form: units and rows."""
+        return {"units": dict(REPORTED), "rows": [asdict(row) for row in self.rows]}
+
+    def to_markdown(self, *, elements: bool = False) -> str:
+        """A Markdown table; with `elements`, one line per element too."""
+        lines = ["| dataset | property | element | n | MAE | RMSE | cosine | within |", "|---|---|---|---|---|---|---|---|"]
+        for row in self.rows:
+            if row.element is not None and not elements:
+                continue
+            unit = f" ({REPORTED[row.property]})" if REPORTED[row.property] else ""
+            numbers = [_shown(row.mae), _shown(row.rmse), _shown(row.cosine), _shown(row.within)]
+            lines.append(" | ".join([f"| {row.dataset}", row.property + unit, row.element or "all", str(row.n), *numbers]) + " |")
+        return "\n".join(lines)
+
+
+class MetricAccumulator:
+    """Adds up errors batch by batch.
+
+    Forces of fixed atoms and stress of structures that are not periodic along all axes do not count
+    (`labelled_mask`), exactly as in the loss.
+
+    Args:
+        dataset_names: position = `AtomBatch.dataset_index`.
+        thresholds: overrides of `THRESHOLDS`.
+
+    Example:
+        >>> MetricAccumulator(["water"]).compute().rows
+        []
+    """
+
+    def __init__(self, dataset_names: Sequence[str], thresholds: Mapping[str, float] | None = None) -> None:
+        unknown = sorted(set(thresholds or {}) - set(THRESHOLDS))
+        if unknown:
+            raise ValueError(f"threshold for {unknown[0]!r} is not known; known are: {', '.join(THRESHOLDS)}")
+        self.dataset_names = tuple(dataset_names)
+        self.thresholds = {**THRESHOLDS, **(thresholds or {})}
+        n_rows = len(REPORTED)
+        # element 0 stands for all elements together
+        self._sums = torch.zeros(len(self.dataset_names), n_rows, MAX_ATOMIC_NUMBER + 1, _N_COLUMNS, dtype=torch.float64)
+
+    @property
+    def sums(self) -> Tensor:
+        """(n_datasets, n_properties, 119, 7) float64; add those of other ranks to get the global table."""
+        return self._sums
+
+    def update(self, predictions: Predictions, batch: AtomBatch) -> None:
+        """Add one batch; predictions may live on any device and carry a graph."""
+        energy_error = (predictions.energy.detach().to(torch.float64) - _label("energy", batch)).cpu()
+        has_energy = labelled_mask("energy", batch).cpu()
+        dataset = batch.dataset_index.cpu()
+        per_atom = energy_error / batch.n_atoms_per_structure.cpu()
+        self._add("energy_per_atom", dataset[has_energy], per_atom[has_energy].unsqueeze(1))
+        self._add("energy", dataset[has_energy], energy_error[has_energy].unsqueeze(1))
+        if predictions.stress is not None:
+            chosen = labelled_mask("stress", batch).cpu()
+            error = (predictions.stress.detach().to(torch.float64) - _label("stress", batch)).cpu()
+            self._add("stress", dataset[chosen], error[chosen].reshape(-1, 9))
+        if predictions.forces is not None:
+            self._update_forces(predictions.forces.detach().to(torch.float64).cpu(), batch, energy_error.abs(), has_energy)
+
+    def _update_forces(self, predicted: Tensor, batch: AtomBatch, energy_error: Tensor, has_energy: Tensor) -> None:
+        chosen = labelled_mask("forces", batch).cpu()
+        label = _label("forces", batch).cpu()
+        structure = batch.structure_index.cpu()
+        dataset = batch.dataset_index.cpu()
+        error = predicted - label
+        cosine = torch.nn.functional.cosine_similarity(predicted, label, dim=1)
+        has_cosine = torch.linalg.vector_norm(label, dim=1) > 0
+        owner, elements = dataset[structure[chosen]], batch.atomic_numbers.cpu()[chosen]
+        for element in (torch.zeros_like(elements), elements):
+            self._add("forces", owner, error[chosen], element=element, cosine=cosine[chosen], has_cosine=has_cosine[chosen])
+        worst = torch.zeros(batch.n_structures, dtype=torch.float64)
+        worst = worst.scatter_reduce(0, structure[chosen], error[chosen].abs().amax(dim=1), "amax")
+        n_labelled = torch.zeros(batch.n_structures).index_add(0, structure[chosen], torch.ones(int(chosen.sum())))
+        both = has_energy & (n_labelled > 0)
+        good = (energy_error <= self.thresholds["energy"]) & (worst <= self.thresholds["forces"])
+        row = list(REPORTED).index("energy_and_forces")
+        for column, value in ((_ITEMS, both), (_COUNT, both), (_WITHIN, both & good)):
+            self._sums[:, row, 0, column].index_add_(0, dataset, value.to(torch.float64))
+
+    def _add(
+        self,
+        name: str,
+        dataset: Tensor,
+        error: Tensor,
+        *,
+        element: Tensor | None = None,
+        cosine: Tensor | None = None,
+        has_cosine: Tensor | None = None,
+    ) -> None:
+        """Add (n, n_components) errors to the sums of their datasets (and elements)."""
+        if error.shape[0] == 0:
+            return
+        columns = error.new_zeros(error.shape[0], _N_COLUMNS)
+        columns[:, _ITEMS] = 1.0
+        columns[:, _COUNT] = error.shape[1]
+        columns[:, _ABSOLUTE] = error.abs().sum(dim=1)
+        columns[:, _SQUARED] = error.square().sum(dim=1)
+        columns[:, _WITHIN] = (error.abs().amax(dim=1) <= self.thresholds[name]).to(error.dtype)
+        if cosine is not None and has_cosine is not None:
+            columns[:, _COSINE] = torch.where(has_cosine, cosine, torch.zeros_like(cosine))
+            columns[:, _COSINE_COUNT] = has_cosine.to(error.dtype)
+        element = torch.zeros_like(dataset) if element is None else element
+        row = (dataset * len(REPORTED) + list(REPORTED).index(name)) * (MAX_ATOMIC_NUMBER + 1) + element
+        self._sums.view(-1, _N_COLUMNS).index_add_(0, row, columns)
+
+    def compute(self) -> MetricTable:
+        """The table of everything added so far."""
+        rows = [
+            _row(dataset, name, SYMBOLS[z] if z else None, self._sums[d, p, z])
+            for d, dataset in enumerate(self.dataset_names)
+            for p, name in enumerate(REPORTED)
+            for z in torch.nonzero(self._sums[d, p, :, _ITEMS]).flatten().tolist()
+        ]
+        return MetricTable(rows=rows)
+
+
+def evaluate(
+    potential: torch.nn.Module,
+    batches: Iterable[AtomBatch],
+    dataset_names: Sequence[str] = ("data",),
+    *,
+    thresholds: Mapping[str, float] | None = None,
+    device: torch.device | str = "cpu",
+) -> MetricTable:
+    """Errors of `potential` over labelled batches; what is labelled decides what is predicted."""
+    accumulator = MetricAccumulator(dataset_names, thresholds)
+    was_training = potential.training
+    potential.eval()
+    for batch in batches:
+        batch = batch.to(device)
+        accumulator.update(potential(batch, properties=labelled_properties(batch)), batch)
+    potential.train(was_training)
+    return accumulator.compute()
+
+
+def labelled_properties(batch: AtomBatch) -> tuple[str, ...]:
+    """Energy, and those of forces and stress that at least one structure of `batch` is labelled with."""
+    return ("energy", *(name for name in ("forces", "stress") if bool(labelled_mask(name, batch).any())))
+
+
+def _label(name: str, batch: AtomBatch) -> Tensor:
+    if name in batch.labels:
+        return batch.labels[name].to(torch.float64)
+    shape = {"energy": (batch.n_structures,), "forces": (batch.n_atoms, 3), "stress": (batch.n_structures, 3, 3)}[name]
+    return torch.zeros(shape, dtype=torch.float64, device=batch.positions.device)
+
+
+def _row(dataset: str, name: str, element: str | None, sums: Tensor) -> MetricRow:
+    count, absolute, squared, within, cosine, cosine_count, items = sums.tolist()
+    errors = name != "energy_and_forces"
+    return MetricRow(
+        dataset=dataset,
+        property=name,
+        element=element,
+        n=int(count),
+        mae=absolute / count if errors else None,
+        rmse=(squared / count) ** 0.5 if errors else None,
+        cosine=cosine / cosine_count if cosine_count else None,
+        within=within / items,
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

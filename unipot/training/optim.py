@@ -1,0 +1,281 @@
+"""Which parameter learns how: ordered rules, the optimizer they make, and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+import torch
+from torch import nn
+
+METHODS = ("full", "heads-only", "freeze", "layerwise")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """AdamW, clipping and weight average.
+
+    Attributes:
+        learning_rate: peak rate.
+        weight_decay: decoupled, where the policy does not say otherwise.
+        betas: of AdamW.
+        epsilon: of AdamW.
+        clip_norm: largest global gradient norm; None does not clip.
+        ema_decay: of the weight average, 0 to below 1.
+    """
+
+    learning_rate: float
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.99)
+    epsilon: float = 1e-8
+    clip_norm: float | None = 10.0
+    ema_decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; it must be positive")
+        if self.weight_decay < 0:
+            raise ValueError(f"optimizer.weight_decay is {self.weight_decay}; it must not be negative")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimizer.betas is {list(self.betas)}; give two numbers from 0 to below 1")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"optimizer.clip_norm is {self.clip_norm}; it must be positive, or null for no clipping")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"optimizer.ema_decay is {self.ema_decay}; it must be from 0 to below 1")
+
+
+class _Groups(Protocol):
+    def layer_groups(self) -> list[tuple[str, tuple[str, ...]]]: ...
+
+    def no_decay_names(self) -> set[str]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterRule:
+    """What happens to the parameters whose name matches one of `patterns`.
+
+    Attributes:
+        name: shown in the table.
+        patterns: shell patterns (`backbone.layers.0.*`) over full parameter names.
+        lr_scale: factor on the learning rate; 0 freezes.
+        weight_decay: None takes the optimizer's; names in `no_decay` get 0 whatever is said here.
+    """
+
+    name: str
+    patterns: tuple[str, ...]
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.lr_scale < 0 or (self.weight_decay or 0.0) < 0:
+            numbers = f"lr_scale {self.lr_scale} and weight_decay {self.weight_decay}"
+            raise ValueError(f"parameter rule {self.name!r}: {numbers} must not be negative")
+        if not self.patterns:
+            raise ValueError(f"parameter rule {self.name!r} has no pattern; give at least one, for example 'backbone.*'")
+
+    def matches(self, parameter: str) -> bool:
+        return any(fnmatchcase(parameter, pattern) for pattern in self.patterns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterRow:
+    """One parameter and the rule that governs it."""
+
+    parameter: str
+    n_numbers: int
+    rule: str
+    lr_scale: float
+    weight_decay: float
+
+    @property
+    def frozen(self) -> bool:
+        return self.lr_scale == 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterPolicy:
+    """Ordered rules; the first that matches a parameter governs it, so every parameter has exactly one.
+
+    Attributes:
+        rules: in order.
+        no_decay: full names of parameters without weight decay.
+
+    Example:
+        >>> policy = ParameterPolicy(rules=(ParameterRule(name="all", patterns=("*",)),))
+        >>> [row.rule for row in policy.resolve(torch.nn.Linear(2, 1), weight_decay=0.1)]
+        ['all', 'all']
+    """
+
+    rules: tuple[ParameterRule, ...]
+    no_decay: frozenset[str] = frozenset()
+
+    def resolve(self, module: nn.Module, *, weight_decay: float) -> list[ParameterRow]:
+        """The table: one row per parameter of `module`, in its order.
+
+        Raises:
+            ValueError: a parameter matches no rule, or a rule governs no parameter.
+        """
+        rows, used = [], set()
+        for name, parameter in module.named_parameters():
+            rule = next((rule for rule in self.rules if rule.matches(name)), None)
+            if rule is None:
+                patterns = ", ".join(pattern for rule in self.rules for pattern in rule.patterns)
+                raise ValueError(f"parameter {name!r} matches no rule (patterns: {patterns}); add a last rule '*'")
+            used.add(rule.name)
+            decay = weight_decay if rule.weight_decay is None else rule.weight_decay
+            rows.append(
+                ParameterRow(
+                    parameter=name,
+                    n_numbers=parameter.numel(),
+                    rule=rule.name,
+                    lr_scale=rule.lr_scale,
+                    weight_decay=0.0 if name in self.no_decay else decay,
+                )
+            )
+        for rule in self.rules:
+            if rule.name not in used:
+                raise ValueError(
+                    f"parameter rule {rule.name!r} ({', '.join(rule.patterns)}) governs no parameter: nothing matches it or an earlier "
+                    f"rule took all; parameters look like {', '.join(row.parameter for row in rows[:4])}"
+                )
+        return rows
+
+    def apply(self, module: nn.Module, *, weight_decay: float) -> list[ParameterRow]:
+        """Set `requires_grad` by the rules and return the table.
+
+        Raises:
+            ValueError: see `resolve`; or every parameter is frozen.
+        """
+        rows = self.resolve(module, weight_decay=weight_decay)
+        if all(row.frozen for row in rows):
+            raise ValueError("every parameter is frozen, so there is nothing to train; give a rule an lr_scale above 0")
+        parameters = dict(module.named_parameters())
+        for row in rows:
+            parameters[row.parameter].requires_grad_(not row.frozen)
+        return rows
+
+
+def build_policy(
+    potential: nn.Module,
+    *,
+    method: str = "full",
+    freeze_groups: int = 0,
+    layer_decay: float = 0.8,
+    heads: Sequence[str] | None = None,
+    head_lr_scale: float = 1.0,
+) -> ParameterPolicy:
+    """The usual policies, made from the backbone's own declaration of its layers.
+
+    Args:
+        potential: has `backbone` and `heads`.
+        method: `full`: everything learns. `heads-only`: the backbone is frozen. `freeze`: the first `freeze_groups`
+            layer groups are frozen. `layerwise`: the rate falls by `layer_decay` per group from output to input.
+        freeze_groups: for `freeze`; also allowed with `layerwise`.
+        layer_decay: factor per group, 0 to 1, for `layerwise`.
+        heads: heads that learn; the others are frozen. None: all learn.
+        head_lr_scale: factor on the rate of the heads that learn.
+
+    Raises:
+        ValueError: the method, a head or a number is not allowed.
+    """
+    backbone: _Groups = potential.backbone  # type: ignore[assignment]
+    groups = backbone.layer_groups()
+    if method not in METHODS:
+        raise ValueError(f"fine-tuning method {method!r} is not known; use one of: {', '.join(METHODS)}")
+    if not 0 <= freeze_groups <= len(groups):
+        names = ", ".join(name for name, _ in groups)
+        raise ValueError(f"freeze_groups is {freeze_groups}; the backbone has {len(groups)} groups ({names})")
+    if method == "freeze" and freeze_groups == 0:
+        raise ValueError("method 'freeze' needs freeze_groups of at least 1; with 0 use method 'full'")
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"layer_decay is {layer_decay}; it must be above 0 and at most 1")
+    rules = _head_rules(potential, heads, head_lr_scale)
+    for depth, (name, prefixes) in enumerate(groups):
+        scale = layer_decay ** (len(groups) - depth) if method == "layerwise" else 1.0
+        frozen = method == "heads-only" or (method in ("freeze", "layerwise") and depth < freeze_groups)
+        patterns = tuple(pattern for prefix in prefixes for pattern in _prefix_patterns(f"backbone.{prefix}"))
+        rules.append(ParameterRule(name=name, patterns=patterns, lr_scale=0.0 if frozen else scale))
+    names = [name for name, _ in potential.named_parameters()]
+    no_decay = {f"backbone.{name}" for name in backbone.no_decay_names()} | {name for name in names if name.endswith(".bias")}
+    rules = [rule for rule in rules if any(rule.matches(name) for name in names)]
+    return ParameterPolicy(rules=tuple(rules), no_decay=frozenset(no_decay))
+
+
+def build_optimizer(module: nn.Module, rows: Sequence[ParameterRow], settings: OptimizerSettings) -> torch.optim.AdamW:
+    """AdamW with one group per (lr scale, weight decay); `lr_scale` is kept in the group for the schedule."""
+    parameters = dict(module.named_parameters())
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for row in rows:
+        if not row.frozen:
+            groups.setdefault((row.lr_scale, row.weight_decay), []).append(parameters[row.parameter])
+    options = [
+        {"params": members, "lr": settings.learning_rate * scale, "lr_scale": scale, "weight_decay": decay}
+        for (scale, decay), members in groups.items()
+    ]
+    return torch.optim.AdamW(options, lr=settings.learning_rate, betas=tuple(settings.betas), eps=settings.epsilon, fused=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupCosine:
+    """Linear warm-up, then a cosine down to `final_fraction`; a pure function of the step.
+
+    Attributes:
+        max_steps: optimizer steps of the run.
+        warmup_steps: steps of the warm-up, less than `max_steps`.
+        final_fraction: of the peak rate, reached at the last step.
+
+    Example:
+        >>> schedule = WarmupCosine(max_steps=100, warmup_steps=10, final_fraction=0.0)
+        >>> round(schedule.factor(0), 3), schedule.factor(9), round(schedule.factor(100), 3)
+        (0.1, 1.0, 0.0)
+    """
+
+    max_steps: int
+    warmup_steps: int = 0
+    final_fraction: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 1:
+            raise ValueError(f"schedule.max_steps is {self.max_steps}; it must be at least 1")
+        if not 0 <= self.warmup_steps < self.max_steps:
+            raise ValueError(f"schedule.warmup_steps is {self.warmup_steps}; it must be from 0 to max_steps - 1 = {self.max_steps - 1}")
+        if not 0 <= self.final_fraction <= 1:
+            raise ValueError(f"schedule.final_fraction is {self.final_fraction}; it must be from 0 to 1")
+
+    def factor(self, step: int) -> float:
+        """Factor on the learning rate of the update that follows `step` finished updates."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        progress = min(1.0, (step - self.warmup_steps) / max(1, self.max_steps - self.warmup_steps))
+        return self.final_fraction + (1 - self.final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def group_table(rows: Iterable[ParameterRow]) -> list[tuple[str, int, float, str]]:
+    """Rows by rule: (rule, parameters, lr scale, weight decays), for printing."""
+    table: dict[str, tuple[int, float, set[float]]] = {}
+    for row in rows:
+        n, _, decays = table.get(row.rule, (0, 0.0, set()))
+        table[row.rule] = (n + row.n_numbers, row.lr_scale, decays | {row.weight_decay})
+    return [(name, n, scale, ", ".join(f"{d:g}" for d in sorted(decays))) for name, (n, scale, decays) in table.items()]
+
+
+def _head_rules(potential: nn.Module, heads: Sequence[str] | None, head_lr_scale: float) -> list[ParameterRule]:
+    names = tuple(potential.heads.names)  # type: ignore[union-attr]
+    unknown = [name for name in heads or () if name not in names]
+    if unknown:
+        raise ValueError(f"head {unknown[0]!r} is not in the model; available are: {', '.join(names)}")
+    learn = names if heads is None else tuple(heads)
+    rules = []
+    if learn != names and learn:
+        patterns = tuple(f"heads.heads.{name}.*" for name in learn)
+        rules.append(ParameterRule(name=f"heads {', '.join(learn)}", patterns=patterns, lr_scale=head_lr_scale))
+    scale = head_lr_scale if learn == names else 0.0
+    rules.append(ParameterRule(name="heads" if learn == names else "other heads", patterns=("heads.*",), lr_scale=scale))
+    return rules
+
+
+def _prefix_patterns(prefix: str) -> tuple[str, ...]:
+    return (f"{prefix}*",) if prefix.endswith(".") else (prefix, f"{prefix}.*")

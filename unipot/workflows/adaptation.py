@@ -1,0 +1,115 @@
+"""The model that fine-tuning starts from: a pretrained one with an aligned head, or fresh weights of the same size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from unipot.batch import AtomBatch
+from unipot.finetune.align import AlignmentReport, align_head
+from unipot.finetune.parents import ParentScore, score_parents
+from unipot.models.potential import Potential
+from unipot.reporting.tables import ReportTable, alignment_table, parent_table
+from unipot.workflows.config import BackboneConfig, HeadsConfig, MixtureConfig
+from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.model import build_potential, head_statistics
+from unipot.workflows.user_frames import frames_batches
+
+#: frames that parent heads are scored on, evenly spread; more do not change the choice
+FRAMES_TO_SCORE = 100
+AUTO = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptation:
+    """A potential with the new head, and how it came about.
+
+    Attributes:
+        potential: ready for training.
+        scores: of the parent heads, best first; empty from scratch.
+        report: of the alignment; None from scratch.
+    """
+
+    potential: Potential
+    scores: tuple[ParentScore, ...] = ()
+    report: AlignmentReport | None = None
+
+    @property
+    def parent(self) -> str | None:
+        return None if self.report is None else self.report.parent
+
+    def tables(self) -> list[ReportTable]:
+        """Parent heads and shifts; nothing from scratch."""
+        return [] if self.report is None else [parent_table(self.scores, self.report.parent), alignment_table(self.report)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: for the card and the run folder."""
+        return {
+            "parents": [score.to_dict() for score in self.scores],
+            "alignment": None if self.report is None else self.report.to_dict(),
+        }
+
+    def write(self, path: Path) -> None:
+        """Write `to_dict` and the tables as JSON."""
+        content = {**self.to_dict(), "tables": [table.to_dict() for table in self.tables()]}
+        path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def align_to_frames(potential: Potential, dataset: OpenDataset, parent_head: str, mixture: MixtureConfig) -> Adaptation:
+    """Choose the parent head and add the aligned copy, called as `dataset.spec.head`.
+
+    Args:
+        potential: pretrained; changed in place.
+        dataset: the user's frames; only the training ones are looked at.
+        parent_head: `auto` takes the best by force error, else the name of a head.
+        mixture: budgets of a batch.
+
+    Raises:
+        KeyError: there is no head `parent_head`.
+        ValueError: see `align_head`.
+    """
+    if parent_head != AUTO:
+        potential.heads.index(parent_head)  # an unknown name is refused before any work
+    any_head = potential.heads.names[0]
+    batches = frames_batches(potential, dataset.store, dataset.train_indices, any_head, mixture)
+    scores = score_parents(potential, _evenly(potential, dataset, any_head, mixture, batches))
+    chosen = scores[0].head if parent_head == AUTO else parent_head
+    report = align_head(potential, chosen, dataset.spec.head, dataset.spec.level_of_theory, batches)
+    return Adaptation(potential=potential, scores=tuple(scores), report=report)
+
+
+def fresh_potential(pretrained: Potential, dataset: OpenDataset, heads: HeadsConfig) -> Adaptation:
+    """The same architecture with random weights, its reference fitted to the frames: what pretraining is compared with."""
+    description = pretrained.describe()["backbone"]
+    hyperparameters = dict(description["hyperparameters"])
+    if "average_neighbors" in hyperparameters:
+        hyperparameters["average_neighbors"] = None  # the user's frames' own, not those of pretraining
+    backbone = BackboneConfig(name=description["name"], hyperparameters=hyperparameters)
+    return Adaptation(potential=build_potential(backbone, heads, [dataset], head_statistics([dataset], heads), pretrained.dtype))
+
+
+def show_alignment(console: Console, adaptation: Adaptation) -> None:
+    """The tables, and every warning as a sentence of its own."""
+    if adaptation.report is None:
+        console.print("random weights; the reference is fitted to the training frames", highlight=False)
+        return
+    for table in adaptation.tables():
+        console.print(table.to_rich())
+    for text in adaptation.report.warnings:
+        console.print(f"warning: {text}", style="yellow", highlight=False)
+
+
+def _evenly(
+    potential: Potential, dataset: OpenDataset, head: str, mixture: MixtureConfig, batches: Sequence[AtomBatch]
+) -> Sequence[AtomBatch]:
+    indices = dataset.train_indices
+    if len(indices) <= FRAMES_TO_SCORE:
+        return batches
+    chosen = indices[np.linspace(0, len(indices) - 1, FRAMES_TO_SCORE).astype(int)]
+    return frames_batches(potential, dataset.store, chosen, head, mixture)

@@ -1,0 +1,184 @@
+"""From `conf/`, a user's file and the command line to one checked configuration object.
+
+Precedence, lowest first: `conf/<verb>.yaml` with its groups, the file given as `config=my.yaml`, the command line.
+In a user's file a group may be named as on the command line (`backbone: native-small`) or spelled out as a mapping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from unipot.resources import conf_dir
+
+#: name of the file in a run folder that holds everything the run was made of
+RESOLVED_CONFIG = "resolved_config.yaml"
+
+
+def load_config(verb: str, schema: type, overrides: Sequence[str]) -> Any:
+    """An instance of `schema`, complete and with known keys only.
+
+    Args:
+        verb: name of the file in `conf/`.
+        schema: dataclass from `unipot.workflows.config` or a workflow's module.
+        overrides: Hydra overrides (`key.path=value`, `group=option`), and `config=my.yaml`.
+
+    Raises:
+        ValueError: a key, group or option is unknown (the closest one is named), a value has the wrong type, or a
+            mandatory value is missing.
+        FileNotFoundError: the user's file or the run folder to resume is not there.
+    """
+    choices, values, file = _parsed(overrides)
+    resumed = _resumed(values)
+    if resumed is not None:
+        if choices:
+            raise ValueError(f"{choices[0]!r} chooses a group, but a resumed run keeps its configuration; override single values instead")
+        base: Any = resumed
+        from_file: dict[str, Any] = {}
+    else:
+        file_choices, from_file = _user_file(file)
+        base = _composed(verb, file_choices + choices)
+    return checked_config(schema, base, from_file, values)
+
+
+def checked_config(schema: type, *layers: Any) -> Any:
+    """Merge `layers` onto `schema` and return its instance; see `load_config` for the errors."""
+    # plain containers: Hydra's are in struct mode, which would refuse names of new datasets
+    plain = [OmegaConf.to_container(layer, resolve=False) if isinstance(layer, DictConfig) else layer for layer in layers]
+    for layer in plain:
+        _refuse_unknown(layer, schema, "")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), *plain)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise ValueError(f"{missing[0]} is not set; add {missing[0]}=... to the command line or your configuration file")
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        where = getattr(error, "full_key", None)
+        sentence = str(error.msg if hasattr(error, "msg") and error.msg else error).split("\n")[0]
+        raise ValueError(f"configuration {where or ''}: {sentence}".replace(" :", ":")) from error
+
+
+def to_yaml(config: Any) -> str:
+    """`config`, an instance of a schema, as YAML that `load_config` accepts."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+
+
+def group_names() -> list[str]:
+    """Names of the configuration groups."""
+    return sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir())
+
+
+def options_of(group: str) -> list[str]:
+    """Options of a group."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def _parsed(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any], str | None]:
+    """Group choices (as Hydra overrides), values (nested), and the user's file."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    choices, values, file = [], OmegaConf.create(), None
+    parser, groups = OverridesParser.create(), group_names()
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except OverrideParseException as error:
+            raise ValueError(f"cannot read {text!r}; write key=value, and quote values with blanks or brackets: 'key=\"a b\"'") from error
+        if override.is_delete() or override.is_sweep_override():
+            raise ValueError(f"{text!r} deletes or sweeps, which unipot does not do; give one value: key=value")
+        key, value = override.key_or_group, override.value()
+        if key == "config":
+            file = str(value)
+        elif key in groups and not isinstance(value, dict):
+            choices.append(_choice(key, value))
+        else:
+            OmegaConf.update(values, key, value, merge=True, force_add=True)
+    return choices, OmegaConf.to_container(values), file  # type: ignore[return-value]
+
+
+def _choice(group: str, option: Any) -> str:
+    if option is not None and str(option) not in options_of(group):
+        hint = _closest(str(option), options_of(group))
+        raise ValueError(f"{group}={option} is not known{hint}; options are: {', '.join(options_of(group))}")
+    return f"{group}={'null' if option is None else option}"
+
+
+def _composed(verb: str, choices: Sequence[str]) -> DictConfig:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+            return compose(config_name=verb, overrides=list(choices))
+    except HydraException as error:
+        raise ValueError(f"unipot {verb}: {str(error).splitlines()[0]}") from error
+
+
+def _user_file(file: str | None) -> tuple[list[str], dict[str, Any]]:
+    if file is None:
+        return [], {}
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"configuration file {file!r} is not there; give the path of a YAML file")
+    import yaml
+
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: expected keys and values at the top, found {type(content).__name__}")
+    groups = group_names()
+    chosen = {k: v for k, v in content.items() if k in groups and not isinstance(v, dict)}
+    return [_choice(str(k), v) for k, v in chosen.items()], {str(k): v for k, v in content.items() if k not in chosen}
+
+
+def _resumed(values: dict[str, Any]) -> DictConfig | None:
+    """The resolved configuration of the run folder named by `resume=`, if it names one."""
+    resume = values.get("resume")
+    if resume is None or resume in ("auto", "never"):
+        return None
+    path = Path(str(resume)) / RESOLVED_CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"resume={resume}: {path} is not there; give a run folder, or resume=auto or resume=never")
+    config = OmegaConf.load(path)
+    config["run"] = str(resume)
+    config["resume"] = values["resume"] = "auto"
+    return config  # type: ignore[return-value]
+
+
+def _refuse_unknown(value: Any, annotation: Any, where: str) -> None:
+    """Raise for the first key of `value` that the schema does not have."""
+    if not isinstance(value, Mapping):
+        return
+    if is_dataclass(annotation):
+        hints = get_type_hints(annotation)
+        names = [f.name for f in fields(annotation)]
+        for key, item in value.items():
+            if key not in names:
+                place = f" in {where!r}" if where else ""
+                hint = _closest(str(key), names)
+                raise ValueError(f"option {_join(where, key)!r} is not known{hint}; options{place} are: {', '.join(names)}")
+            _refuse_unknown(item, hints[key], _join(where, key))
+    elif get_origin(annotation) is dict:
+        for key, item in value.items():
+            _refuse_unknown(item, get_args(annotation)[1], _join(where, key))
+
+
+def _join(where: str, key: Any) -> str:
+    return f"{where}.{key}" if where else str(key)
+
+
+def _closest(word: str, options: Sequence[str]) -> str:
+    close = get_close_matches(word, options, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,180 @@
+"""Schemas of the configuration. Numbers live in `conf/`; here are names and types, so that nothing unknown slips through.
+
+The dataclasses are not frozen: OmegaConf turns frozen ones read-only and could not merge into them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass(kw_only=True)
+class BackboneConfig:
+    """`name` out of the registry and its constructor arguments; `average_neighbors: null` is filled from the data."""
+
+    name: str = MISSING
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class LabelConfig:
+    """Where a label is found in a file that is not a store, and what its numbers mean (see `unipot.data.labels`)."""
+
+    key: str = MISSING
+    unit: str = MISSING
+    sign: str = "positive"
+    virial: bool = False
+
+
+@dataclass(kw_only=True)
+class DatasetConfig:
+    """One dataset: a prepared store, or a structure file that is converted on first use.
+
+    `labels` must be present in the data. `sources` is needed only for a file whose labels are not what ASE calls
+    energy (eV), forces (eV/Å) and stress (eV/Å³, positive under tension).
+    """
+
+    path: str = MISSING
+    level_of_theory: str = MISSING
+    labels: list[str] = field(default_factory=lambda: ["energy", "forces"])
+    head: str | None = None
+    weight: float | None = None
+    validation_path: str | None = None
+    validation_fraction: float = 0.1
+    test_path: str | None = None
+    format: str = "auto"
+    group_key: str | None = None
+    id_key: str | None = None
+    sources: dict[str, LabelConfig] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class MixtureConfig:
+    """How datasets share a step, and the budgets of a micro-batch."""
+
+    temperature: float = MISSING
+    structures_per_step: int = MISSING
+    micro_batches_per_step: int = MISSING
+    max_atoms: int = MISSING
+    max_edges: int = MISSING
+
+
+@dataclass(kw_only=True)
+class HeadsConfig:
+    """Heads made for a run. `scale`: eV, or `auto` (see `unipot.workflows.model`)."""
+
+    n_hidden: int = MISSING
+    scale: str | float = MISSING
+    direct_forces: bool = MISSING
+
+
+@dataclass(kw_only=True)
+class TermConfig:
+    """One loss term, see `unipot.training.losses.PropertyTerm`."""
+
+    weight: float = MISSING
+    kind: str = MISSING
+    delta: float = MISSING
+
+
+@dataclass(kw_only=True)
+class StressTermConfig(TermConfig):
+    per_volume: bool = MISSING
+
+
+@dataclass(kw_only=True)
+class LossConfig:
+    energy: TermConfig = field(default_factory=TermConfig)
+    forces: TermConfig = field(default_factory=TermConfig)
+    stress: StressTermConfig = field(default_factory=StressTermConfig)
+    scaling: str = MISSING
+    dataset_weights: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class RuleConfig:
+    """One parameter rule, see `unipot.training.optim.ParameterRule`."""
+
+    name: str = MISSING
+    patterns: list[str] = MISSING
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+
+
+@dataclass(kw_only=True)
+class OptimizerConfig:
+    """AdamW, clipping and weight average. `rules` replaces the default policy (everything learns)."""
+
+    learning_rate: float = MISSING
+    weight_decay: float = MISSING
+    betas: tuple[float, float] = MISSING
+    epsilon: float = MISSING
+    clip_norm: float | None = MISSING
+    ema_decay: float = MISSING
+    rules: list[RuleConfig] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class ScheduleConfig:
+    max_steps: int = MISSING
+    warmup_steps: int = MISSING
+    final_fraction: float = MISSING
+
+
+@dataclass(kw_only=True)
+class SelectionConfig:
+    """Which validation number chooses `best.safetensors`: the mean over datasets, weighted by `loss.dataset_weights`."""
+
+    property: str = "auto"
+    statistic: str = "mae"
+
+
+@dataclass(kw_only=True)
+class TrainerConfig:
+    """Hardware and rhythm of a run."""
+
+    accelerator: str = MISSING
+    devices: int = MISSING
+    num_nodes: int = MISSING
+    strategy: str = MISSING
+    threads: int | None = MISSING
+    workers: int = MISSING
+    dtype: str = MISSING
+    deterministic: bool = MISSING
+    validate_every: int = MISSING
+    checkpoint_every: int = MISSING
+    log_every: int = MISSING
+    progress: bool = MISSING
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    thresholds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class LoggerConfig:
+    """Besides `metrics.csv`, which is always written."""
+
+    wandb: bool = MISSING
+    wandb_mode: str = MISSING
+    wandb_project: str = MISSING
+
+
+@dataclass(kw_only=True)
+class PretrainConfig:
+    """`unipot pretrain`: train one model, with one head per level of theory, on a mixture of datasets."""
+
+    run: str = MISSING
+    resume: str = "auto"
+    seed: int = MISSING
+    cache: str | None = None
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    datasets: dict[str, DatasetConfig] = field(default_factory=dict)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)

@@ -1,0 +1,66 @@
+"""The public artifacts of a run: what goes into their card and which structures check them on load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unipot.models.potential import Potential
+from unipot.structure import Structure
+from unipot.training.metrics import MetricTable
+from unipot.workflows.config import PretrainConfig
+from unipot.workflows.datasets import OpenDataset
+from unipot.zoo.artifact import save_artifact
+
+
+def export_artifact(
+    path: Path, potential: Potential, step: int, table: MetricTable | None, *, card: dict[str, Any], golden: Sequence[Structure]
+) -> None:
+    """Write the present weights of `potential`, with the last validation in the card."""
+    training = {**card["training"], "step": step}
+    if table is not None:
+        training["validation"] = table.flat()
+    was_training = potential.training
+    potential.eval()
+    save_artifact(path, potential, card={**card, "training": training}, golden=golden)
+    potential.train(was_training)
+
+
+def training_card(verb: str, name: str, config: Any, datasets: Sequence[OpenDataset]) -> dict[str, Any]:
+    """Facts for the card that do not change during the run."""
+    training = {"command": verb, "seed": config.seed, "max_steps": config.schedule.max_steps}
+    if isinstance(config, PretrainConfig):
+        training["temperature"] = config.mixture.temperature
+    return {"name": name, "datasets": [dataset_card(item) for item in datasets], "training": training}
+
+
+def dataset_card(item: OpenDataset) -> dict[str, Any]:
+    """What a reader of the model must know about one of its datasets."""
+    metadata = item.store.metadata
+    return {
+        "name": item.spec.name,
+        "head": item.spec.head,
+        "level_of_theory": item.spec.level_of_theory,
+        "labels": list(metadata["label_counts"]),
+        "elements": list(metadata["elements"]),
+        "n_training": len(item.train_indices),
+        "n_validation": len(item.validation_indices),
+        "content_hash": metadata["content_hash"],
+        "provenance": metadata.get("provenance", {}),
+    }
+
+
+def golden_structures(datasets: Sequence[OpenDataset], n: int = 2) -> list[Structure]:
+    """The smallest structures with at least two atoms, held-out ones first, from as many datasets as possible."""
+    chosen = []
+    for item in datasets:
+        held_out = len(item.validation_indices) > 0
+        store, indices = (item.validation_store, item.validation_indices) if held_out else (item.store, item.train_indices)
+        sizes = np.where(store.n_atoms[indices] > 1, store.n_atoms[indices], np.iinfo(np.int32).max)
+        best = np.argsort(sizes, kind="stable")[:n]
+        chosen += [(rank, int(sizes[i]), store[int(indices[i])]) for rank, i in enumerate(best)]
+    chosen.sort(key=lambda entry: entry[:2])
+    return [structure for _, _, structure in chosen[:n]]

@@ -1,0 +1,288 @@
+"""`unipot finetune`: thirty frames of a user's own and a trained model make a specialist."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from unipot.models.potential import Potential
+from unipot.reporting.evaluation import Evaluation, error_table
+from unipot.reporting.tables import ReportTable
+from unipot.training.module import TrainingModule
+from unipot.training.optim import ParameterPolicy, build_policy
+from unipot.workflows import tables
+from unipot.workflows.adaptation import AUTO, Adaptation, align_to_frames, fresh_potential, show_alignment
+from unipot.workflows.config import (
+    DatasetConfig,
+    HeadsConfig,
+    LoggerConfig,
+    LossConfig,
+    MixtureConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainerConfig,
+)
+from unipot.workflows.datasets import OpenDataset, open_datasets
+from unipot.workflows.export import export_artifact, golden_structures, training_card
+from unipot.workflows.fit import FitResult, fit, is_main_process, set_up_process
+from unipot.workflows.model import build_loss, build_settings, dtype_named
+from unipot.workflows.pretrain import mixture_data
+from unipot.workflows.report import ALIGNMENT_FILE, EVALUATIONS, SUMMARY_FILE, forgetting_table
+from unipot.workflows.run_folder import RunFolder, open_run_folder
+from unipot.workflows.user_frames import UserDataConfig, UserFrames, free_head_name, name_of, open_user_frames
+from unipot.workflows.yardsticks import Yardstick, YardstickConfig, open_yardsticks, save_evaluations
+from unipot.zoo.artifact import load_potential
+
+
+@dataclass(kw_only=True)
+class StrategyConfig:
+    """Group `finetune`: which parameters move, see `unipot.training.optim.build_policy`."""
+
+    method: str = "???"
+    freeze_groups: int = "???"  # type: ignore[assignment]
+    layer_decay: float = "???"  # type: ignore[assignment]
+    head_lr_scale: float = "???"  # type: ignore[assignment]
+
+
+@dataclass(kw_only=True)
+class FinetuneConfig(UserDataConfig):
+    """`unipot finetune`: adapt `checkpoint` to the frames at `data`."""
+
+    run: str | None = None
+    resume: str = "auto"
+    seed: int = "???"  # type: ignore[assignment]
+    cache: str | None = None
+    checkpoint: str = "???"
+    data: str = "???"
+    head: str | None = None
+    parent_head: str = AUTO
+    from_scratch: bool = False
+    replay: dict[str, DatasetConfig] = field(default_factory=dict)
+    replay_share: float = "???"  # type: ignore[assignment]
+    forgetting: dict[str, YardstickConfig] = field(default_factory=dict)
+    pretrain_run: str | None = None
+    forgetting_frames: int = "???"  # type: ignore[assignment]
+    finetune: StrategyConfig = field(default_factory=StrategyConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+
+def finetune(config: FinetuneConfig) -> FitResult:
+    """Align, train, and report what was gained and what was forgotten.
+
+    Raises:
+        ValueError: anything in the configuration or the data that would make the run wrong or pointless.
+        KeyError: a head does not exist.
+        FileNotFoundError: a path is not there.
+    """
+    console = Console(quiet=not is_main_process())
+    _, schedule = build_settings(config.optimizer, config.schedule)
+    set_up_process(config.trainer, config.seed)
+    config = replace(config, run=config.run or f"runs/finetune-{config.name or name_of(config.data)}")
+    pretrained = load_potential(config.checkpoint, dtype=dtype_named(config.trainer.dtype))
+    run = open_run_folder(str(config.run), resume=config.resume, config=config)
+
+    console.rule("frames")
+    frames, replay, yardsticks = open_everything(config, pretrained, run, console)
+    budget = budget_for([frames.dataset, *replay], config.mixture, pretrained.cutoff, console)
+    before = [y.measure(pretrained, "pretrained", budget) for y in yardsticks]
+
+    console.rule("fresh weights" if config.from_scratch else "alignment")
+    start = starting_point(config, pretrained, frames.dataset, budget)
+    show_alignment(console, start)
+    target = user_yardstick(frames)
+    zero_shot = target.measure(start.potential, f"zero-shot ({start.parent})", budget) if target and start.parent else None
+
+    datasets = weighted(frames.dataset, replay, config.replay_share)
+    data = mixture_data(
+        datasets, budget, config.trainer, cutoff=start.potential.cutoff, head_names=start.potential.head_names, n_steps=schedule.max_steps,
+        seed=config.seed,
+    )  # fmt: skip
+    module = training_module(config, start.potential, datasets, run)
+    tables.show_datasets(console, datasets, data.plan.shares(), data.plan.passes(schedule.max_steps))
+    tables.show_parameters(console, module.parameter_rows)
+    tables.show_loss(console, module.loss)
+
+    console.rule(f"training {schedule.max_steps} steps" + (f", continuing the run in {run.path}" if run.resume else ""))
+    export = partial(export_artifact, card=card_of(config, run, datasets, start), golden=golden_structures(datasets))
+    own_frames_choose = {d.spec.name: 0.0 for d in replay}
+    result = fit(
+        module, data, run=run, trainer=config.trainer, logger=config.logger, dataset_weights=own_frames_choose, export=export,
+        console=console, description="fine-tuning", validate_first=True,
+    )  # fmt: skip
+    if result.is_main:
+        write_summary(run, config, frames, start, result)
+        adapted = chosen_potential(run, config)
+        final = target.measure(adapted, model_name(config), budget) if target else None
+        after = [y.measure(adapted, "fine-tuned", budget) for y in yardsticks]
+        save_evaluations(run.path / EVALUATIONS, {"zero_shot": zero_shot, "final": final, "before": before, "after": after})
+        show_results(console, run, [e for e in (zero_shot, final) if e is not None], forgetting_table(before, after))
+    return result
+
+
+def open_everything(
+    config: FinetuneConfig, potential: Potential, run: RunFolder, console: Console
+) -> tuple[UserFrames, list[OpenDataset], list[Yardstick]]:
+    """The user's frames, the replay sets, and the pretraining sets to watch.
+
+    Raises:
+        ValueError, KeyError, FileNotFoundError: see the functions called.
+    """
+    if config.from_scratch and (config.replay or config.parent_head != AUTO):
+        raise ValueError("from_scratch=true starts from random weights, so it has neither a parent_head nor replay; leave them out")
+    cache = Path(config.cache) if config.cache else run.path / "data"
+    head = config.head or free_head_name(config.name or name_of(config.data), potential.head_names)
+    frames = open_user_frames(config.data, config, head=head, seed=config.seed, cache=cache, console=console)
+    replay = open_datasets(config.replay, cache=cache, seed=config.seed, console=console) if config.replay else []
+    for item in replay:
+        level = potential.heads[item.spec.head].level_of_theory
+        if level != item.spec.level_of_theory:
+            raise ValueError(
+                f"replay.{item.spec.name} is {item.spec.level_of_theory!r}, but head {item.spec.head!r} is {level!r}; give its own head"
+            )
+    watched = {} if config.from_scratch else config.forgetting
+    run_to_watch = None if config.from_scratch else config.pretrain_run
+    return frames, replay, open_yardsticks(
+        watched, run_to_watch, potential, n_frames=config.forgetting_frames, cache=cache, console=console
+    )  # fmt: skip
+
+
+def starting_point(config: FinetuneConfig, pretrained: Potential, own: OpenDataset, budget: MixtureConfig) -> Adaptation:
+    """The pretrained model with an aligned head, or random weights."""
+    if config.from_scratch:
+        return fresh_potential(pretrained, own, config.heads)
+    return align_to_frames(pretrained, own, config.parent_head, budget)
+
+
+def training_module(config: FinetuneConfig, potential: Potential, datasets: Sequence[OpenDataset], run: RunFolder) -> TrainingModule:
+    """The same training module as in pretraining, with the rules of the chosen strategy."""
+    settings, schedule = build_settings(config.optimizer, config.schedule)
+    scales = [float(potential.heads[d.spec.head].scale) for d in datasets]
+    labels = [tuple(d.store.metadata["label_counts"]) for d in datasets]
+    return TrainingModule(
+        potential.train(),
+        loss=build_loss(config.loss, [d.spec.name for d in datasets], scales, labels),
+        policy=policy_for(config, potential, datasets),
+        optimizer=settings,
+        schedule=schedule,
+        diagnostics=run.path / "diagnostics",
+    )
+
+
+def budget_for(datasets: Sequence[OpenDataset], mixture: MixtureConfig, cutoff: float, console: Console) -> MixtureConfig:
+    """`mixture` with budgets that hold the largest structure: a user's own frames are not refused for their size."""
+    stores = [store for d in datasets for store in (d.store, d.validation_store)]
+    needed = {"max_atoms": max(int(s.n_atoms.max()) for s in stores), "max_edges": max(int(s.n_edges(cutoff).max()) for s in stores)}
+    raised = {name: value for name, value in needed.items() if value > getattr(mixture, name)}
+    for name, value in raised.items():
+        console.print(f"  mixture.{name} raised from {getattr(mixture, name)} to {value} for the largest structure", highlight=False)
+    return replace(mixture, **raised)
+
+
+def user_yardstick(frames: UserFrames) -> Yardstick | None:
+    """The test frames, or the held-out ones without them, or None."""
+    own = frames.dataset
+    if frames.test is not None:
+        return Yardstick(name=f"{own.spec.name} (test)", head=own.spec.head, store=frames.test, indices=np.arange(len(frames.test)))
+    if len(own.validation_indices):
+        return Yardstick(name=f"{own.spec.name} (held out)", head=own.spec.head, store=own.validation_store, indices=own.validation_indices)
+    return None
+
+
+def weighted(own: OpenDataset, replay: Sequence[OpenDataset], replay_share: float) -> list[OpenDataset]:
+    """The user's set and the replay sets with their shares of the draws.
+
+    Raises:
+        ValueError: the share is not between 0 and 1.
+    """
+    if not replay:
+        return [own]
+    if not 0 < replay_share < 1:
+        raise ValueError(f"replay_share is {replay_share}; it must be above 0 and below 1")
+    total = sum(d.spec.weight or 1.0 for d in replay)
+    shares = [1 - replay_share, *(replay_share * (d.spec.weight or 1.0) / total for d in replay)]
+    return [replace(d, spec=replace(d.spec, weight=share)) for d, share in zip([own, *replay], shares, strict=True)]
+
+
+def policy_for(config: FinetuneConfig, potential: Potential, datasets: Sequence[OpenDataset]) -> ParameterPolicy:
+    """Heads of the mixture learn, other heads are frozen, the backbone as the strategy says; all learns from scratch."""
+    if config.from_scratch:
+        return build_policy(potential)
+    strategy = config.finetune
+    return build_policy(
+        potential,
+        method=strategy.method,
+        freeze_groups=strategy.freeze_groups,
+        layer_decay=strategy.layer_decay,
+        heads=list(dict.fromkeys(d.spec.head for d in datasets)),
+        head_lr_scale=strategy.head_lr_scale,
+    )
+
+
+def card_of(config: FinetuneConfig, run: RunFolder, datasets: Sequence[OpenDataset], start: Adaptation) -> dict[str, Any]:
+    """Facts for the artifact's card: choice of the parent and alignment included."""
+    facts = {
+        "head": datasets[0].spec.head,
+        "checkpoint": Path(config.checkpoint).name,
+        "method": "from scratch" if config.from_scratch else config.finetune.method,
+    }
+    return {**training_card("finetune", run.path.name, config, datasets), "finetune": {**facts, **start.to_dict()}}
+
+
+def chosen_potential(run: RunFolder, config: FinetuneConfig) -> Potential:
+    """The best weights on the held-out frames; without held-out frames the last ones are copied to `best.safetensors`."""
+    if not run.best.exists():
+        shutil.copyfile(run.last, run.best)
+    return load_potential(run.best, dtype=dtype_named(config.trainer.dtype))
+
+
+def model_name(config: FinetuneConfig) -> str:
+    """How tables and legends call the result."""
+    return "from scratch" if config.from_scratch else f"fine-tuned ({config.finetune.method})"
+
+
+def write_summary(run: RunFolder, config: FinetuneConfig, frames: UserFrames, start: Adaptation, result: FitResult) -> None:
+    """Files for `unipot report`: what was done, and the alignment."""
+    own = frames.dataset
+    summary = {
+        "name": run.path.name,
+        "model": model_name(config),
+        "dataset": own.spec.name,
+        "head": own.spec.head,
+        "level_of_theory": own.spec.level_of_theory,
+        "parent": start.parent,
+        "from_scratch": config.from_scratch,
+        "method": "all weights" if config.from_scratch else config.finetune.method,
+        "n_frames": frames.n_frames,
+        "n_training": len(own.train_indices),
+        "n_validation": len(own.validation_indices),
+        "n_steps": result.step,
+        "best_step": result.step if result.best is None else result.best[0],
+        "seconds": round(result.seconds, 1),
+    }
+    (run.path / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    if start.report is not None:
+        start.write(run.path / ALIGNMENT_FILE)
+
+
+def show_results(console: Console, run: RunFolder, evaluations: Sequence[Evaluation], forgotten: ReportTable | None) -> None:
+    """Errors before and after, and where everything is."""
+    console.rule("done")
+    if evaluations:
+        console.print(error_table(evaluations, "Before and after fine-tuning").to_rich())
+    if forgotten is not None:
+        console.print(forgotten.to_rich())
+    console.print(f"model: {run.best}\nreport: unipot report finetune=[{run.path}]", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,233 @@
+"""The one way to train: used by pretraining and fine-tuning alike."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
+from rich.console import Console
+
+from unipot.data.datamodule import MixtureDataModule
+from unipot.models.potential import Potential
+from unipot.training.callbacks import RunState, StepLog, StepProgress, Validation
+from unipot.training.checkpoint import read_run_state
+from unipot.training.distributed import ReplicatedStrategy, check_strategy
+from unipot.training.metrics import REPORTED, MetricTable
+from unipot.training.metrics_log import MetricsCsv
+from unipot.training.module import TrainingModule
+from unipot.workflows.config import LoggerConfig, SelectionConfig, TrainerConfig
+from unipot.workflows.run_folder import RunFolder
+
+#: how an artifact is written: path, potential with the weights to save, step, table of the last validation or None
+Export = Callable[[Path, Potential, int, MetricTable | None], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """What came out.
+
+    Attributes:
+        table: last validation, None without validation data.
+        best: (step, number) of the best validation, or None.
+        step: optimizer steps done.
+        seconds: wall time of this call.
+        is_main: whether this process is rank 0, the one that reports.
+    """
+
+    table: MetricTable | None
+    best: tuple[int, float] | None
+    step: int
+    seconds: float
+    is_main: bool
+
+
+def fit(
+    module: TrainingModule,
+    data: MixtureDataModule,
+    *,
+    run: RunFolder,
+    trainer: TrainerConfig,
+    logger: LoggerConfig,
+    dataset_weights: Mapping[str, float],
+    export: Export,
+    console: Console,
+    description: str = "training",
+    validate_first: bool = False,
+) -> FitResult:
+    """Train until the last step of the schedule, continuing from the run state if the folder has one.
+
+    Writes `metrics.csv`, `checkpoints/last.ckpt`, `best.safetensors` (if there is validation data) and
+    `last.safetensors`, both with averaged weights. With `validate_first` the weights before the first step are
+    candidates for the best ones.
+
+    Raises:
+        NonFiniteError: a loss or gradient was not finite.
+        ValueError: a trainer option is not allowed.
+    """
+    started = time.perf_counter()
+    check_selection(trainer.selection, data)
+    names = [spec.name for spec in data.specs]
+    validation = _validation(module, trainer, names, dataset_weights, run, export, console, validate_first)
+    callbacks = [validation] if data.validation_sets() else []
+    callbacks += [StepLog(trainer.log_every), RunState(run.run_state, trainer.checkpoint_every)]
+    if trainer.progress:
+        callbacks.append(StepProgress(console, description))
+    log = MetricsCsv(run.metrics)
+    if is_main_process():
+        log.keep_until(int(read_run_state(run.run_state)["global_step"]) if run.resume else -1)
+    with _quiet_lightning():
+        lightning_trainer = _trainer(trainer, [log, *_wandb(logger, run)], callbacks, module.schedule.max_steps)
+        lightning_trainer.fit(module, datamodule=data, ckpt_path=str(run.run_state) if run.resume else None, weights_only=True)
+    if lightning_trainer.is_global_zero:
+        with module.average.applied():
+            export(run.last, module.potential, lightning_trainer.global_step, validation.table)
+    return FitResult(
+        table=validation.table,
+        best=validation.best,
+        step=lightning_trainer.global_step,
+        seconds=time.perf_counter() - started,
+        is_main=lightning_trainer.is_global_zero,
+    )
+
+
+def set_up_process(trainer: TrainerConfig, seed: int) -> None:
+    """Check the trainer section, set the number of threads and seed every generator.
+
+    Raises:
+        ValueError: an option is not allowed.
+    """
+    check_strategy(trainer.strategy)
+    for name in ("devices", "num_nodes", "validate_every", "checkpoint_every", "log_every"):
+        if getattr(trainer, name) < 1:
+            raise ValueError(f"trainer.{name} is {getattr(trainer, name)}; it must be at least 1")
+    if trainer.accelerator not in ("cpu", "gpu", "auto"):
+        raise ValueError(f"trainer.accelerator is {trainer.accelerator!r}; use one of: cpu, gpu, auto")
+    if trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ValueError("trainer.accelerator is gpu, but torch finds no GPU; use trainer=cpu")
+    if trainer.threads is not None:
+        torch.set_num_threads(trainer.threads)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def check_selection(selection: SelectionConfig, data: MixtureDataModule) -> None:
+    """Refuse now what would fail at the first validation.
+
+    Raises:
+        ValueError: property or statistic is unknown, or no validation set is labelled with the property.
+    """
+    allowed = ("auto", *(name for name in REPORTED if name != "energy_and_forces"))
+    for name, value, options in (("property", selection.property, allowed), ("statistic", selection.statistic, ("mae", "rmse"))):
+        if value not in options:
+            raise ValueError(f"trainer.selection.{name} is {value!r}; use one of: {', '.join(options)}")
+    if selection.property == "auto" or not data.validation_sets():
+        return
+    label = "energy" if selection.property.startswith("energy") else selection.property
+    held_out = [store for store, indices in zip(data.validation_stores, data.validation_indices, strict=True) if len(indices)]
+    if not any(store.metadata["label_counts"].get(label) for store in held_out):
+        raise ValueError(f"trainer.selection.property is {selection.property!r}, but no validation set has {label}; use auto")
+
+
+def is_main_process() -> bool:
+    """Whether this process is rank 0, before or after the process group exists."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0")))) == 0
+
+
+def _validation(
+    module: TrainingModule,
+    trainer: TrainerConfig,
+    names: Sequence[str],
+    dataset_weights: Mapping[str, float],
+    run: RunFolder,
+    export: Export,
+    console: Console,
+    first: bool,
+) -> Validation:
+    def on_best(step: int) -> None:
+        export(run.best, module.potential, step, validation.table)
+
+    def show(step: int, table: MetricTable, number: float) -> None:
+        flat = table.flat()
+        parts = []
+        for name in names:
+            shown = [(f"{name}/energy_per_atom/mae", 1000, "meV/atom"), (f"{name}/forces/mae", 1000, "meV/A")]
+            parts.append(f"{name} " + " ".join(f"{factor * flat[key]:.1f} {unit}" for key, factor, unit in shown if key in flat))
+        best = " (best so far)" if validation.best and validation.best[0] == step else ""
+        console.print(f"  validation at step {step}: {'; '.join(parts)}{best}", highlight=False)
+
+    validation = Validation(
+        dataset_names=names,
+        every=trainer.validate_every,
+        property=trainer.selection.property,
+        statistic=trainer.selection.statistic,
+        dataset_weights=dataset_weights,
+        thresholds=trainer.thresholds,
+        on_best=on_best,
+        show=show,
+        first=first,
+    )
+    return validation
+
+
+def _trainer(config: TrainerConfig, loggers: list[Logger], callbacks: list, max_steps: int) -> Trainer:
+    several = config.devices * config.num_nodes > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        strategy=ReplicatedStrategy() if several else "auto",
+        deterministic=config.deterministic,
+        max_steps=max_steps,
+        max_epochs=-1,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        logger=loggers,
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        inference_mode=False,
+        log_every_n_steps=config.log_every,
+    )
+
+
+def _wandb(config: LoggerConfig, run: RunFolder) -> list[Logger]:
+    if not config.wandb:
+        return []
+    from lightning.pytorch.loggers import WandbLogger
+
+    if config.wandb_mode not in ("offline", "online"):
+        raise ValueError(f"logger.wandb_mode is {config.wandb_mode!r}; use offline or online")
+    return [WandbLogger(project=config.wandb_project, name=run.path.name, save_dir=str(run.path), offline=config.wandb_mode == "offline")]
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's banners off, and its advice that does not apply: steps are whole items, so workers are our choice."""
+    logger = logging.getLogger("lightning.pytorch")
+    level, deterministic = logger.level, torch.are_deterministic_algorithms_enabled()
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*`val_dataloader` but have no `validation_step`.*")  # the callback validates
+            warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # the data module is: it starts at a step
+            warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
+            warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+            yield
+    finally:
+        logger.setLevel(level)
+        torch.use_deterministic_algorithms(deterministic)

@@ -1,0 +1,66 @@
+"""`unipot md`: molecular dynamics of one structure with a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import MISSING
+
+if TYPE_CHECKING:
+    from unipot.simulate.md import Trajectory
+
+
+@dataclass(kw_only=True)
+class MdConfig:
+    """Schema of `conf/md.yaml`, where every value is explained."""
+
+    checkpoint: str = MISSING
+    structure: str = MISSING
+    index: str = MISSING
+    head: str | None = None
+    out: str = MISSING
+    ensemble: str = MISSING
+    n_steps: int = MISSING
+    timestep: float = MISSING
+    temperature: float = MISSING
+    friction: float = MISSING
+    seed: int = MISSING
+    interval: int = MISSING
+    device: str = MISSING
+    dtype: str | None = None
+
+
+def md(cfg: MdConfig) -> Trajectory:
+    """Run and write the trajectory to `cfg.out`.
+
+    Raises:
+        ValueError: an option or the structure is wrong, or the run exploded; FileNotFoundError: a file is not there.
+    """
+    from unipot.simulate.md import molecular_dynamics
+    from unipot.workflows.simulation_input import make_calculator, read_atoms, step_counter
+
+    structures = read_atoms(cfg.structure, cfg.index)
+    if len(structures) != 1:
+        raise ValueError(f"{cfg.structure}: index {cfg.index!r} selects {len(structures)} structures; dynamics takes one, as index=-1")
+    atoms = structures[0]
+    atoms.calc = make_calculator(cfg.checkpoint, cfg.head, cfg.device, cfg.dtype)
+    Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
+    label = f"{cfg.ensemble} {atoms.get_chemical_formula()}"
+    with step_counter(label, cfg.n_steps, quantity="temperature", unit="K") as on_record:
+        result = molecular_dynamics(
+            atoms,
+            ensemble=cfg.ensemble,
+            n_steps=cfg.n_steps,
+            timestep=cfg.timestep,
+            temperature=cfg.temperature,
+            friction=cfg.friction,
+            seed=cfg.seed,
+            interval=cfg.interval,
+            trajectory=cfg.out,
+            on_record=on_record,
+        )
+    print(f"{label}: {result.sentence()}")
+    print(f"{len(result.times)} frames written to {cfg.out}")
+    return result

@@ -1,0 +1,135 @@
+"""`unipot pretrain`: one model, with one head per level of theory, from a mixture of datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from unipot.data.datamodule import MixtureDataModule
+from unipot.data.spec import MixtureSpec
+from unipot.training.module import TrainingModule
+from unipot.workflows import tables
+from unipot.workflows.config import MixtureConfig, PretrainConfig, TrainerConfig
+from unipot.workflows.datasets import OpenDataset, open_datasets
+from unipot.workflows.export import export_artifact, golden_structures, training_card
+from unipot.workflows.fit import FitResult, fit, is_main_process, set_up_process
+from unipot.workflows.model import (
+    HeadStatistics,
+    build_loss,
+    build_parameter_policy,
+    build_potential,
+    build_settings,
+    dtype_named,
+    head_statistics,
+)
+from unipot.workflows.run_folder import RunFolder, open_run_folder
+
+
+def pretrain(config: PretrainConfig) -> FitResult:
+    """Train from the configuration alone; what is decided on the way is printed before the first step.
+
+    Raises:
+        ValueError: anything in the configuration or the data that would make the run wrong or pointless.
+        FileNotFoundError: a path is not there.
+    """
+    console = tables.report_console(quiet=not is_main_process())
+    settings, schedule = build_settings(config.optimizer, config.schedule)
+    set_up_process(config.trainer, config.seed)
+    run = open_run_folder(config.run, resume=config.resume, config=config)
+
+    console.rule("datasets")
+    cache = Path(config.cache) if config.cache else run.path / "data"
+    datasets = open_datasets(config.datasets, cache=cache, seed=config.seed, console=console)
+    statistics = head_statistics(datasets, config.heads)
+    potential = build_potential(config.backbone, config.heads, datasets, statistics, dtype_named(config.trainer.dtype))
+    data = mixture_data(
+        datasets, config.mixture, config.trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=schedule.max_steps,
+        seed=config.seed,
+    )  # fmt: skip
+    tables.show_datasets(console, datasets, data.plan.shares(), data.plan.passes(schedule.max_steps))
+    tables.show_heads(console, statistics)
+
+    names, labels = [d.spec.name for d in datasets], [tuple(d.store.metadata["label_counts"]) for d in datasets]
+    loss = build_loss(config.loss, names, scales_of(datasets, statistics), labels)
+    module = TrainingModule(
+        potential,
+        loss=loss,
+        policy=build_parameter_policy(potential, config.optimizer),
+        optimizer=settings,
+        schedule=schedule,
+        diagnostics=run.path / "diagnostics",
+    )
+    tables.show_parameters(console, module.parameter_rows)
+    tables.show_loss(console, loss)
+
+    console.rule(f"training {schedule.max_steps} steps" + (f", continuing the run in {run.path}" if run.resume else ""))
+    golden = golden_structures(datasets)
+    export = partial(export_artifact, card=training_card("pretrain", run.path.name, config, datasets), golden=golden)
+    result = fit(
+        module, data, run=run, trainer=config.trainer, logger=config.logger, dataset_weights=config.loss.dataset_weights, export=export,
+        console=console, description="pretraining",
+    )  # fmt: skip
+    report(console, run, result)
+    return result
+
+
+def mixture_data(
+    datasets: Sequence[OpenDataset],
+    mixture: MixtureConfig,
+    trainer: TrainerConfig,
+    *,
+    cutoff: float,
+    head_names: Sequence[str],
+    n_steps: int,
+    seed: int,
+) -> MixtureDataModule:
+    """The data module of a run.
+
+    Raises:
+        ValueError: a structure is larger than the budget, or a number is outside its range.
+    """
+    return MixtureDataModule(
+        specs=[d.spec for d in datasets],
+        stores=[d.store for d in datasets],
+        train_indices=[d.train_indices for d in datasets],
+        validation_indices=[d.validation_indices for d in datasets],
+        validation_stores=[d.validation_store for d in datasets],
+        head_index=[list(head_names).index(d.spec.head) for d in datasets],
+        mixture=MixtureSpec(
+            temperature=mixture.temperature,
+            structures_per_step=mixture.structures_per_step,
+            micro_batches_per_step=mixture.micro_batches_per_step,
+            max_atoms=mixture.max_atoms,
+            max_edges=mixture.max_edges,
+            seed=seed,
+        ),
+        cutoff=cutoff,
+        n_steps=n_steps,
+        dtype=dtype_named(trainer.dtype),
+        num_workers=trainer.workers,
+        pin_memory=trainer.accelerator == "gpu",
+    )
+
+
+def scales_of(datasets: Sequence[OpenDataset], statistics: Sequence[HeadStatistics]) -> list[float]:
+    """Per dataset the scale of its head, eV."""
+    by_head = {item.head: item.scale for item in statistics}
+    return [by_head[d.spec.head] for d in datasets]
+
+
+def report(console: Console, run: RunFolder, result: FitResult) -> None:
+    """The last validation and where everything is."""
+    if not result.is_main:
+        return
+    console.rule("done")
+    if result.table is not None:
+        tables.show_metrics(console, result.table, f"last validation (step {result.step})")
+    if result.best is not None:
+        console.print(f"best validation: {result.best[1]:.5g} at step {result.best[0]}", highlight=False)
+    for path in (run.best, run.last, run.metrics):
+        if path.exists():
+            console.print(f"  {path}", highlight=False)
+    console.print(f"{result.seconds:.0f} s", highlight=False)

@@ -1,0 +1,246 @@
+"""`unipot report`: one HTML page out of run folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unipot.reporting.curves import METRICS_FILE, Curve, energy_curves, force_curves, loss_curve, read_curves
+from unipot.reporting.evaluation import Evaluation, error_table, full_table
+from unipot.reporting.html import Figure, Section, write_report
+from unipot.reporting.plots import curve_figure, element_error_figure, parity_figure
+from unipot.reporting.tables import ReportTable
+
+#: files of a fine-tuning run, beside those every run has
+SUMMARY_FILE = "finetune_summary.json"
+ALIGNMENT_FILE = "alignment_report.json"
+EVALUATIONS = "evaluations"
+
+
+@dataclass(kw_only=True)
+class ReportConfig:
+    """`unipot report`: `pretrain` and `finetune` are run folders, `evaluations` are folders written by `unipot evaluate`."""
+
+    output: str = "report.html"
+    title: str = "unipot report"
+    subtitle: str = ""
+    pretrain: str | None = None
+    finetune: list[str] = field(default_factory=list)
+    evaluations: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRun:
+    """What a fine-tuning run left for the report.
+
+    Attributes:
+        folder: the run folder.
+        summary: name, head, frames, steps, whether from scratch.
+        alignment: parent scores and alignment, as tables; None from scratch.
+        warnings: of the alignment.
+        zero_shot: the aligned model before the first step; None from scratch.
+        final: the chosen weights; None without test or validation data.
+        before, after: the pretraining sets before and after.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    alignment: list[ReportTable] | None
+    warnings: list[str]
+    zero_shot: Evaluation | None
+    final: Evaluation | None
+    before: list[Evaluation]
+    after: list[Evaluation]
+
+
+def report(config: ReportConfig) -> Path:
+    """Write the page and say where it is.
+
+    Raises:
+        ValueError: no run is given.
+        FileNotFoundError: a folder is not that of a run.
+    """
+    if not (config.pretrain or config.finetune or config.evaluations):
+        raise ValueError("unipot report needs at least one of pretrain=<run>, finetune=[<run>,...], evaluations=[<folder>,...]")
+    runs = [read_finetune_run(path) for path in config.finetune]
+    evaluations = [e for folder in config.evaluations for e in read_evaluations(folder)]
+    sections = [
+        *comparison_sections(runs),
+        *alignment_sections(runs),
+        *curve_sections(runs),
+        *forgetting_sections(runs),
+        *pretraining_sections(config.pretrain),
+        *evaluation_sections(evaluations),
+    ]
+    path = write_report(config.output, config.title, config.subtitle, sections)
+    print(f"report: {path}")
+    return path
+
+
+def read_finetune_run(folder: str | Path) -> FinetuneRun:
+    """Everything of a fine-tuning run that the report shows.
+
+    Raises:
+        FileNotFoundError: the folder has no summary of a fine-tuning run.
+    """
+    folder = Path(folder)
+    if not (folder / SUMMARY_FILE).exists():
+        raise FileNotFoundError(f"{folder / SUMMARY_FILE} is missing; finetune= takes folders of finished `unipot finetune` runs")
+    tables, warnings = None, []
+    if (folder / ALIGNMENT_FILE).exists():
+        content = json.loads((folder / ALIGNMENT_FILE).read_text(encoding="utf-8"))
+        tables = [ReportTable.from_dict(table) for table in content["tables"]]
+        warnings = [f"Warning: {text}." for text in content["alignment"]["warnings"]]
+    stored = {path.stem: Evaluation.load(path) for path in sorted((folder / EVALUATIONS).glob("*.json"))}
+    return FinetuneRun(
+        folder=folder,
+        summary=json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8")),
+        alignment=tables,
+        warnings=warnings,
+        zero_shot=stored.get("zero_shot"),
+        final=stored.get("final"),
+        before=[e for name, e in stored.items() if name.startswith("before_")],
+        after=[e for name, e in stored.items() if name.startswith("after_")],
+    )
+
+
+def read_evaluations(folder: str | Path) -> list[Evaluation]:
+    """The evaluations that `unipot evaluate` wrote into `folder`.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    found = [Evaluation.load(path) for path in sorted((Path(folder) / EVALUATIONS).glob("*.json"))]
+    if not found:
+        raise FileNotFoundError(f"{Path(folder) / EVALUATIONS} has no evaluation; evaluations= takes folders written by `unipot evaluate`")
+    return found
+
+
+def comparison_table(runs: Sequence[FinetuneRun]) -> ReportTable | None:
+    """Zero-shot, fine-tuned and from scratch on the user's test frames; None when there is nothing to compare."""
+    evaluations = [e for run in runs for e in (run.zero_shot, run.final) if e is not None]
+    return error_table(evaluations, "Errors on the user's test frames") if evaluations else None
+
+
+def comparison_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
+    """The headline: numbers, parity plot and error per element of every model."""
+    table = comparison_table(runs)
+    if table is None:
+        return []
+    models = [e for run in reversed(runs) for e in (run.final, run.zero_shot) if e is not None][::-1]
+    points = [p for e in models for p in e.parity()]
+    per_element = {e.model: e.force_mae_per_element() for e in models if e.force_mae_per_element()}
+    figures = []
+    if points:
+        figures.append(Figure(caption="Labels and predictions on the test frames; the line is equality.", image=parity_figure(points)))
+    if per_element:
+        figures.append(Figure(caption="Force error by element on the test frames.", image=element_error_figure(per_element)))
+    return [Section(title="What fine-tuning gained", text=[_in_words(run) for run in runs], tables=[table], figures=figures)]
+
+
+def alignment_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
+    """Which parent head was chosen, and the composition shift."""
+    text = (
+        "Every head of the pretrained model is scored on the training frames after one energy shift per element; the best by force error "
+        "becomes the parent. The new head is a copy of it: before the first step its forces are the parent's, and its energies are the "
+        "parent's plus the shifts below."
+    )
+    return [
+        Section(title=f"Alignment: {run.summary['name']}", text=[text, *run.warnings], tables=run.alignment)
+        for run in runs
+        if run.alignment is not None
+    ]
+
+
+def curve_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
+    """Validation errors and training loss of the fine-tuning runs, one curve per run."""
+    forces: dict[str, Curve] = {}
+    energies: dict[str, Curve] = {}
+    losses: dict[str, Curve] = {}
+    for run in runs:
+        if not (run.folder / METRICS_FILE).exists():
+            continue
+        curves, name = read_curves(run.folder), str(run.summary["model"])
+        for store, found in ((forces, force_curves(curves)), (energies, energy_curves(curves))):
+            if run.summary["dataset"] in found:
+                store[name] = found[run.summary["dataset"]]
+        loss = loss_curve(curves)
+        if loss is not None:
+            losses[name] = loss
+    panels = {"held-out force MAE, meV/Å": forces, "held-out energy MAE, meV/atom": energies, "training loss": losses}
+    if not any(panels.values()):
+        return []
+    caption = "Held-out frames with averaged weights; step 0 is the model before training."
+    return [Section(title="Learning curves of fine-tuning", figures=[Figure(caption=caption, image=curve_figure(panels))])]
+
+
+def forgetting_table(before: Sequence[Evaluation], after: Sequence[Evaluation]) -> ReportTable | None:
+    """Errors of the pretraining heads on their own sets, before and after fine-tuning; None when there are none."""
+    if not before:
+        return None
+    later = {e.dataset: e for e in after}
+    columns = ["dataset", "head"]
+    for property, unit in (("energy MAE", "meV/atom"), ("force MAE", "meV/Å")):
+        columns += [f"{property} before, {unit}", "after", "ratio"]
+    rows = []
+    for first in before:
+        row: list[Any] = [first.dataset, first.head]
+        for name in ("energy_per_atom", "forces"):
+            old = first.get(name, "mae")
+            new = later[first.dataset].get(name, "mae") if first.dataset in later else None
+            both = old is not None and new is not None
+            row += [None if v is None else 1e3 * v for v in (old, new)] + [new / old if both and old else None]
+        rows.append(tuple(row))
+    return ReportTable(title="Pretraining sets, before and after fine-tuning", columns=tuple(columns), rows=tuple(rows))
+
+
+def forgetting_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
+    """What the model forgot of its pretraining."""
+    found = [(run, forgetting_table(run.before, run.after)) for run in runs]
+    text = "The heads of the pretraining sets are kept in the fine-tuned model; their error grows as the shared backbone moves."
+    return [
+        Section(title=f"Forgetting: {run.summary['name']}", text=[text], tables=[table]) for run, table in found if table is not None
+    ]
+
+
+def pretraining_sections(folder: str | None) -> list[Section]:
+    """Learning curves of the pretraining run and its last validation errors."""
+    if folder is None:
+        return []
+    curves = read_curves(folder)
+    forces, energies, loss = force_curves(curves), energy_curves(curves), loss_curve(curves)
+    names = list(dict.fromkeys([*forces, *energies]))
+    last = lambda found, name: float(found[name][1][-1]) if name in found else None  # noqa: E731
+    rows = tuple((name, last(energies, name), last(forces, name)) for name in names)
+    table = ReportTable(
+        title="Validation errors at the end of pretraining", columns=("dataset", "energy MAE meV/atom", "force MAE meV/Å"), rows=rows
+    )
+    panels = {"validation force MAE, meV/Å": forces, "validation energy MAE, meV/atom": energies}
+    panels["training loss"] = {} if loss is None else {"all datasets": loss}
+    caption = "Held-out structures of each dataset, averaged weights."
+    figures = [Figure(caption=caption, image=curve_figure(panels))] if any(panels.values()) else []
+    return [Section(title="Pretraining", tables=[table] if rows else [], figures=figures)]
+
+
+def evaluation_sections(evaluations: Sequence[Evaluation]) -> list[Section]:
+    """One section per evaluated dataset, with every element."""
+    caption = "Labels and predictions; the line is equality."
+    return [
+        Section(
+            title=f"Evaluation: {e.model} on {e.dataset}",
+            tables=[full_table(e)],
+            figures=[Figure(caption=caption, image=parity_figure(e.parity()))] if e.parity() else [],
+        )
+        for e in evaluations
+    ]
+
+
+def _in_words(run: FinetuneRun) -> str:
+    s = run.summary
+    held_out = f", {s['n_validation']} of them held out to choose the best weights" if s["n_validation"] else ""
+    start = "random weights" if s["from_scratch"] else f"a copy of head {s['parent']!r}"
+    steps = f"{s['n_steps']} steps from {start} ({s['method']}); best at step {s['best_step']}"
+    return f"{s['model']}: {s['n_frames']} frames{held_out}; {steps}."

@@ -1,0 +1,89 @@
+"""The folder of a run: where its configuration, numbers, run state and artifacts lie, and whether it may be continued."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from unipot.training.checkpoint import LAST, read_run_state
+from unipot.workflows.compose import RESOLVED_CONFIG, to_yaml
+
+#: sections that may differ when a run is continued: they do not change which weights come out
+_FREE = ("run", "resume", "cache", "trainer", "logger")
+
+
+class RunFolder:
+    """Paths of one run; made by `open_run_folder`.
+
+    Attributes:
+        path: the folder.
+        resume: whether a run state is there to continue from.
+    """
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        self.path, self.resume = path, resume
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def run_state(self) -> Path:
+        return self.path / LAST
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.safetensors"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "last.safetensors"
+
+
+def open_run_folder(path: str, *, resume: str, config: Any) -> RunFolder:
+    """Make the folder, or find the run in it that is to be continued.
+
+    Args:
+        path: of the folder.
+        resume: `auto` continues a run that is there, `never` refuses to touch one.
+        config: instance of the run's schema; written to `resolved_config.yaml`.
+
+    Raises:
+        FileExistsError: there is a run and `resume` is `never`.
+        ValueError: `resume` is neither, the run there had another configuration, or its state is damaged.
+    """
+    if resume not in ("auto", "never"):
+        raise ValueError(f"resume is {resume!r}; use auto, never, or the path of a run folder")
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"run={path}: a file of that name exists; choose another folder")
+    found = (folder / LAST).is_file()
+    if found and resume == "never":
+        raise FileExistsError(f"run={path}: there is a run already; choose another folder, or resume=auto to continue it")
+    if found:
+        _refuse_changes(folder, config)
+        read_run_state(folder / LAST)
+    (folder / LAST.parent).mkdir(parents=True, exist_ok=True)
+    (folder / RESOLVED_CONFIG).write_text(to_yaml(config))
+    return RunFolder(folder, resume=found)
+
+
+def _refuse_changes(folder: Path, config: Any) -> None:
+    file = folder / RESOLVED_CONFIG
+    if not file.is_file():
+        raise ValueError(f"{file} is missing, so the run in this folder cannot be continued safely; choose another run folder")
+    old, new = _flat(OmegaConf.to_container(OmegaConf.load(file))), _flat(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
+    for key in sorted(set(old) | set(new)):
+        if key.split(".")[0] not in _FREE and old.get(key) != new.get(key):
+            raise ValueError(
+                f"the run in {folder} was started with {key}={old.get(key)}, now it is {new.get(key)}; continue it unchanged, "
+                "or choose another run folder"
+            )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else str(key)).items()}
+    return {prefix: value}

@@ -1,0 +1,84 @@
+"""What a run prints before it starts and when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from unipot.structure import symbols_of
+from unipot.training.losses import StepLoss
+from unipot.training.metrics import REPORTED, MetricTable
+from unipot.training.optim import ParameterRow, group_table
+from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.model import HeadStatistics
+
+
+def report_console(*, quiet: bool = False) -> Console:
+    """The terminal; where there is none (a log file), lines of 140 characters."""
+    console = Console(quiet=quiet)
+    return console if console.is_terminal else Console(quiet=quiet, width=140)
+
+
+def show_datasets(console: Console, datasets: Sequence[OpenDataset], shares: Mapping[str, float], passes: Mapping[str, float]) -> None:
+    """Sizes, labels, share of the draws and passes of every dataset."""
+    columns = ("dataset", "head", "training", "held out", "atoms", "elements", "labels", "share", "passes")
+    table = _table("mixture", columns, text=3)
+    for item in datasets:
+        name, counts = item.spec.name, item.store.metadata["label_counts"]
+        sizes = item.store.n_atoms[item.train_indices]
+        elements = symbols_of(item.store.elements) if len(item.store.elements) <= 6 else f"{len(item.store.elements)} elements"
+        labels = ", ".join(label if n == len(item.store) else f"{label} ({n})" for label, n in counts.items())
+        numbers = [str(len(item.train_indices)), str(len(item.validation_indices)), f"{sizes.min()}-{sizes.max()}"]
+        table.add_row(name, item.spec.head, *numbers, elements, labels, f"{100 * shares[name]:.1f} %", f"{passes[name]:.2f}")
+    console.print(table)
+
+
+def show_heads(console: Console, statistics: Sequence[HeadStatistics]) -> None:
+    """Level of theory, scale and reference fit of every head."""
+    table = _table("heads", ("head", "level of theory", "scale (eV)", "force RMS (eV/A)", "frames", "rank", "residual (meV/atom)"))
+    for item in statistics:
+        fit = item.fit
+        shown = (str(fit.n_frames), f"{fit.rank} of {fit.n_elements}", f"{1000 * fit.rmse_per_atom:.1f}") if fit else ("0", "-", "-")
+        table.add_row(item.head, item.level_of_theory, f"{item.scale:.3f}", f"{item.force_rms:.3f}", *shown)
+    console.print(table)
+    for item in statistics:
+        if item.fit is None:
+            console.print(f"  head {item.head}: no energies, so its references are zero", highlight=False)
+        elif item.fit.undetermined:
+            text = f"  head {item.head}: compositions leave open: {item.fit.undetermined}"
+            console.print(text if len(text) < 400 else text[:400] + " …", highlight=False)
+
+
+def show_parameters(console: Console, rows: Sequence[ParameterRow]) -> None:
+    """Numbers of parameters and how they learn, by rule."""
+    table = _table("parameters", ("rule", "parameters", "learning-rate scale", "weight decay"))
+    for rule, n, scale, decay in group_table(rows):
+        table.add_row(rule, f"{n:,}", "frozen" if scale == 0 else f"{scale:.3g}", "" if scale == 0 else decay)
+    table.add_row("all", f"{sum(row.n_numbers for row in rows):,}", "", "")
+    console.print(table)
+
+
+def show_loss(console: Console, loss: StepLoss) -> None:
+    """One line with the terms."""
+    terms = [f"{term.weight:g} x {term.property} ({getattr(term, 'kind', '')})" for term in loss.terms]
+    console.print(f"loss: {' + '.join(terms)}", highlight=False)
+
+
+def show_metrics(console: Console, metrics: MetricTable, title: str) -> None:
+    """Errors per dataset and property, all elements together."""
+    table = _table(title, ("dataset", "property", "n", "MAE", "RMSE", "unit", "cosine", "within"), text=2)
+    for row in metrics.rows:
+        if row.element is None:
+            numbers = ["" if value is None else f"{value:.4g}" for value in (row.mae, row.rmse)]
+            last = ["" if value is None else f"{value:.3f}" for value in (row.cosine, row.within)]
+            table.add_row(row.dataset, row.property, str(row.n), *numbers, REPORTED[row.property], *last)
+    console.print(table)
+
+
+def _table(title: str, columns: Sequence[str], text: int = 2) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < text else "right")
+    return table

@@ -1,0 +1,168 @@
+"""From the one path a user gives to stores, split and ready: nothing is needed, everything assumed is said."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from unipot.batch import AtomBatch
+from unipot.data.datamodule import evaluation_batches
+from unipot.data.spec import DatasetSpec, head_name_for
+from unipot.data.store import Store, open_dataset
+from unipot.finetune.hold_out import choose_frames, hold_out
+from unipot.models.potential import Potential
+from unipot.workflows.config import DatasetConfig, LabelConfig, MixtureConfig
+from unipot.workflows.datasets import OpenDataset, store_at
+
+#: file names that say nothing about the data; the folder's name is used instead
+_NAMELESS = ("train", "training", "data", "frames", "test", "val", "validation", "all", "dataset")
+
+
+@dataclass(kw_only=True)
+class UserDataConfig:
+    """What `unipot finetune` needs to know of the user's frames beyond their path; all of it has defaults.
+
+    `sources` is needed only where labels are not energy (eV), forces (eV/Å) and stress (eV/Å³) as ASE writes them.
+    """
+
+    name: str | None = None
+    level_of_theory: str | None = None
+    labels: list[str] | None = None
+    format: str = "auto"
+    group_key: str | None = None
+    id_key: str | None = None
+    sources: dict[str, LabelConfig] = field(default_factory=dict)
+    n_train: int | None = None
+    validation_data: str | None = None
+    validation_fraction: float = 0.15
+    test_data: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserFrames:
+    """The user's frames.
+
+    Attributes:
+        dataset: the frames used, split.
+        test: store of test frames, or None.
+        n_frames: used for training and for choosing the best weights.
+    """
+
+    dataset: OpenDataset
+    test: Store | None
+    n_frames: int
+
+
+def open_user_frames(path: str, options: UserDataConfig, *, head: str | None, seed: int, cache: Path, console: Console) -> UserFrames:
+    """Open, convert and split the user's frames.
+
+    Args:
+        path: a structure file, or a prepared store.
+        options: how to read and split them.
+        head: name for the new head; None derives it from the dataset's name.
+        seed: of the choice of `n_train` frames and of the split.
+        cache: folder for stores made from files.
+        console: what is assumed is said here.
+
+    Raises:
+        FileNotFoundError: a path is not there.
+        ValueError: there are no usable frames, a label is absent, or the sets differ in level of theory.
+    """
+    name = options.name or name_of(path)
+    store = open_frames(path, options, name=name, cache=cache, console=console)
+    level, labels = store.level_of_theory, tuple(options.labels or store.labels)
+    spec = DatasetSpec(name=name, path=str(store.path), level_of_theory=level, labels=labels, head=head or "")
+    open_dataset(spec)  # labels that were asked for must be there
+    chosen = choose_frames(len(store), options.n_train, seed)
+    if len(chosen) < len(store):
+        console.print(f"  {name}: {len(chosen)} of {len(store)} frames, drawn with seed {seed}", highlight=False)
+    if options.validation_data is not None:
+        held_store = open_frames(options.validation_data, options, name=f"{name}-validation", cache=cache, console=console, level=level)
+        train, held = chosen, np.arange(len(held_store))
+        sentence = f"{len(train)} frames are trained on, {len(held)} of {options.validation_data} choose the best weights"
+    else:
+        held_store = store
+        elements = [frozenset(store[int(i)].atomic_numbers.tolist()) for i in chosen]
+        inner, outer, sentence = hold_out(store.groups[chosen], elements, options.validation_fraction, seed)
+        train, held = chosen[inner], chosen[outer]
+    console.print(f"  {name}: {sentence}", highlight=False)
+    test = None
+    if options.test_data is not None:
+        test = open_frames(options.test_data, options, name=f"{name}-test", cache=cache, console=console, level=level)
+        console.print(f"  {name}: {len(test)} test frames, never trained on nor used to choose", highlight=False)
+    dataset = OpenDataset(spec=spec, store=store, train_indices=train, validation_store=held_store, validation_indices=held)
+    return UserFrames(dataset=dataset, test=test, n_frames=len(chosen))
+
+
+def open_frames(path: str, options: UserDataConfig, *, name: str, cache: Path, console: Console, level: str | None = None) -> Store:
+    """The store of one of the user's files.
+
+    Args:
+        path: a structure file or a store.
+        options: how to read a file.
+        name: of the dataset.
+        cache: folder for a store made from a file.
+        console: what is assumed is said here.
+        level: level of theory that it must have, None if anything goes.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+        ValueError: it cannot be read, or has another level of theory.
+    """
+    wanted = options.level_of_theory or level
+    config = DatasetConfig(
+        path=path,
+        level_of_theory=wanted or f"as in {name}",
+        format=options.format,
+        group_key=options.group_key,
+        id_key=options.id_key,
+        sources=dict(options.sources),
+    )
+    store = Store(store_at(path, config, name=name, cache=cache, console=console))
+    if wanted is not None and store.level_of_theory != wanted:
+        raise ValueError(
+            f"{path} was prepared with level of theory {store.level_of_theory!r}, expected {wanted!r}; "
+            "frames of different levels never share a head"
+        )
+    return store
+
+
+def frames_batches(
+    potential: Potential, store: Store, indices: Sequence[int] | np.ndarray | None, head: str, mixture: MixtureConfig
+) -> list[AtomBatch]:
+    """Evaluation batches of `store` through `head`, in the packing of validation."""
+    return list(
+        evaluation_batches(
+            store,
+            indices,
+            cutoff=potential.cutoff,
+            head_index=potential.heads.index(head),
+            max_atoms=mixture.max_atoms,
+            max_edges=mixture.max_edges,
+            dtype=potential.dtype,
+        )
+    )
+
+
+def name_of(path: str) -> str:
+    """A dataset name from a path: the file's stem, or the folder's name where the stem says nothing."""
+    file = Path(path.rstrip("/"))
+    stem = file.name.removesuffix(".unipot").partition(".")[0]
+    if stem.lower() in _NAMELESS and file.absolute().parent.name:
+        stem = file.absolute().parent.name
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_") or "frames"
+
+
+def free_head_name(dataset: str, taken: Sequence[str] | Mapping[str, object]) -> str:
+    """A head name for `dataset` that is not `taken`."""
+    name = re.sub(r"-+", "-", head_name_for(dataset)).strip("-")
+    number, candidate = 1, name
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate

@@ -1,0 +1,132 @@
+"""The sets a fine-tuning run is measured on before the first step and after the last: the user's, and the pretraining's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from unipot.data.store import Store
+from unipot.models.potential import Potential
+from unipot.reporting.evaluation import Evaluation, evaluate_head
+from unipot.workflows.compose import RESOLVED_CONFIG, checked_config
+from unipot.workflows.config import DatasetConfig, LabelConfig, MixtureConfig, PretrainConfig
+from unipot.workflows.datasets import OpenDataset, open_datasets, store_at
+from unipot.workflows.user_frames import frames_batches
+
+
+@dataclass(kw_only=True)
+class YardstickConfig:
+    """A set that one head of the checkpoint is measured on, before and after. `head`: by default the set's name."""
+
+    path: str = "???"
+    head: str | None = None
+    format: str = "auto"
+    sources: dict[str, LabelConfig] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yardstick:
+    """Some structures of a store and the head that they are compared with."""
+
+    name: str
+    head: str
+    store: Store
+    indices: np.ndarray
+
+    def measure(self, potential: Potential, model: str, mixture: MixtureConfig, head: str | None = None) -> Evaluation:
+        """Errors of `potential` through `head` (default: its own)."""
+        head = head or self.head
+        batches = frames_batches(potential, self.store, self.indices, head, mixture)
+        return evaluate_head(potential, batches, dataset=self.name, model=model, head=head, device=potential.device)
+
+
+def open_yardsticks(
+    configs: Mapping[str, YardstickConfig],
+    pretrain_run: str | None,
+    potential: Potential,
+    *,
+    n_frames: int,
+    cache: Path,
+    console: Console,
+) -> list[Yardstick]:
+    """The pretraining sets to watch.
+
+    Args:
+        configs: section `forgetting`.
+        pretrain_run: folder of the run that made the checkpoint; its validation sets are added.
+        potential: the checkpoint.
+        n_frames: of each set at most, evenly spread.
+        cache: folder for stores made from files.
+        console: for what is said while files are converted.
+
+    Raises:
+        KeyError: a head does not exist.
+        ValueError: a set and its head differ in level of theory.
+        FileNotFoundError: a path is not there.
+    """
+    found = [_yardstick(name, config, potential, cache, console) for name, config in configs.items()]
+    if pretrain_run is not None:
+        sets = validation_sets(pretrain_run, console)
+        found += [
+            Yardstick(name=d.spec.name, head=d.spec.head, store=d.validation_store, indices=d.validation_indices)
+            for d in sets
+            if len(d.validation_indices) and d.spec.head in potential.heads.names
+        ]
+    return [
+        Yardstick(name=y.name, head=y.head, store=y.store, indices=y.indices[np.linspace(0, len(y.indices) - 1, n_frames).astype(int)])
+        if len(y.indices) > n_frames
+        else y
+        for y in found
+    ]
+
+
+def validation_sets(run: str | Path, console: Console) -> list[OpenDataset]:
+    """The datasets of a pretraining run, split as the run split them.
+
+    Raises:
+        FileNotFoundError: `run` is not the folder of a pretraining run.
+    """
+    config = pretrain_config(run)
+    cache = Path(config.cache) if config.cache else Path(run) / "data"
+    return open_datasets(config.datasets, cache=cache, seed=config.seed, console=console)
+
+
+def pretrain_config(run: str | Path) -> PretrainConfig:
+    """The configuration of a pretraining run.
+
+    Raises:
+        FileNotFoundError: `run` is not the folder of a pretraining run.
+    """
+    path = Path(run) / RESOLVED_CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing, so {str(run)!r} is not a run folder; give the one that `unipot pretrain run=...` made")
+    content = OmegaConf.load(path)
+    if "datasets" not in content:
+        raise FileNotFoundError(f"{path} is not of a pretraining run (it has no datasets); give the folder of `unipot pretrain run=...`")
+    return checked_config(PretrainConfig, content)
+
+
+def _yardstick(name: str, config: YardstickConfig, potential: Potential, cache: Path, console: Console) -> Yardstick:
+    head = config.head or name
+    potential.heads.index(head)
+    level = potential.heads[head].level_of_theory
+    reading = DatasetConfig(path=config.path, level_of_theory=level, format=config.format, sources=dict(config.sources))
+    store = Store(store_at(config.path, reading, name=name, cache=cache, console=console))
+    if store.level_of_theory != level:
+        raise ValueError(f"forgetting.{name}: {config.path} is {store.level_of_theory!r}, head {head!r} is {level!r}; give its own head")
+    return Yardstick(name=name, head=head, store=store, indices=np.arange(len(store)))
+
+
+def save_evaluations(folder: Path, evaluations: Mapping[str, Evaluation | Sequence[Evaluation] | None]) -> None:
+    """Write each evaluation as `<key>`, and each of a list as `<key>_<dataset>`."""
+    for key, value in evaluations.items():
+        if isinstance(value, Evaluation):
+            value.save(folder / key)
+        elif value is not None:
+            for evaluation in value:
+                evaluation.save(folder / f"{key}_{evaluation.dataset}")

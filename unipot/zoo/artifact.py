@@ -1,0 +1,253 @@
+"""Model artifacts: a folder (`model.safetensors` + `card.json`) or one `.safetensors` file with the card in its metadata.
+
+The card describes the model, its heads, units, data and licence, and holds the SHA-256 of the tensors and golden
+predictions. Both are checked whenever a model is loaded. Nothing is pickled and nothing in a card is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unipot import __version__
+from unipot.models.potential import Potential
+from unipot.properties import PROPERTIES
+from unipot.structure import Structure, symbols_of
+from unipot.zoo.card import CARD_FILE, FORMAT, METADATA_KEY, WEIGHTS_FILE, ArtifactError, read_card, weights_path
+from unipot.zoo.golden import TOLERANCES, golden_values, largest_deviation
+from unipot.zoo.upgrade import FORMAT_VERSION, require_readable, upgraded
+
+#: written by `save_artifact` itself
+RESERVED = ("format", "format_version", "unipot_version", "potential", "heads", "n_parameters", "units", "sha256", "golden")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A model and its card."""
+
+    potential: Potential
+    card: dict[str, Any]
+
+
+def save_artifact(
+    path: str | Path, potential: Potential, *, card: dict[str, Any] | None = None, golden: Sequence[Structure] | None = None
+) -> Path:
+    """Write `potential` in one step: on any error, what was at `path` before is still there.
+
+    Args:
+        path: ends in `.safetensors` for a single file, else it is a folder.
+        potential: its present weights.
+        card: JSON-able facts for the reader: `name`, `licence`, `citation`, `datasets` (their cards), `training`, …
+        golden: structures whose predictions are stored and compared on load; two small ones by default.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: the card uses a reserved key or is not JSON, a weight is not finite, the model has no head, or
+            `path` is a folder with something else in it.
+    """
+    path = Path(path)
+    _require_writable(path)
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in potential.state_dict().items()}
+    full = _full_card(potential, tensors, card or {}, golden or ())
+    try:
+        text = json.dumps(full, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the card of {path} cannot be written as JSON ({error}); use numbers, texts, lists and mappings only") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _write(temporary, tensors, text, single_file=path.suffix == ".safetensors")
+        _replace(temporary, path)
+    finally:
+        _remove(temporary)
+    return path
+
+
+def load_artifact(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Artifact:
+    """Read, verify and build a model; it is in evaluation mode.
+
+    Args:
+        path: folder or `.safetensors` file.
+        device: where to put it.
+        dtype: torch.float32 or torch.float64; the one it was saved in by default.
+
+    Raises:
+        FileNotFoundError: there is no artifact at `path`.
+        ArtifactError: the file is truncated, of a newer format, altered (hash), incomplete, or does not reproduce its
+            golden values.
+    """
+    path = Path(path)
+    card = read_card(path)
+    tensors = _read_tensors(weights_path(path))
+    try:
+        card, tensors = _verified_and_upgraded(card, tensors)
+        potential = _built(card, tensors).to(device=device, dtype=dtype).eval()
+        _check_golden(potential, card)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error.__cause__
+    return Artifact(potential=potential, card=card)
+
+
+def load_potential(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Potential:
+    """The model of an artifact, see `load_artifact`.
+
+    Example:
+        >>> potential = load_potential("runs/pretrain/best.safetensors")  # doctest: +SKIP
+        >>> potential.head_names  # doctest: +SKIP
+        ('oc20', 'mptrj', 'spice')
+    """
+    return load_artifact(path, device=device, dtype=dtype).potential
+
+
+def tensor_hash(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in order of names; the same for a folder and a single file."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def _full_card(potential: Potential, tensors: dict[str, Tensor], card: dict[str, Any], golden: Sequence[Structure]) -> dict[str, Any]:
+    if taken := sorted(set(card) & set(RESERVED)):
+        raise ValueError(f"card key(s) {', '.join(taken)} are written by unipot itself; leave them out")
+    if not potential.head_names:
+        raise ValueError("the model has no head; add one before saving")
+    broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+    if broken:
+        raise ValueError(f"{len(broken)} tensor(s) of the model are not finite, first {broken[0]!r}; such a model is not saved")
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "unipot_version": __version__,
+        "licence": "not stated",
+        **card,
+        "potential": potential.describe(),
+        "heads": {name: _head_card(potential, name) for name in potential.head_names},
+        "n_parameters": sum(p.numel() for p in potential.parameters()),
+        "units": {name: {"unit": p.unit, "sign": p.sign} for name, p in PROPERTIES.items()},
+        "sha256": tensor_hash(tensors),
+        "golden": golden_values(potential, golden),
+    }
+
+
+def _head_card(potential: Potential, name: str) -> dict[str, Any]:
+    head = potential.heads[name]
+    known = np.flatnonzero(head.reference.known.cpu().numpy())
+    return {"level_of_theory": head.level_of_theory, "elements": symbols_of(known).split(", ") if len(known) else []}
+
+
+def _write(path: Path, tensors: dict[str, Tensor], card: str, *, single_file: bool) -> None:
+    from safetensors.torch import save_file
+
+    if single_file:
+        save_file(tensors, path, metadata={METADATA_KEY: card})
+    else:
+        path.mkdir()
+        save_file(tensors, path / WEIGHTS_FILE)
+        (path / CARD_FILE).write_text(card)
+    for file in [path] if single_file else list(path.iterdir()):
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())  # else a crash may leave the new name on an empty file
+
+
+def _require_writable(path: Path) -> None:
+    if path.suffix == ".safetensors":
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; a name ending in .safetensors is for a single file")
+    elif path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} <= {CARD_FILE, WEIGHTS_FILE}):
+        raise ValueError(f"{path} exists and is not a model folder; choose another path")
+
+
+def _replace(new: Path, path: Path) -> None:
+    if not path.is_dir():
+        os.replace(new, path)
+        return
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    os.replace(path, old)  # a folder with content cannot be replaced in one step
+    try:
+        os.replace(new, path)
+    except OSError:
+        os.replace(old, path)
+        raise
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device="cpu")
+    except SafetensorError as error:
+        raise ArtifactError(f"{path} is truncated or not a safetensors file ({error}); download or copy it again") from error
+
+
+def _verified_and_upgraded(card: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        require_readable(card)  # before the hash, which a newer format may define in another way
+    except ValueError as error:
+        raise ArtifactError(str(error)) from error
+    measured, stated = tensor_hash(tensors), card.get("sha256")
+    if measured != stated:
+        raise ArtifactError(
+            f"the tensors have SHA-256 {measured[:12]}…, the card states {str(stated)[:12]}…; download or copy the model again"
+        )
+    return upgraded(card, tensors)
+
+
+def _built(card: dict[str, Any], tensors: dict[str, Tensor]) -> Potential:
+    try:
+        with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and overwritten; leave no trace in the caller's stream
+            potential = Potential.from_description(card["potential"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"the model described in the card cannot be built: {error}") from error
+    expected = potential.state_dict()
+    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing or extra:
+        words = [f"{len(names)} {what} (first {names[0]!r})" for what, names in (("missing", missing), ("not expected", extra)) if names]
+        raise ArtifactError(f"weights and card do not fit: {', '.join(words)}; download or copy the model again")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
+            raise ArtifactError(
+                f"weight {name!r} is {tensor.dtype} {tuple(tensor.shape)}, the model described in the card has "
+                f"{expected[name].dtype} {tuple(expected[name].shape)}; download or copy the model again"
+            )
+    potential.load_state_dict(tensors, strict=True)
+    return potential
+
+
+def _check_golden(potential: Potential, card: dict[str, Any]) -> None:
+    entries, tolerance = card.get("golden"), TOLERANCES[potential.dtype]
+    if not entries:
+        raise ArtifactError("the card has no golden values to check the model against; save it again with save_artifact")
+    try:
+        deviation, where = largest_deviation(potential, entries)
+    except ValueError as error:
+        raise ArtifactError(f"{error}; download or copy the model again") from error
+    if not deviation <= tolerance:
+        raise ArtifactError(
+            f"the loaded model does not reproduce its golden values: {where} deviates by {deviation:.2e}, allowed for "
+            f"{potential.dtype} is {tolerance:.0e}; the installed unipot or backbone computes something else than those it was "
+            f"saved with (unipot {card.get('unipot_version')})"
+        )

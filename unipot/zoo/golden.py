@@ -1,0 +1,98 @@
+"""Golden values: predictions stored beside the weights, so that a loaded model proves to be the saved one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from unipot.batch import collate
+from unipot.models.potential import Potential
+from unipot.structure import Structure, symbols_of
+
+#: dtype of the loaded model -> allowed deviation: energy in eV per atom, forces in eV/Å relative to the largest force
+#: (but at least to 1 eV/Å), stress likewise to 1 eV/Å³. Values are stored from float64; float32 models of a few layers
+#: deviate by 1e-6 to 1e-5 (measured), a wrong weight by far more than the tolerance.
+TOLERANCES = {torch.float64: 1e-7, torch.float32: 1e-3}
+
+
+def golden_values(potential: Potential, structures: Sequence[Structure]) -> list[dict[str, Any]]:
+    """JSON-able predictions in float64 on CPU, of every structure through every head that knows its elements.
+
+    A head that knows none of the structures gets two structures made for it.
+    """
+    potential = copy.deepcopy(potential).to("cpu", torch.float64).eval()
+    entries = []
+    for head in potential.head_names:
+        known = set(np.flatnonzero(potential.heads[head].reference.known.numpy()).tolist()) & set(potential.backbone.elements)
+        own = [s for s in structures if known.issuperset(s.atomic_numbers.tolist())]
+        if known:
+            entries += [_entry(potential, structure, head) for structure in own or default_structures(sorted(known))]
+    return entries
+
+
+def default_structures(elements: Sequence[int]) -> list[Structure]:
+    """A bent molecule and a skewed crystal of up to three of `elements`."""
+    numbers = np.resize(np.asarray(elements[:3]), 3)
+    molecule = [[0.0, 0.0, 0.0], [1.3, 0.1, 0.0], [-0.4, 1.25, 0.2]]
+    sites = [[0.1, 0.2, 0.0], [2.0, 1.7, 0.3], [0.4, 1.9, 2.2]]
+    cell = [[3.9, 0.0, 0.2], [0.5, 4.1, 0.0], [0.0, -0.3, 4.3]]
+    return [
+        Structure(atomic_numbers=numbers, positions=molecule, id="golden-molecule"),
+        Structure(atomic_numbers=numbers, positions=sites, cell=cell, pbc=[True] * 3, id="golden-crystal"),
+    ]
+
+
+def largest_deviation(potential: Potential, entries: Sequence[dict[str, Any]]) -> tuple[float, str]:
+    """Deviation of `potential` from stored values, in the measure of `TOLERANCES`, and where it occurs, in words.
+
+    Raises:
+        ValueError: an entry names a head that the model lacks, or is malformed.
+    """
+    worst, where = 0.0, ""
+    for entry in entries:
+        try:
+            now = _entry(potential, _structure_of(entry), entry["head"])
+            deviations = {
+                "energy": abs(now["energy"] - entry["energy"]) / len(entry["atomic_numbers"]),
+                **{name: _array_deviation(now[name], entry[name]) for name in ("forces", "stress") if name in entry},
+            }
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the golden values of the card are malformed ({error})") from error
+        for name, deviation in deviations.items():
+            if not deviation <= worst:  # NaN counts as worst
+                worst, where = deviation, f"{name} of structure {entry['id']!r} through head {entry['head']!r}"
+    return worst, where
+
+
+def _entry(potential: Potential, structure: Structure, head: str) -> dict[str, Any]:
+    batch = collate([structure], cutoff=potential.cutoff, head_index=[potential.heads.index(head)], dtype=potential.dtype)
+    periodic = bool(structure.pbc.all())
+    properties = ("energy", "forces", "stress") if periodic else ("energy", "forces")
+    predictions = potential(batch.to(potential.device), properties=properties, create_graph=False)
+    entry = {
+        "id": structure.id or f"golden-{symbols_of(structure.atomic_numbers).replace(', ', '')}",
+        "head": head,
+        "atomic_numbers": structure.atomic_numbers.tolist(),
+        "positions": structure.positions.tolist(),
+        "cell": structure.cell.tolist(),
+        "pbc": structure.pbc.tolist(),
+        "total_charge": structure.total_charge,
+        "spin_multiplicity": structure.spin_multiplicity,
+        "energy": float(predictions["energy"][0]),
+        "forces": predictions["forces"].double().cpu().tolist(),
+    }
+    return {**entry, "stress": predictions["stress"][0].double().cpu().tolist()} if periodic else entry
+
+
+def _structure_of(entry: dict[str, Any]) -> Structure:
+    names = ("id", "atomic_numbers", "positions", "cell", "pbc", "total_charge", "spin_multiplicity")
+    return Structure(**{name: entry[name] for name in names})
+
+
+def _array_deviation(now: list[Any], stored: list[Any]) -> float:
+    stored_array = np.asarray(stored)
+    return float(np.abs(np.asarray(now) - stored_array).max() / max(1.0, np.abs(stored_array).max()))

@@ -1,0 +1,56 @@
+"""A card for human eyes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unipot.zoo.card import read_card
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def describe_artifact(path: str | Path) -> RenderableType:
+    """The card of the artifact at `path` as tables for `rich.print`; no weights are read.
+
+    Raises:
+        FileNotFoundError, ArtifactError: see `unipot.zoo.card.read_card`.
+    """
+    from rich.console import Group
+    from rich.table import Table
+
+    card = read_card(path)
+    facts = Table(title=str(card.get("name", Path(path).name)), show_header=False, title_justify="left")
+    facts.add_column(style="bold")
+    facts.add_column(overflow="fold")
+    backbone = card.get("potential", {}).get("backbone", {})
+    numbers = ", ".join(f"{k}={v}" for k, v in backbone.get("hyperparameters", {}).items())
+    facts.add_row("backbone", f"{backbone.get('name')} ({numbers})")
+    facts.add_row("parameters", f"{card.get('n_parameters', 0):,} ({card.get('potential', {}).get('dtype')})")
+    facts.add_row("licence", str(card.get("licence")))
+    for key in sorted(set(card) - _SHOWN_ELSEWHERE):
+        facts.add_row(key, _brief(card[key]))
+    facts.add_row("sha256", str(card.get("sha256")))
+    facts.add_row("format", f"{card.get('format')} {card.get('format_version')}, written by unipot {card.get('unipot_version')}")
+    facts.add_row("golden values", f"{len(card.get('golden', []))} predictions, compared on load")
+    heads = Table(title="heads", title_justify="left")
+    for column in ("name", "level of theory", "elements"):
+        heads.add_column(column, overflow="fold")
+    for name, head in card.get("heads", {}).items():
+        heads.add_row(name, str(head.get("level_of_theory")), " ".join(head.get("elements", [])))
+    return Group(facts, heads)
+
+
+_SHOWN_ELSEWHERE = {
+    *("format", "format_version", "unipot_version", "name", "licence", "potential", "heads"),
+    *("n_parameters", "units", "sha256", "golden"),
+}
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {_brief(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return "; ".join(_brief(v) for v in value)
+    return str(value)

@@ -1,0 +1,77 @@
+"""Versions of the artifact format, and the way from an older one to the present one.
+
+Changing the format means, in one commit: raise `FORMAT_VERSION`, register the step from the version before with
+`@upgrades_from(n)`, and keep a small artifact of the version before under `tests/golden`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+#: of the artifacts that this version of unipot writes
+FORMAT_VERSION = 1
+
+#: a card and its tensors, one version on
+Upgrade = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
+
+#: version -> step to the next version; empty while version 1 is the first and only one
+UPGRADES: dict[int, Upgrade] = {}
+
+
+def upgrades_from(version: int) -> Callable[[Upgrade], Upgrade]:
+    """Register the decorated function as the step from `version` to `version + 1`.
+
+    Raises:
+        ValueError: there is such a step already.
+    """
+
+    def register(function: Upgrade) -> Upgrade:
+        if version in UPGRADES:
+            raise ValueError(f"there is an upgrade from artifact format {version} already: {UPGRADES[version].__name__}")
+        UPGRADES[version] = function
+        return function
+
+    return register
+
+
+def require_readable(card: Mapping[str, Any], *, target: int = FORMAT_VERSION, steps: Mapping[int, Upgrade] = UPGRADES) -> None:
+    """There is a way from the format of `card` to format `target`.
+
+    Raises:
+        ValueError: the format is newer than `target`, or a step is missing.
+    """
+    version = card.get("format_version")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise ValueError(f"format_version is {version!r}, expected a whole number; the card is damaged, download the model again")
+    if version > target:
+        raise ValueError(f"the model has format {version}, this unipot reads formats up to {target}; upgrade unipot to use it")
+    missing = [step for step in range(version, target) if step not in steps]
+    if missing:
+        raise ValueError(
+            f"the model has format {version}, and there is no upgrade from format {missing[0]}; save it again with the unipot it came from"
+        )
+
+
+def upgraded(
+    card: dict[str, Any],
+    tensors: dict[str, Tensor],
+    *,
+    target: int = FORMAT_VERSION,
+    steps: Mapping[int, Upgrade] = UPGRADES,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """`card` and `tensors` in format `target`; the arguments themselves stay as they are.
+
+    Raises:
+        ValueError: see `require_readable`.
+    """
+    require_readable(card, target=target, steps=steps)
+    version = card["format_version"]
+    card, tensors = copy.deepcopy(card), dict(tensors)
+    for step in range(version, target):
+        card, tensors = steps[step](card, tensors)
+        card["format_version"] = step + 1
+    return card, tensors
