@@ -52,6 +52,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of weights and orders")
     sizes = 'changes to the backbones, as {"native": {"n_channels": 96}}'
     parser.add_argument("--hyperparameters", type=json.loads, default={}, metavar="JSON", help=sizes)
+    recipes = 'changes to training recipes, as {"native": {"learning_rate": 0.01}}'
+    parser.add_argument("--recipes", type=json.loads, default={}, metavar="JSON", help=recipes)
     return parser.parse_args()
 
 
@@ -78,6 +80,7 @@ def main() -> None:
             slice_seconds=options.slice_seconds,
             seed=options.seed,
             hyperparameters=options.hyperparameters,
+            recipes=options.recipes,
         )
         for part in options.parts:
             report[part] = measure(part, setup, options)
@@ -164,13 +167,15 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _package_versions(part: dict[str, Any]) -> dict[str, str]:
+    """Versions that the workers reported; a torch that differs from this process's is named with its model."""
+    groups = part["results"].values() if "batches" in part else [{k: r["runs"][0] for k, r in part["results"].items()}] if "seeds" in part else []
     found: dict[str, str] = {}
-    for batch in part["results"].values() if "batches" in part else []:
-        for label, result in batch.items():
-            own = {name: number for name, number in result.get("packages", {}).items() if name not in ("torch", "e3nn")}
-            found |= own
-            if result.get("packages", {}).get("torch", _version("torch")) != _version("torch"):
-                found[f"torch of {label}"] = result["packages"]["torch"]
+    for label, result in (pair for group in groups for pair in group.items()):
+        packages = dict(result.get("packages", {}))
+        torch_version = packages.pop("torch", _version("torch"))
+        found |= {name: number for name, number in packages.items() if name != "e3nn"}
+        if torch_version != _version("torch"):
+            found[f"torch of {label}"] = torch_version
     return found
 
 

@@ -64,7 +64,8 @@ class UnipotCalculator(Calculator):
         else:
             from unipot.zoo.artifact import load_potential
 
-            self.potential = load_potential(model, device=device or "cpu", dtype=dtype).requires_grad_(False)
+            # gradients of weights stay enabled: without them autograd sums in another order, and the last bits would differ
+            self.potential = load_potential(model, device=device or "cpu", dtype=dtype)
         self.head = _chosen_head(self.potential, head)
         self._head_index = self.potential.heads.index(self.head)
         self._info: tuple[Any, ...] = ()

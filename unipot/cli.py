@@ -55,6 +55,12 @@ VERBS: dict[str, Verb] = {
         summary="errors per dataset, property and element",
         example="unipot evaluate checkpoint=runs/a/best.safetensors data=test.extxyz",
     ),
+    "report": Verb(
+        workflow="unipot.workflows.report:report",
+        schema="unipot.workflows.report:ReportConfig",
+        summary="one HTML page out of run folders",
+        example="unipot report pretrain=runs/a finetune=[runs/mine,runs/mine-scratch] output=report.html",
+    ),
     "relax": Verb(
         workflow="unipot.workflows.relax:relax",
         schema="unipot.workflows.relax:RelaxConfig",

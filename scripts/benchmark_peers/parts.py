@@ -41,6 +41,7 @@ class Setup:
         slice_seconds: of one contender in one round.
         seed: of weights and orders.
         hyperparameters: backbone name -> changes to its default size.
+        recipes: model -> changes to its training recipe (see `race.Recipe`).
     """
 
     pythons: dict[str, str]
@@ -54,6 +55,7 @@ class Setup:
     slice_seconds: float
     seed: int
     hyperparameters: dict[str, dict[str, Any]]
+    recipes: dict[str, dict[str, Any]]
 
     def start(self, contender: Contender) -> WorkerProcess:
         """A fresh worker for one contender."""
@@ -72,6 +74,7 @@ class Setup:
             "threads": self.threads,
             "seed": self.seed if seed is None else seed,
             "hyperparameters": self.hyperparameters,
+            "recipe": self.recipes.get(contender.model, {}),
         }
 
 
@@ -217,10 +220,10 @@ def accuracy(setup: Setup, *, seconds: float, n_train: int, n_test: int, seeds: 
 
 def _race(setup: Setup, contender: Contender, sizes: dict[str, Any], seconds: float, seed: int) -> dict[str, Any]:
     with setup.start(contender) as worker:
-        worker.ask("build", settings=setup.model_settings(contender, sizes, seed))
+        built = worker.ask("build", settings=setup.model_settings(contender, sizes, seed))
         train, test = (str(setup.work / f"{name}.npz") for name in ("train", "test"))
         fitted = worker.ask("fit", train=train, test=test, seconds=seconds, seed=seed)
-        return fitted | {"peak_memory_gb": worker.ask("memory")["peak_gb"]}
+        return built | fitted | {"peak_memory_gb": worker.ask("memory")["peak_gb"]}
 
 
 IMPORT_PROGRAM = """

@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -47,10 +48,12 @@ class Worker:
         self._make_peer = make_peer
 
     def build(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Build the model; `settings`: model, elements, cutoff (Å), mean_neighbors, force_rms (eV/Å), seed, threads."""
+        """Build the model; `settings`: model, elements, cutoff (Å), mean_neighbors, force_rms (eV/Å), seed, threads, recipe."""
         torch.set_num_threads(settings["threads"])
         torch.manual_seed(settings["seed"])
         self.peer = self._make_peer(settings)
+        if changes := settings.get("recipe"):
+            self.peer.recipe = replace(self.peer.recipe, **changes, source=f"{self.peer.recipe.source}; changed here: {changes}")
         trainable = sum(p.numel() for p in self.peer.module.parameters() if p.requires_grad)
         packages = {name: version(name) for name in ("torch", *self.peer.packages)}
         return {"parameters": trainable, "packages": packages, "python": platform.python_version()}

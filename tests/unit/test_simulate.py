@@ -29,34 +29,27 @@ def slab():
 
 @pytest.fixture(scope="module")
 def copper_potential():
-    """A tiny native model fitted for some seconds to 24 EMT frames of copper, 12 % around equilibrium; float64."""
+    """A tiny native model whose last layer is fitted in closed form to energies of EMT copper, 12 % of volume around equilibrium."""
     from unipot.models import CompositionReference, Head, HeadBank, Potential, build_backbone
 
     frames = []
-    for k, factor in enumerate(np.linspace(0.96, 1.04, 24)):
+    for k, factor in enumerate(np.linspace(0.96, 1.04, 30)):
         atoms = bulk("Cu", cubic=True)
         atoms.set_cell(atoms.cell * factor, scale_atoms=True)
-        atoms.rattle(0.08 if k % 2 else 0.0, seed=k)
+        atoms.rattle(0.06 * (k % 3), seed=k)
         atoms.calc = EMT()
-        frames.append(Structure.from_ase(atoms, labels={"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}))
+        frames.append(Structure.from_ase(atoms, labels={"energy": atoms.get_potential_energy()}))
     torch.manual_seed(0)
-    backbone = build_backbone("native", {"n_channels": 8, "n_vector_channels": 4, "n_layers": 1, "cutoff": 5.0})
+    backbone = build_backbone("native", {"n_channels": 16, "n_vector_channels": 4, "n_layers": 1, "cutoff": 4.5})
     bank = HeadBank()
     reference = CompositionReference(np.zeros(119), np.arange(119) == 29)
-    bank.add(Head("emt", level_of_theory="EMT", n_channels=8, n_hidden=16, reference=reference))
-    potential = Potential(backbone, bank).double()
+    bank.add(Head("emt", level_of_theory="EMT", n_channels=16, n_hidden=16, reference=reference))
+    potential = Potential(backbone, bank).double().eval().requires_grad_(False)
     batch = collate(frames, cutoff=potential.cutoff, dtype=torch.float64)
-    n_steps = 150
-    optimizer = torch.optim.Adam(potential.parameters(), lr=2e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
-    for _ in range(n_steps):
-        optimizer.zero_grad()
-        predictions = potential(batch)
-        loss = 10 * (predictions["energy"] - batch.labels["energy"]).square().mean()
-        (loss + (predictions["forces"] - batch.labels["forces"]).square().mean()).backward()
-        optimizer.step()
-        schedule.step()
-    return potential.eval().requires_grad_(False)
+    features = batch.sum_over_atoms(bank["emt"].readout.hidden(backbone(batch).scalars))  # (n_frames, n_hidden)
+    normal = features.T @ features + 1e-8 * features.square().mean() * torch.eye(16, dtype=torch.float64)
+    bank["emt"].readout.output.weight.copy_(torch.linalg.solve(normal, features.T @ batch.labels["energy"])[None])
+    return potential
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "bfgs", "fire"])
@@ -125,9 +118,9 @@ def test_nve_repeats_itself_with_the_same_seed(slab):
 def test_nvt_reaches_the_temperature_of_the_bath():
     atoms = bulk("Cu", cubic=True) * (2, 2, 2)
     atoms.calc = EMT()
-    result = molecular_dynamics(atoms, ensemble="nvt", n_steps=400, timestep=4.0, temperature=300, friction=0.05, interval=5)
+    result = molecular_dynamics(atoms, ensemble="nvt", n_steps=200, timestep=4.0, temperature=300, friction=0.05, interval=5)
     # 96 degrees of freedom: the temperature fluctuates by 14 %, its mean over this run by about 4 %
-    assert result.temperature[20:].mean() == pytest.approx(300, rel=0.2)
+    assert result.temperature[10:].mean() == pytest.approx(300, rel=0.2)
 
 
 def test_given_velocities_are_kept():
@@ -183,9 +176,9 @@ def test_molecule_has_no_equation_of_state():
 
 
 def test_fitted_model_conserves_energy_in_nve(copper_potential):
-    atoms = bulk("Cu", cubic=True) * (2, 1, 1)
+    atoms = bulk("Cu", cubic=True)
     atoms.calc = UnipotCalculator(copper_potential)
-    result = molecular_dynamics(atoms, n_steps=200, timestep=2.0, temperature=300)
+    result = molecular_dynamics(atoms, n_steps=100, timestep=3.0, temperature=300, interval=2)
     assert result.kinetic_energy.max() > 0.05  # control: something moves
     assert abs(result.drift) < 1e-3 and result.fluctuation < 1e-3  # eV/atom/ps, eV/atom
 
@@ -193,7 +186,7 @@ def test_fitted_model_conserves_energy_in_nve(copper_potential):
 def test_fluctuation_of_a_fitted_model_falls_with_the_square_of_the_time_step(copper_potential):
     atoms = bulk("Cu", cubic=True)
     atoms.calc = UnipotCalculator(copper_potential)
-    coarse, fine = (molecular_dynamics(atoms, n_steps=n, timestep=400 / n, interval=1).fluctuation for n in (100, 200))
+    coarse, fine = (molecular_dynamics(atoms, n_steps=n, timestep=200 / n, interval=1).fluctuation for n in (25, 50))
     assert coarse / fine == pytest.approx(4, rel=0.25)
 
 

@@ -89,7 +89,7 @@ class ConsistencyReport:
                 raise ValueError(
                     f"dataset {name!r}: the {slope.property} labels contradict the energies: between {self.n_pairs} pairs of "
                     f"near-identical frames dE follows them with slope {slope.value:.3f} instead of 1, so {meaning}; "
-                    f"correct labels.{slope.property}, or prepare with check_labels=false"
+                    f"correct the unit and sign stated for {slope.property}, or prepare with check_labels=false"
                 )
 
 

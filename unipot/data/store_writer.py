@@ -48,7 +48,7 @@ class StoreWriter:
         >>> water = Structure(atomic_numbers=[8, 1, 1], positions=[[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], labels={"energy": -14.2})
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with StoreWriter(f"{folder}/water.unipot", name="water", level_of_theory="PBE", labels=("energy",)) as writer:
-        ...         writer.add(water)
+        ...         _ = writer.add(water)
         ...     len(Store(f"{folder}/water.unipot"))
         1
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +72,7 @@ class Evaluation:
         """
         stem = Path(stem)
         if not stem.with_suffix(".json").exists():
-            raise FileNotFoundError(f"{stem.with_suffix('.json')} is missing; `unipot evaluate` and `unipot finetune` with test_data make it")
+            raise FileNotFoundError(f"{stem.with_suffix('.json')} is missing; `unipot evaluate`, or `unipot finetune` makes it")
         content = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
         points: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         if stem.with_suffix(".npz").exists():
@@ -84,7 +84,14 @@ class Evaluation:
 
 
 def evaluate_head(
-    potential: torch.nn.Module, batches: Iterable[AtomBatch], *, dataset: str, model: str, head: str, device: torch.device | str = "cpu"
+    potential: torch.nn.Module,
+    batches: Iterable[AtomBatch],
+    *,
+    dataset: str,
+    model: str,
+    head: str,
+    device: torch.device | str = "cpu",
+    thresholds: Mapping[str, float] | None = None,
 ) -> Evaluation:
     """Errors of `potential` over `batches` (their `dataset_index` 0), with the points behind them.
 
@@ -92,7 +99,7 @@ def evaluate_head(
         ValueError: no structure of the dataset carries a label.
     """
     with _recorded(potential) as pairs:
-        table = evaluate(potential, batches, (dataset,), device=device)
+        table = evaluate(potential, batches, (dataset,), device=device, thresholds=thresholds)
     if not table.rows:
         raise ValueError(f"dataset {dataset!r} has no labelled structure to compare with; give frames with energy, forces or stress")
     return Evaluation(dataset=dataset, model=model, head=head, table=table, points={p: _thinned(parts) for p, parts in pairs.items()})

@@ -100,6 +100,7 @@ def append_frame(path: Path | str, atoms: Atoms, *, first: bool) -> None:
     from ase.io import write
 
     frame = atoms.copy()
+    frame.info = {k: v for k, v in frame.info.items() if isinstance(v, str | int | float | bool | np.ndarray | np.generic)}
     known = {k: v for k, v in atoms.calc.results.items() if k in ("energy", "forces", "stress")}
     frame.calc = SinglePointCalculator(frame, **known)
     write(path, frame, append=not first)

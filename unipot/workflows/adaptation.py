@@ -77,7 +77,7 @@ def align_to_frames(potential: Potential, dataset: OpenDataset, parent_head: str
     if parent_head != AUTO:
         potential.heads.index(parent_head)  # an unknown name is refused before any work
     any_head = potential.heads.names[0]
-    batches = frames_batches(potential, dataset.store, dataset.train_indices, any_head, mixture)
+    batches = list(frames_batches(potential, dataset.store, dataset.train_indices, any_head, mixture))
     scores = score_parents(potential, _evenly(potential, dataset, any_head, mixture, batches))
     chosen = scores[0].head if parent_head == AUTO else parent_head
     report = align_head(potential, chosen, dataset.spec.head, dataset.spec.level_of_theory, batches)
@@ -102,7 +102,7 @@ def show_alignment(console: Console, adaptation: Adaptation) -> None:
     for table in adaptation.tables():
         console.print(table.to_rich())
     for text in adaptation.report.warnings:
-        console.print(f"warning: {text}", style="yellow", highlight=False)
+        console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
 
 
 def _evenly(
@@ -112,4 +112,4 @@ def _evenly(
     if len(indices) <= FRAMES_TO_SCORE:
         return batches
     chosen = indices[np.linspace(0, len(indices) - 1, FRAMES_TO_SCORE).astype(int)]
-    return frames_batches(potential, dataset.store, chosen, head, mixture)
+    return list(frames_batches(potential, dataset.store, chosen, head, mixture))

@@ -83,14 +83,14 @@ def options_of(group: str) -> list[str]:
 def _parsed(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any], str | None]:
     """Group choices (as Hydra overrides), values (nested), and the user's file."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     choices, values, file = [], OmegaConf.create(), None
     parser, groups = OverridesParser.create(), group_names()
     for text in overrides:
         try:
             override = parser.parse_override(text)
-        except OverrideParseException as error:
+        except HydraException as error:
             raise ValueError(f"cannot read {text!r}; write key=value, and quote values with blanks or brackets: 'key=\"a b\"'") from error
         if override.is_delete() or override.is_sweep_override():
             raise ValueError(f"{text!r} deletes or sweeps, which unipot does not do; give one value: key=value")
@@ -98,17 +98,19 @@ def _parsed(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any], str | 
         if key == "config":
             file = str(value)
         elif key in groups and not isinstance(value, dict):
-            choices.append(_choice(key, value))
+            choices.append(_choice(key, value, override.package))
         else:
             OmegaConf.update(values, key, value, merge=True, force_add=True)
     return choices, OmegaConf.to_container(values), file  # type: ignore[return-value]
 
 
-def _choice(group: str, option: Any) -> str:
+def _choice(group: str, option: Any, package: str | None = None) -> str:
+    """A Hydra override; with a package (`dataset@datasets.mine=extxyz`) the option is added there."""
     if option is not None and str(option) not in options_of(group):
         hint = _closest(str(option), options_of(group))
         raise ValueError(f"{group}={option} is not known{hint}; options are: {', '.join(options_of(group))}")
-    return f"{group}={'null' if option is None else option}"
+    where = f"+{group}@{package}" if package else group
+    return f"{where}={'null' if option is None else option}"
 
 
 def _composed(verb: str, choices: Sequence[str]) -> DictConfig:
@@ -180,5 +182,5 @@ def _join(where: str, key: Any) -> str:
 
 
 def _closest(word: str, options: Sequence[str]) -> str:
-    close = get_close_matches(word, options, n=1, cutoff=0.5)
+    close = [option for option in options if option.startswith(word)] or get_close_matches(word, options, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -5,22 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 
-from unipot.data.labels import LabelSource, SkippedItem
+from unipot.data.labels import LabelSource
 from unipot.data.readers import detect_format, read_structures
 from unipot.data.readers.ase_files import default_labels
 from unipot.data.spec import DatasetSpec, levels_of_heads
 from unipot.data.splits import split_by_group
 from unipot.data.statistics import composition_counts
 from unipot.data.store import Store, open_dataset
-from unipot.data.store_writer import StoreWriter
 from unipot.workflows.config import DatasetConfig
+from unipot.workflows.prepare import Source, write_store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,22 +132,11 @@ def _sources(path: str, config: DatasetConfig, name: str, console: Console) -> d
     return sources
 
 
-def _convert(
-    path: str, config: DatasetConfig, sources: Mapping[str, LabelSource], name: str, target: Path, console: Console
-) -> None:
-    skipped: list[SkippedItem] = []
+def _convert(path: str, config: DatasetConfig, sources: Mapping[str, LabelSource], name: str, target: Path, console: Console) -> None:
     items = read_structures(path, labels=sources, format=config.format, group_key=config.group_key, id_key=config.id_key)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with StoreWriter(target, name=name, level_of_theory=config.level_of_theory, labels=tuple(sources), overwrite=True) as writer:
-        for item in track(items, description=f"  {name}: reading", console=console, transient=True, disable=not console.is_terminal):
-            if isinstance(item, SkippedItem):
-                skipped.append(item)
-            else:
-                writer.add(item)
-        kept = len(writer)
-    console.print(f"  {name}: {kept} structures read from {path}, {len(skipped)} skipped", highlight=False)
-    for item in skipped[:5]:
-        console.print(f"    skipped {item.where}: {item.reason}", highlight=False)
+    provenance = {"path": path, "labels": {label: asdict(source) for label, source in sources.items()}}
+    source = Source(name=name, level_of_theory=config.level_of_theory, labels=tuple(sources), items=items, provenance=provenance)
+    write_store(source, target, overwrite=True, show_census=False, console=console)
 
 
 def _with_known_elements(opened: Sequence[OpenDataset], console: Console) -> list[OpenDataset]:

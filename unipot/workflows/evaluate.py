@@ -2,39 +2,220 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from omegaconf import MISSING, OmegaConf
 from rich.console import Console
 
-from unipot.data.store import Store
+from unipot.data.spec import head_name_for
 from unipot.models.potential import Potential
 from unipot.reporting.evaluation import Evaluation, error_table, evaluate_head, full_table
 from unipot.reporting.plots import element_error_figure, parity_figure
-from unipot.workflows.compose import RESOLVED_CONFIG
-from unipot.workflows.config import DatasetConfig, LabelConfig
-from unipot.workflows.datasets import store_at
+from unipot.workflows.compose import RESOLVED_CONFIG, checked_config
+from unipot.workflows.config import LabelConfig, MixtureConfig, TrainerConfig
+from unipot.workflows.datasets import OpenDataset, open_datasets
+from unipot.workflows.finetune import FinetuneConfig, stores_of
 from unipot.workflows.report import EVALUATIONS
-from unipot.workflows.user_frames import frames_batches, name_of
-from unipot.workflows.yardsticks import pretrain_config, validation_sets
-from unipot.zoo.artifact import load_potential
+from unipot.workflows.user_frames import UserDataConfig, budget_for, frames_batches, name_of, open_frames, open_user_frames
+from unipot.workflows.yardsticks import Yardstick, pretrain_config, validation_sets
+from unipot.zoo.artifact import load_artifact
 
 
 @dataclass(kw_only=True)
 class EvaluateConfig:
-    """`unipot evaluate`: `data` is one path or several; without it, the validation sets of the run that made the checkpoint."""
+    """Schema of `conf/evaluate.yaml`. `data` and `head` take one value, or lists of equal length."""
 
-    checkpoint: str = "???"
-    data: list[str] = field(default_factory=list)
-    head: list[str] = field(default_factory=list)
-    name: list[str] = field(default_factory=list)
+    checkpoint: str = MISSING
+    data: Any = None
+    head: Any = None
     output: str | None = None
     format: str = "auto"
     sources: dict[str, LabelConfig] = field(default_factory=dict)
-    max_atoms: int = "???"  # type: ignore[assignment]
-    max_edges: int = "???"  # type: ignore[assignment]
+    max_atoms: int = MISSING
+    max_edges: int = MISSING
+    device: str = MISSING
     dtype: str | None = None
-    device: str = "cpu"
     thresholds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlan:
+    """What to evaluate, and the numbers that validation used."""
+
+    sets: list[Yardstick]
+    budget: MixtureConfig
+    thresholds: dict[str, float]
+
+
+def evaluate(config: EvaluateConfig) -> list[Evaluation]:
+    """Print the tables and write JSON, Markdown, points and plots into the output folder.
+
+    Raises:
+        KeyError: a head does not exist, or must be given.
+        ValueError: a dataset is empty, unlabelled or of unknown elements, or an option is not allowed.
+        FileNotFoundError: a path is not there.
+    """
+    console = Console()
+    artifact = load_artifact(config.checkpoint, device=config.device, dtype=_dtype(config.dtype))
+    potential = artifact.potential.eval()
+    output = Path(config.output) if config.output else Path(config.checkpoint).parent / "evaluation"
+    if config.data is None:
+        plan = plan_of_run(Path(config.checkpoint).parent, config, potential, console)
+    else:
+        plan = plan_of_data(config, potential, artifact.card, output / "data", console)
+    evaluations = []
+    for item in plan.sets:
+        console.print(f"{item.name}: {len(item.indices)} structures through head {item.head}", highlight=False, markup=False)
+        batches = frames_batches(potential, item.store, item.indices, item.head, plan.budget)
+        evaluations.append(
+            evaluate_head(
+                potential, batches, dataset=item.name, model=Path(config.checkpoint).stem, head=item.head, device=potential.device,
+                thresholds=plan.thresholds,
+            )
+        )  # fmt: skip
+    write_evaluations(output, evaluations)
+    show_evaluations(console, evaluations, output)
+    return evaluations
+
+
+def plan_of_data(config: EvaluateConfig, potential: Potential, card: dict[str, Any], cache: Path, console: Console) -> EvaluationPlan:
+    """The datasets given on the command line.
+
+    Raises:
+        KeyError: a head does not exist, or must be given.
+        ValueError: `data` and `head` differ in length.
+    """
+    paths, heads = _texts(config.data, "data"), [] if config.head is None else _texts(config.head, "head")
+    if len(heads) not in (0, 1, len(paths)):
+        raise ValueError(f"{len(paths)} data and {len(heads)} heads are given; give one head, or one per dataset")
+    heads = heads * len(paths) if len(heads) == 1 else heads
+    reading = UserDataConfig(format=config.format, sources=config.sources)
+    sets: list[Yardstick] = []
+    for number, path in enumerate(paths):
+        store = open_frames(path, reading, name=_free(name_of(path), [s.name for s in sets]), cache=cache, console=console)
+        head = heads[number] if heads else default_head(store.name, potential, card, console)
+        potential.heads.index(head)
+        sets.append(Yardstick(name=_free(name_of(path), [s.name for s in sets]), head=head, store=store, indices=np.arange(len(store))))
+    budget = MixtureConfig(max_atoms=config.max_atoms, max_edges=config.max_edges)
+    budget = budget_for([s.store for s in sets], budget, potential.cutoff, console)
+    return EvaluationPlan(sets=sets, budget=budget, thresholds=config.thresholds)
+
+
+def plan_of_run(folder: Path, config: EvaluateConfig, potential: Potential, console: Console) -> EvaluationPlan:
+    """The validation sets of the run in `folder`, with its budgets: gives exactly the logged numbers.
+
+    Raises:
+        FileNotFoundError: there is no run in `folder`.
+        ValueError: the run has no validation data.
+    """
+    file = folder / RESOLVED_CONFIG
+    if not file.is_file():
+        raise FileNotFoundError(f"data is not given and {file} is missing; add data=<file or store>, or name a checkpoint in a run folder")
+    content = OmegaConf.load(file)
+    console.print(f"data is not given: validation sets of the run in {folder}", highlight=False, markup=False)
+    if "checkpoint" in content:
+        datasets, budget, trainer = _of_finetune(folder, content, potential, console)
+    else:
+        datasets, budget, trainer = _of_pretrain(folder, console)
+    sets = [
+        Yardstick(name=d.spec.name, head=d.spec.head, store=d.validation_store, indices=d.validation_indices)
+        for d in datasets
+        if len(d.validation_indices)
+    ]
+    if not sets:
+        raise ValueError(f"the run in {folder} has no validation data; add data=<file or store>")
+    return EvaluationPlan(sets=sets, budget=budget, thresholds=config.thresholds or trainer.thresholds)
+
+
+def default_head(dataset: str, potential: Potential, card: dict[str, Any], console: Console) -> str:
+    """The head for a dataset when none is given: the only one, the one named after the dataset, or the fine-tuned one.
+
+    Raises:
+        KeyError: none of these.
+    """
+    names = potential.heads.names
+    candidates = {
+        "the only one": names[0] if len(names) == 1 else None,
+        "named after the dataset": head_name_for(dataset),
+        "the fine-tuned one": card.get("finetune", {}).get("head"),
+    }
+    for reason, name in candidates.items():
+        if name in names:
+            console.print(f"{dataset}: head is not given, taking {name!r} ({reason})", highlight=False, markup=False)
+            return str(name)
+    raise KeyError(f"head is not given and dataset {dataset!r} does not tell; add head=..., one of: {', '.join(names)}")
+
+
+def write_evaluations(output: Path, evaluations: Sequence[Evaluation]) -> None:
+    """`metrics.json`, `metrics.md`, plots, and the files that `unipot report` reads."""
+    output.mkdir(parents=True, exist_ok=True)
+    for e in evaluations:
+        e.save(output / EVALUATIONS / e.dataset)
+        if e.parity():
+            (output / f"parity_{e.dataset}.svg").write_bytes(parity_figure(e.parity(), e.dataset))
+    content = [{"dataset": e.dataset, "model": e.model, "head": e.head, **e.table.to_dict()} for e in evaluations]
+    (output / "metrics.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    parts = [_summary(evaluations), *(full_table(e) for e in evaluations)]
+    (output / "metrics.md").write_text("\n\n".join(f"## {t.title}\n\n{t.to_markdown()}" for t in parts) + "\n", encoding="utf-8")
+    per_element = {e.dataset: e.force_mae_per_element() for e in evaluations if e.force_mae_per_element()}
+    if per_element:
+        (output / "force_error_by_element.svg").write_bytes(element_error_figure(per_element, "force error by element"))
+
+
+def show_evaluations(console: Console, evaluations: Sequence[Evaluation], output: Path) -> None:
+    """The tables, and where the files are."""
+    for e in evaluations:
+        console.print(full_table(e).to_rich())
+    if len(evaluations) > 1:
+        console.print(_summary(evaluations).to_rich())
+    console.print(f"tables, points and plots: {output}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _summary(evaluations: Sequence[Evaluation]) -> Any:
+    return error_table(evaluations, "Errors", best=False)
+
+
+def _of_pretrain(folder: Path, console: Console) -> tuple[list[OpenDataset], MixtureConfig, TrainerConfig]:
+    config = pretrain_config(folder)
+    return validation_sets(folder, console), config.mixture, config.trainer
+
+
+def _of_finetune(
+    folder: Path, content: Any, potential: Potential, console: Console
+) -> tuple[list[OpenDataset], MixtureConfig, TrainerConfig]:
+    """The user's frames and replay sets, opened and split as in the run."""
+    config: FinetuneConfig = checked_config(FinetuneConfig, content)
+    cache = Path(config.cache) if config.cache else folder / "data"
+    summary = json.loads((folder / "finetune_summary.json").read_text(encoding="utf-8"))
+    frames = open_user_frames(config.data, config, head=summary["head"], seed=config.seed, cache=cache, console=console)
+    replay = open_datasets(config.replay, cache=cache, seed=config.seed, console=console) if config.replay else []
+    budget = budget_for(stores_of(frames, replay), config.mixture, potential.cutoff, console)
+    return [frames.dataset, *replay], budget, config.trainer
+
+
+def _texts(value: Any, what: str) -> list[str]:
+    found = list(value) if isinstance(value, list | tuple) else [value]
+    if not found or not all(isinstance(item, str) and item for item in found):
+        raise ValueError(f"{what} is {value!r}; give one text, or a list: '{what}=[a,b]'")
+    return found
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    number, candidate = 1, name
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    dtypes = {None: None, "float32": torch.float32, "float64": torch.float64}
+    if name not in dtypes:
+        raise ValueError(f"dtype is {name!r}; use float32, float64, or null for the one the model was saved in")
+    return dtypes[name]

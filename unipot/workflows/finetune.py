@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import MISSING
 from rich.console import Console
 
+from unipot.data.store import Store
 from unipot.models.potential import Potential
 from unipot.reporting.evaluation import Evaluation, error_table
 from unipot.reporting.tables import ReportTable
@@ -37,7 +39,7 @@ from unipot.workflows.model import build_loss, build_settings, dtype_named
 from unipot.workflows.pretrain import mixture_data
 from unipot.workflows.report import ALIGNMENT_FILE, EVALUATIONS, SUMMARY_FILE, forgetting_table
 from unipot.workflows.run_folder import RunFolder, open_run_folder
-from unipot.workflows.user_frames import UserDataConfig, UserFrames, free_head_name, name_of, open_user_frames
+from unipot.workflows.user_frames import UserDataConfig, UserFrames, budget_for, free_head_name, name_of, open_user_frames
 from unipot.workflows.yardsticks import Yardstick, YardstickConfig, open_yardsticks, save_evaluations
 from unipot.zoo.artifact import load_potential
 
@@ -46,10 +48,10 @@ from unipot.zoo.artifact import load_potential
 class StrategyConfig:
     """Group `finetune`: which parameters move, see `unipot.training.optim.build_policy`."""
 
-    method: str = "???"
-    freeze_groups: int = "???"  # type: ignore[assignment]
-    layer_decay: float = "???"  # type: ignore[assignment]
-    head_lr_scale: float = "???"  # type: ignore[assignment]
+    method: str = MISSING
+    freeze_groups: int = MISSING
+    layer_decay: float = MISSING
+    head_lr_scale: float = MISSING
 
 
 @dataclass(kw_only=True)
@@ -58,18 +60,18 @@ class FinetuneConfig(UserDataConfig):
 
     run: str | None = None
     resume: str = "auto"
-    seed: int = "???"  # type: ignore[assignment]
+    seed: int = MISSING
     cache: str | None = None
-    checkpoint: str = "???"
-    data: str = "???"
+    checkpoint: str = MISSING
+    data: str = MISSING
     head: str | None = None
     parent_head: str = AUTO
     from_scratch: bool = False
     replay: dict[str, DatasetConfig] = field(default_factory=dict)
-    replay_share: float = "???"  # type: ignore[assignment]
+    replay_share: float = MISSING
     forgetting: dict[str, YardstickConfig] = field(default_factory=dict)
     pretrain_run: str | None = None
-    forgetting_frames: int = "???"  # type: ignore[assignment]
+    forgetting_frames: int = MISSING
     finetune: StrategyConfig = field(default_factory=StrategyConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
@@ -97,7 +99,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
 
     console.rule("frames")
     frames, replay, yardsticks = open_everything(config, pretrained, run, console)
-    budget = budget_for([frames.dataset, *replay], config.mixture, pretrained.cutoff, console)
+    budget = budget_for(stores_of(frames, replay, yardsticks), config.mixture, pretrained.cutoff, console)
     before = [y.measure(pretrained, "pretrained", budget) for y in yardsticks]
 
     console.rule("fresh weights" if config.from_scratch else "alignment")
@@ -182,14 +184,10 @@ def training_module(config: FinetuneConfig, potential: Potential, datasets: Sequ
     )
 
 
-def budget_for(datasets: Sequence[OpenDataset], mixture: MixtureConfig, cutoff: float, console: Console) -> MixtureConfig:
-    """`mixture` with budgets that hold the largest structure: a user's own frames are not refused for their size."""
-    stores = [store for d in datasets for store in (d.store, d.validation_store)]
-    needed = {"max_atoms": max(int(s.n_atoms.max()) for s in stores), "max_edges": max(int(s.n_edges(cutoff).max()) for s in stores)}
-    raised = {name: value for name, value in needed.items() if value > getattr(mixture, name)}
-    for name, value in raised.items():
-        console.print(f"  mixture.{name} raised from {getattr(mixture, name)} to {value} for the largest structure", highlight=False)
-    return replace(mixture, **raised)
+def stores_of(frames: UserFrames, replay: Sequence[OpenDataset], yardsticks: Sequence[Yardstick] = ()) -> list[Store]:
+    """Every store of a run."""
+    datasets = [store for d in [frames.dataset, *replay] for store in (d.store, d.validation_store)]
+    return [*datasets, *([] if frames.test is None else [frames.test]), *(y.store for y in yardsticks)]
 
 
 def user_yardstick(frames: UserFrames) -> Yardstick | None:

@@ -49,13 +49,24 @@ class PrepareConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Source:
+class Source:
+    """A stream of structures and what is known of it.
+
+    Attributes:
+        name: of the dataset.
+        level_of_theory: of its labels.
+        labels: properties its structures may carry.
+        items: the structures, and what a reader skipped.
+        total: how many items to expect, for the progress bar.
+        provenance: JSON-able, kept in the store's metadata.
+    """
+
     name: str
     level_of_theory: str
     labels: tuple[str, ...]
-    items: Iterator[Structure | SkippedItem]
-    total: int | None
-    provenance: dict[str, Any]
+    items: Iterable[Structure | SkippedItem]
+    total: int | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 def prepare(config: PrepareConfig, console: Console | None = None) -> Store:
@@ -78,24 +89,65 @@ def prepare(config: PrepareConfig, console: Console | None = None) -> Store:
     source = _recipe_source(config) if config.recipe else _path_source(config, console)
     path = Path(config.out or f"{source.name}{SUFFIX}")
     console.print(f"preparing {path} from {config.recipe or config.path}", highlight=False)
+    return write_store(
+        source,
+        path,
+        precision=config.precision,
+        on_invalid=config.on_invalid,
+        check_labels=config.check_labels,
+        overwrite=config.overwrite,
+        console=console,
+    )
+
+
+def write_store(
+    source: Source,
+    path: Path,
+    *,
+    precision: str = "float64",
+    on_invalid: str = "refuse",
+    check_labels: bool = True,
+    overwrite: bool = False,
+    show_census: bool = True,
+    console: Console,
+) -> Store:
+    """Write the items of `source` to a store at `path` that also holds their census.
+
+    Args:
+        source: structures and what they are.
+        path: folder to make.
+        precision: see `StoreWriter`.
+        on_invalid: `refuse` stops at a broken structure, `skip` counts it.
+        check_labels: stop when labels contradict the energies of near-identical frames.
+        overwrite: replace a store that is there.
+        show_census: print the whole table, not only the counts.
+        console: for progress and census.
+
+    Raises:
+        FileExistsError: the store is there already and `overwrite` is false.
+        ValueError: a structure is broken, labels contradict energies, or nothing is left to store.
+    """
     census = Census(source.name, source.level_of_theory)
     with StoreWriter(
         path,
         name=source.name,
         level_of_theory=source.level_of_theory,
         labels=source.labels,
-        precision=config.precision,
-        overwrite=config.overwrite,
+        precision=precision,
+        overwrite=overwrite,
         provenance=source.provenance,
     ) as writer:
-        _write(source, writer, census, config.on_invalid, console)
-        if len(writer):
+        _write(source, writer, census, on_invalid, console)
+        if show_census and len(writer):
             console.print(census.table())
-        if config.check_labels:
+        if check_labels:
             census.consistency().refuse_contradictions(source.name)
         writer.attach("census.json", census.to_dict())
     store = Store(path)
     console.print(f"wrote {path}: {len(store):,} structures, {census.n_skipped:,} skipped", highlight=False)
+    if not show_census:
+        for reason, n in census.skipped.most_common():
+            console.print(f"  skipped {n:,}: {reason} (for example {census.skipped_examples[reason][0]})", highlight=False)
     return store
 
 
@@ -110,10 +162,10 @@ def _check(config: PrepareConfig) -> None:
         raise ValueError(f"options.{next(iter(config.options))} is for recipes; {config.path} is a file, leave it out")
 
 
-def _recipe_source(config: PrepareConfig) -> _Source:
+def _recipe_source(config: PrepareConfig) -> Source:
     assert config.recipe is not None
     recipe = load_recipe(data_recipes_dir(), config.recipe)
-    return _Source(
+    return Source(
         name=config.name or recipe.name,
         level_of_theory=recipe.level_of_theory,
         labels=recipe.labels,
@@ -123,7 +175,7 @@ def _recipe_source(config: PrepareConfig) -> _Source:
     )
 
 
-def _path_source(config: PrepareConfig, console: Console) -> _Source:
+def _path_source(config: PrepareConfig, console: Console) -> Source:
     assert config.path is not None
     if not config.level_of_theory:
         raise ValueError(
@@ -140,7 +192,7 @@ def _path_source(config: PrepareConfig, console: Console) -> _Source:
         columns=config.columns,
         split=config.split,
     )
-    return _Source(
+    return Source(
         name=config.name or Path(config.path).stem,
         level_of_theory=config.level_of_theory,
         labels=tuple(labels),
@@ -165,13 +217,14 @@ def _assumed_labels(path: str, format: str, console: Console) -> dict[str, Label
     return labels
 
 
-def _write(source: _Source, writer: StoreWriter, census: Census, on_invalid: str, console: Console) -> None:
+def _write(source: Source, writer: StoreWriter, census: Census, on_invalid: str, console: Console) -> None:
     for item in _with_progress(source.items, source.total, f"reading {source.name}", console):
         if isinstance(item, Structure):
             census.add(writer.add(item))
         elif item.invalid and on_invalid == "refuse":
             raise ValueError(
-                f"dataset {source.name!r}, {item.where}: {item.reason}; repair it, or leave such structures out with on_invalid=skip"
+                f"dataset {source.name!r}, {item.where}: {item.reason}; repair it, or leave such structures out: "
+                "unipot prepare with on_invalid=skip"
             )
         else:
             census.skip(item)

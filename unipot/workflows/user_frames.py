@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -134,19 +134,26 @@ def open_frames(path: str, options: UserDataConfig, *, name: str, cache: Path, c
 
 def frames_batches(
     potential: Potential, store: Store, indices: Sequence[int] | np.ndarray | None, head: str, mixture: MixtureConfig
-) -> list[AtomBatch]:
+) -> Iterator[AtomBatch]:
     """Evaluation batches of `store` through `head`, in the packing of validation."""
-    return list(
-        evaluation_batches(
-            store,
-            indices,
-            cutoff=potential.cutoff,
-            head_index=potential.heads.index(head),
-            max_atoms=mixture.max_atoms,
-            max_edges=mixture.max_edges,
-            dtype=potential.dtype,
-        )
+    return evaluation_batches(
+        store,
+        indices,
+        cutoff=potential.cutoff,
+        head_index=potential.heads.index(head),
+        max_atoms=mixture.max_atoms,
+        max_edges=mixture.max_edges,
+        dtype=potential.dtype,
     )
+
+
+def budget_for(stores: Sequence[Store], mixture: MixtureConfig, cutoff: float, console: Console) -> MixtureConfig:
+    """`mixture` with budgets that hold the largest structure: a user's own frames are not refused for their size."""
+    needed = {"max_atoms": max(int(s.n_atoms.max()) for s in stores), "max_edges": max(int(s.n_edges(cutoff).max()) for s in stores)}
+    raised = {name: value for name, value in needed.items() if value > getattr(mixture, name)}
+    for name, value in raised.items():
+        console.print(f"  {name} raised from {getattr(mixture, name)} to {value} for the largest structure", highlight=False)
+    return replace(mixture, **raised)
 
 
 def name_of(path: str) -> str:

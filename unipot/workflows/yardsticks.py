@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from rich.console import Console
 
 from unipot.data.store import Store
@@ -23,7 +23,7 @@ from unipot.workflows.user_frames import frames_batches
 class YardstickConfig:
     """A set that one head of the checkpoint is measured on, before and after. `head`: by default the set's name."""
 
-    path: str = "???"
+    path: str = MISSING
     head: str | None = None
     format: str = "auto"
     sources: dict[str, LabelConfig] = field(default_factory=dict)
@@ -75,7 +75,7 @@ def open_yardsticks(
         found += [
             Yardstick(name=d.spec.name, head=d.spec.head, store=d.validation_store, indices=d.validation_indices)
             for d in sets
-            if len(d.validation_indices) and d.spec.head in potential.heads.names
+            if len(d.validation_indices) and d.spec.head in potential.heads.names  # the checkpoint may be of an earlier run
         ]
     return [
         Yardstick(name=y.name, head=y.head, store=y.store, indices=y.indices[np.linspace(0, len(y.indices) - 1, n_frames).astype(int)])

@@ -51,9 +51,9 @@ def test_correct_labels_have_slope_one():
     [
         (
             {"stress": -1.0},
-            r"'springs': the stress labels contradict.*slope -.* their sign is reversed \(tension <-> compression\).*labels.stress",
+            r"'springs': the stress labels contradict.*their sign is reversed \(tension <-> compression\); correct the unit and sign",
         ),
-        ({"forces": -1.0}, "the forces labels contradict.*sign is reversed; correct labels.forces"),
+        ({"forces": -1.0}, "the forces labels contradict.*sign is reversed; correct the unit and sign stated for forces"),
         ({"stress": GPA}, "the stress labels.*numbers in eV/A\\^3 are stated to be in GPa"),
         ({"stress": -1 / GPA}, "the stress labels.*unit is wrong and their sign reversed"),
         ({"forces": HARTREE}, "the forces labels.*unit is wrong"),

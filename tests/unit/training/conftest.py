@@ -46,7 +46,7 @@ def make_batch() -> Callable[..., AtomBatch]:
         all_structures = structures()
         chosen = [all_structures[k] for k in indices]
         datasets = [k % 2 for k in indices]
-        return collate(chosen, cutoff=4.0, dtype=dtype, dataset_index=datasets, head_index=datasets)
+        return collate(chosen, cutoff=5.0, dtype=dtype, dataset_index=datasets, head_index=datasets)
 
     return make
 

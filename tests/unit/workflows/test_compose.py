@@ -1,0 +1,77 @@
+import pytest
+
+from unipot.workflows.compose import load_config, to_yaml
+from unipot.workflows.config import PretrainConfig
+
+DATASET = ["datasets.a.path=a.extxyz", "datasets.a.level_of_theory=PBE"]
+
+
+def load(*words):
+    return load_config("pretrain", PretrainConfig, ["run=r", *DATASET, *words])
+
+
+def test_command_line_wins_over_file_and_file_over_defaults(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("schedule: {max_steps: 7, warmup_steps: 3}\nbackbone: native-tiny\n")
+    config = load(f"config={file}", "schedule.max_steps=9")
+    assert (config.schedule.max_steps, config.schedule.warmup_steps) == (9, 3)
+    assert config.backbone.hyperparameters["n_layers"] == 1
+
+
+def test_file_may_name_datasets_and_group_options(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("logger: wandb\ndatasets:\n  b: {path: b, level_of_theory: LDA, head: shared}\n")
+    config = load(f"config={file}")
+    assert config.logger.wandb and set(config.datasets) == {"a", "b"} and config.datasets["b"].head == "shared"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("sede=3", "option 'sede' is not known .did you mean 'seed'.."),
+        ("+sede=3", "option 'sede' is not known"),
+        ("optimizer.learning_rat=1", "'optimizer.learning_rat' is not known .did you mean 'learning_rate'"),
+        ("datasets.a.level=PBE", "'datasets.a.level' is not known .did you mean 'level_of_theory'"),
+        ("backbone=nativ-small", "backbone=nativ-small is not known .did you mean 'native-small'"),
+        ("schedule.max_steps=many", "schedule.max_steps: Value 'many'"),
+        ("datasets.a=3", "datasets.a"),
+        ("seed=1,2", "deletes or sweeps"),
+        ("seed", "cannot read 'seed'; write key=value"),
+        ("config=nowhere.yaml", "nowhere.yaml"),
+    ],
+)
+def test_misuse_is_one_sentence_that_names_it(word, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        load(word)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_mandatory_value_is_named():
+    with pytest.raises(ValueError, match="run is not set; add run="):
+        load_config("pretrain", PretrainConfig, DATASET)
+
+
+def test_broken_yaml_is_named(tmp_path):
+    (tmp_path / "bad.yaml").write_text("a: [1,\n")
+    with pytest.raises(ValueError, match="bad.yaml: not valid YAML"):
+        load(f"config={tmp_path / 'bad.yaml'}")
+
+
+def test_resolved_configuration_gives_the_same_run_again(tmp_path):
+    config = load("optimizer.clip_norm=null", "datasets.a.sources.energy.key=E", "datasets.a.sources.energy.unit=hartree")
+    (tmp_path / "resolved_config.yaml").write_text(to_yaml(config))
+    again = load_config("pretrain", PretrainConfig, [f"resume={tmp_path}"])
+    assert again.run == str(tmp_path)
+    again.run = config.run
+    assert again == config
+
+
+def test_resumed_run_takes_no_group(tmp_path):
+    (tmp_path / "resolved_config.yaml").write_text(to_yaml(load()))
+    with pytest.raises(ValueError, match="'backbone=native-tiny' chooses a group"):
+        load_config("pretrain", PretrainConfig, [f"resume={tmp_path}", "backbone=native-tiny"])
+
+
+def test_resume_of_no_run_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="give a run folder"):
+        load_config("pretrain", PretrainConfig, [f"resume={tmp_path / 'nothing'}"])
