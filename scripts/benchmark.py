@@ -168,7 +168,9 @@ def _check(options: argparse.Namespace) -> None:
 
 def _package_versions(part: dict[str, Any]) -> dict[str, str]:
     """Versions that the workers reported; a torch that differs from this process's is named with its model."""
-    groups = part["results"].values() if "batches" in part else [{k: r["runs"][0] for k, r in part["results"].items()}] if "seeds" in part else []
+    groups = list(part["results"].values()) if "batches" in part else []
+    if "seeds" in part:
+        groups = [{label: result["runs"][0] for label, result in part["results"].items()}]
     found: dict[str, str] = {}
     for label, result in (pair for group in groups for pair in group.items()):
         packages = dict(result.get("packages", {}))

@@ -18,7 +18,7 @@ MANDATORY = {
     "prepare": ["path=a.extxyz", "level_of_theory=PBE"],
     "pretrain": ["run=runs/a", "datasets.a.path=a.extxyz", "datasets.a.level_of_theory=PBE"],
     "finetune": ["checkpoint=a.safetensors", "data=a.extxyz"],
-    "report": ["run=runs/a"],
+    "report": ["output=report.html"],
     "evaluate": ["checkpoint=a.safetensors", "data=a.extxyz"],
     "relax": ["checkpoint=a.safetensors", "structure=a.extxyz"],
     "md": ["checkpoint=a.safetensors", "structure=a.extxyz"],
@@ -57,7 +57,8 @@ def test_every_yaml_is_covered_by_a_test():
 
 
 @pytest.mark.parametrize(("group", "option"), options(*OF_PRETRAIN), ids=lambda value: value)
-def test_every_option_fits_pretraining(group, option):
+def test_every_option_fits_pretraining(group, option, monkeypatch):
+    monkeypatch.setenv("UNIPOT_REAL_DATA", "data")  # an experiment may take its folder from there
     config = load_config("pretrain", PretrainConfig, [*MANDATORY["pretrain"], f"{group}={option}", *NEEDED.get(option, [])])
     build_settings(config.optimizer, config.schedule)
 

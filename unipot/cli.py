@@ -59,7 +59,7 @@ VERBS: dict[str, Verb] = {
         workflow="unipot.workflows.report:report",
         schema="unipot.workflows.report:ReportConfig",
         summary="one HTML page out of run folders",
-        example="unipot report pretrain=runs/a finetune=[runs/mine,runs/mine-scratch] output=report.html",
+        example="unipot report pretrain_run=runs/a finetune_runs=[runs/mine,runs/mine-scratch] output=report.html",
     ),
     "relax": Verb(
         workflow="unipot.workflows.relax:relax",

@@ -13,6 +13,9 @@ from importlib.util import find_spec
 
 import numpy as np
 
+#: cells of more cutoff³ than this go to the reference engine; vesin 0.6 overflows and kills the process near 1e12
+MAX_BOXES = 1e8
+
 #: edge_index (2, n_edges) int64 and cell_shifts (n_edges, 3) int64
 Edges = tuple[np.ndarray, np.ndarray]
 
@@ -41,9 +44,38 @@ def neighbor_list(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cuto
         raise ValueError(f"neighbour engine {engine!r} is not known; use one of: auto, {', '.join(ENGINES)}")
     pbc = np.asarray(pbc, dtype=bool)
     positions = np.ascontiguousarray(positions, dtype=np.float64)
-    centre, neighbor, shifts = ENGINES[engine](positions, complete_cell(positions, cell, pbc, cutoff), pbc, float(cutoff))
+    positions = _without_gaps(positions, cell, pbc, cutoff)
+    cell = complete_cell(positions, cell, pbc, cutoff)
+    if abs(np.linalg.det(cell)) > MAX_BOXES * cutoff**3:
+        engine = "reference"
+    centre, neighbor, shifts = ENGINES[engine](positions, cell, pbc, float(cutoff))
     order = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], neighbor, centre))
     return np.stack([centre, neighbor])[:, order].astype(np.int64), shifts[order].astype(np.int64)
+
+
+def _without_gaps(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> np.ndarray:
+    """Positions (n_atoms, 3) Å with the same neighbours, but without wide empty slices across the free directions.
+
+    Engines divide space into boxes: fragments far apart would cost memory without bound.
+    """
+    positions = positions.copy()
+    for direction in _free_directions(cell, pbc):
+        along = positions @ direction
+        order = np.argsort(along)
+        excess = np.maximum(np.diff(along[order]) - 1.01 * cutoff, 0.0)
+        if excess.any():
+            shift = np.empty_like(along)
+            shift[order] = np.concatenate([[0.0], np.cumsum(excess)])
+            positions -= shift[:, None] * direction
+    return positions
+
+
+def _free_directions(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """Orthonormal rows that span what is orthogonal to all periodic lattice vectors."""
+    periodic = np.asarray(cell, dtype=np.float64)[pbc]
+    if len(periodic) == 0:
+        return np.eye(3)
+    return np.linalg.svd(periodic)[2][len(periodic) :]  # the null space
 
 
 def complete_cell(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> np.ndarray:
@@ -56,10 +88,7 @@ def complete_cell(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cuto
     if len(free) == 0:
         return complete
     extent = float(np.ptp(positions, axis=0).max()) + 2 * cutoff + 1.0
-    periodic = complete[pbc]
-    # the null space of the periodic vectors gives the directions left for the free ones
-    basis = np.linalg.svd(periodic)[2][len(periodic) :] if len(periodic) else np.eye(3)
-    complete[free] = basis * extent
+    complete[free] = _free_directions(complete, pbc) * extent
     return complete
 
 

@@ -71,7 +71,7 @@ class Structure:
         put("positions", self._shaped("positions", self.positions, np.float64, (n_atoms, 3)))
         put("cell", self._shaped("cell", self.cell, np.float64, (3, 3)))
         pbc = np.asarray(self.pbc, dtype=bool)
-        put("pbc", np.broadcast_to(pbc, (3,)).copy())
+        put("pbc", self._shaped("pbc", np.repeat(pbc, 3) if pbc.ndim == 0 else pbc, bool, (3,)))
         fixed = np.zeros(n_atoms, dtype=bool) if self.fixed is None else self.fixed
         put("fixed", self._shaped("fixed", fixed, bool, (n_atoms,)))
         put("labels", {name: self._label(name, value) for name, value in self.labels.items()})
@@ -94,7 +94,7 @@ class Structure:
 
     def _array(self, name: str, value: Any, dtype: Any) -> np.ndarray:
         try:
-            return np.asarray(value, dtype=dtype)
+            return np.array(value, dtype=dtype)  # a copy: what the caller does to its array must not reach this record
         except (TypeError, ValueError) as error:
             raise ValueError(f"{self._where()}: {name} cannot be read as {np.dtype(dtype).name}: {error}") from error
 
@@ -103,9 +103,10 @@ class Structure:
         if array.shape != shape:
             raise ValueError(f"{self._where()}: {name} has shape {array.shape}, expected {shape}")
         if dtype is np.float64 and not np.isfinite(array).all():
+            remedy = f", or leave its label {name!r} out" if name in PROPERTIES else ""
             raise ValueError(
                 f"{self._where()}: {name} contain {int((~np.isfinite(array)).sum())} non-finite value(s); "
-                f"repair or drop this structure, or leave the key {name!r} out if it is a label"
+                f"repair or drop this structure{remedy}"
             )
         return array
 
@@ -125,6 +126,10 @@ class Structure:
                 f"{self._where()}: atomic number {low if low < 1 else high} is outside 1..{MAX_ATOMIC_NUMBER}; "
                 "check which column holds the elements"
             )
+        if not np.isfinite(self.total_charge):
+            raise ValueError(f"{self._where()}: total_charge is {self.total_charge}; give a number (|e|), 0 when neutral")
+        if self.spin_multiplicity is not None and self.spin_multiplicity < 1:
+            raise ValueError(f"{self._where()}: spin_multiplicity is {self.spin_multiplicity}; it is 2S+1, at least 1, or None when not stated")
         lengths = np.linalg.norm(self.cell, axis=1)
         if (self.pbc & (lengths < 1e-6)).any():
             raise ValueError(

@@ -89,8 +89,8 @@ def _accuracy(part: dict[str, Any], reference: str) -> str:
 def _import(part: dict[str, Any], reference: str) -> str:
     del reference
     return (
-        f"### Import\n\n`import unipot` takes {part['import_unipot_s']:.2f} s beyond torch's import, {part['everything_s']:.2f} s with all of "
-        f"`unipot.__all__` looked up, which loads on first use (medians of {part['rounds']} processes)."
+        f"### Import\n\n`import unipot` takes {part['import_unipot_s']:.2f} s beyond torch's import, and {part['everything_s']:.2f} s with "
+        f"all of `unipot.__all__` looked up, which loads on first use (medians of {part['rounds']} processes)."
     )
 
 

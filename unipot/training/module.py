@@ -128,7 +128,7 @@ class TrainingModule(LightningModule):
             file = self.diagnostics / f"non_finite_step_{step}_rank_{self.global_rank}.json"
             file.write_text(json.dumps(report, indent=1) + "\n")
         listed = suspects or everything
-        kind = "structures with non-finite predictions" if suspects else "structures of the step"
+        kind = "structures with non-finite predictions or labels" if suspects else "structures of the step"
         raise NonFiniteError(
             f"step {step}: loss is {loss:g} and the gradient norm {norm:g}, so the update was not made; {kind} (rank {self.global_rank}): "
             f"{', '.join(listed[:10])}{' …' if len(listed) > 10 else ''}; lower optimizer.learning_rate, or check their labels"

@@ -89,7 +89,7 @@ def _parsed(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any], str | 
     parser, groups = OverridesParser.create(), group_names()
     for text in overrides:
         try:
-            override = parser.parse_override(text)
+            override = parser.parse_override(_with_quoted_power(text))
         except HydraException as error:
             raise ValueError(f"cannot read {text!r}; write key=value, and quote values with blanks or brackets: 'key=\"a b\"'") from error
         if override.is_delete() or override.is_sweep_override():
@@ -102,6 +102,12 @@ def _parsed(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any], str | 
         else:
             OmegaConf.update(values, key, value, merge=True, force_add=True)
     return choices, OmegaConf.to_container(values), file  # type: ignore[return-value]
+
+
+def _with_quoted_power(text: str) -> str:
+    """`unit=eV/A^3` with its value in quotes: Hydra's grammar has no `^`, which units do."""
+    key, sign, value = text.partition("=")
+    return f'{key}{sign}"{value}"' if "^" in value and not set(value) & set("\"'[]{}, ") else text
 
 
 def _choice(group: str, option: Any, package: str | None = None) -> str:

@@ -283,4 +283,4 @@ def show_results(console: Console, run: RunFolder, evaluations: Sequence[Evaluat
         console.print(error_table(evaluations, "Before and after fine-tuning").to_rich())
     if forgotten is not None:
         console.print(forgotten.to_rich())
-    console.print(f"model: {run.best}\nreport: unipot report finetune=[{run.path}]", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"model: {run.best}\nreport: unipot report finetune_runs=[{run.path}]", highlight=False, markup=False, soft_wrap=True)

@@ -22,13 +22,13 @@ EVALUATIONS = "evaluations"
 
 @dataclass(kw_only=True)
 class ReportConfig:
-    """`unipot report`: `pretrain` and `finetune` are run folders, `evaluations` are folders written by `unipot evaluate`."""
+    """`unipot report`: `pretrain_run` and `finetune_runs` are run folders, `evaluations` are folders written by `unipot evaluate`."""
 
     output: str = "report.html"
     title: str = "unipot report"
     subtitle: str = ""
-    pretrain: str | None = None
-    finetune: list[str] = field(default_factory=list)
+    pretrain_run: str | None = None
+    finetune_runs: list[str] = field(default_factory=list)
     evaluations: list[str] = field(default_factory=list)
 
 
@@ -63,16 +63,16 @@ def report(config: ReportConfig) -> Path:
         ValueError: no run is given.
         FileNotFoundError: a folder is not that of a run.
     """
-    if not (config.pretrain or config.finetune or config.evaluations):
-        raise ValueError("unipot report needs at least one of pretrain=<run>, finetune=[<run>,...], evaluations=[<folder>,...]")
-    runs = [read_finetune_run(path) for path in config.finetune]
+    if not (config.pretrain_run or config.finetune_runs or config.evaluations):
+        raise ValueError("unipot report needs at least one of pretrain_run=<run>, finetune_runs=[<run>,...], evaluations=[<folder>,...]")
+    runs = [read_finetune_run(path) for path in config.finetune_runs]
     evaluations = [e for folder in config.evaluations for e in read_evaluations(folder)]
     sections = [
         *comparison_sections(runs),
         *alignment_sections(runs),
         *curve_sections(runs),
         *forgetting_sections(runs),
-        *pretraining_sections(config.pretrain),
+        *pretraining_sections(config.pretrain_run),
         *evaluation_sections(evaluations),
     ]
     path = write_report(config.output, config.title, config.subtitle, sections)
@@ -88,7 +88,7 @@ def read_finetune_run(folder: str | Path) -> FinetuneRun:
     """
     folder = Path(folder)
     if not (folder / SUMMARY_FILE).exists():
-        raise FileNotFoundError(f"{folder / SUMMARY_FILE} is missing; finetune= takes folders of finished `unipot finetune` runs")
+        raise FileNotFoundError(f"{folder / SUMMARY_FILE} is missing; finetune_runs= takes folders of finished `unipot finetune` runs")
     tables, warnings = None, []
     if (folder / ALIGNMENT_FILE).exists():
         content = json.loads((folder / ALIGNMENT_FILE).read_text(encoding="utf-8"))

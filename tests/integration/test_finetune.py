@@ -1,0 +1,236 @@
+"""Pretrain on two toy sets, fine-tune on a third, evaluate and report, all through the command line."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from ase.build import molecule
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import read, write
+
+from unipot.batch import collate
+from unipot.cli import main
+from unipot.reporting.evaluation import Evaluation
+from unipot.structure import Structure
+from unipot.zoo.artifact import load_artifact, load_potential
+
+LEVEL_SHIFT = -7.25  # eV/atom between the user's level of theory and EMT
+
+
+def user_frames(n, seed):
+    """Distorted methanol labelled by EMT on another energy zero."""
+    rng, frames = np.random.default_rng(seed), []
+    for _ in range(n):
+        atoms = molecule("CH3OH")
+        atoms.positions += 0.06 * rng.normal(size=atoms.positions.shape)
+        atoms.calc = EMT()
+        energy, forces = atoms.get_potential_energy() + LEVEL_SHIFT * len(atoms), atoms.get_forces()
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+        frames.append(atoms)
+    return frames
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, toy_data):
+    folder = tmp_path_factory.mktemp("finetune")
+    write(folder / "train.extxyz", user_frames(24, seed=1))
+    write(folder / "test.extxyz", user_frames(12, seed=2))
+    # carbon, hydrogen and oxygen are in the molecules, so that its head knows them
+    return {**toy_data, "train": folder / "train.extxyz", "test": folder / "test.extxyz", "folder": folder}
+
+
+@pytest.fixture(scope="module")
+def pretrained(files):
+    run = files["folder"] / "pretrain"
+    arguments = [
+        "pretrain", f"run={run}", "experiment=smoke", "trainer.threads=1", "trainer.progress=false",
+        f"datasets.metals.path={files['metals']}", "datasets.metals.level_of_theory=EMT-metals",
+        f"datasets.molecules.path={files['molecules']}", "datasets.molecules.level_of_theory=EMT-molecules",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    return run
+
+
+def finetune(files, pretrained, run, *overrides, steps=12):
+    return main(
+        [
+            "finetune", f"checkpoint={pretrained / 'best.safetensors'}", f"data={files['train']}", f"run={run}",
+            f"schedule.max_steps={steps}", "schedule.warmup_steps=2", "trainer.validate_every=4", "trainer.threads=1",
+            "trainer.progress=false", *overrides,
+        ]
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(files, pretrained):
+    folder = files["folder"] / "tuned"
+    assert finetune(files, pretrained, folder, f"test_data={files['test']}", f"pretrain_run={pretrained}", "name=methanol") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scratch(files, pretrained):
+    folder = files["folder"] / "scratch"
+    assert finetune(files, pretrained, folder, f"test_data={files['test']}", "from_scratch=true", "name=methanol") == 0
+    return folder
+
+
+def logged(run):
+    with (run / "metrics.csv").open(newline="") as file:
+        return {int(row["step"]): row for row in csv.DictReader(file)}
+
+
+def batch_of(potential, atoms, head):
+    index = potential.heads.index(head)
+    return collate([Structure.from_ase(atoms)], cutoff=potential.cutoff, head_index=[index], dtype=potential.dtype)
+
+
+def test_zero_learning_steps_of_the_new_head_keep_the_parents_forces_bitwise(files, pretrained):
+    """Step-0 contract through the whole workflow: one step at a rate of 1e-30 changes no float32 weight."""
+    folder = files["folder"] / "still"
+    assert finetune(files, pretrained, folder, "optimizer.learning_rate=1e-30", "optimizer.weight_decay=0", steps=1) == 0
+    before, after = load_potential(pretrained / "best.safetensors"), load_potential(folder / "last.safetensors")
+    alignment = json.loads((folder / "alignment_report.json").read_text())["alignment"]
+    shift = alignment["fit"]["shift_per_element_eV"]
+    for atoms in read(files["test"], ":"):
+        old, new = before(batch_of(before, atoms, alignment["parent"])), after(batch_of(after, atoms, alignment["head"]))
+        assert torch.equal(old.forces, new.forces)
+        stated = sum(shift[symbol] for symbol in atoms.get_chemical_symbols())
+        assert float(new.energy - old.energy) == pytest.approx(stated, abs=1e-9)
+
+
+def test_heads_of_the_checkpoint_are_kept_bitwise(pretrained, run):
+    old, new = (load_potential(path / "best.safetensors") for path in (pretrained, run))
+    assert new.head_names == (*old.head_names, "methanol")
+    for name in old.head_names:
+        kept = new.heads[name].state_dict()
+        assert all(torch.equal(tensor, kept[key]) for key, tensor in old.heads[name].state_dict().items())
+
+
+def test_best_weights_are_no_worse_than_those_before_the_first_step(run):
+    rows, best = logged(run), json.loads((run / "finetune_summary.json").read_text())["best_step"]
+    assert float(rows[best]["validation/selection"]) <= float(rows[0]["validation/selection"])
+
+
+def test_the_level_shift_is_found(run):
+    fit = json.loads((run / "alignment_report.json").read_text())["alignment"]["fit"]
+    assert fit["rank"] == 1
+    assert fit["rmse_after_eV_per_atom"] < 0.1 * fit["rmse_before_eV_per_atom"]
+
+
+def test_choice_of_the_parent_is_in_the_card(run):
+    card = load_artifact(run / "best.safetensors").card["finetune"]
+    assert {score["head"] for score in card["parents"]} == {"metals", "molecules"}
+    assert card["alignment"]["parent"] == card["parents"][0]["head"]
+    assert (card["head"], card["method"]) == ("methanol", "full")
+
+
+def test_evaluate_gives_the_logged_validation_numbers_exactly(run, tmp_path):
+    assert main(["evaluate", f"checkpoint={run / 'last.safetensors'}", f"output={tmp_path}"]) == 0
+    (table,) = json.loads((tmp_path / "metrics.json").read_text())
+    row = logged(run)[12]
+    compared = 0
+    for entry in table["rows"]:
+        for statistic in ("mae", "rmse", "cosine", "within"):
+            text = row.get(f"validation/methanol/{entry['property']}/{statistic}")
+            if entry["element"] is None and entry[statistic] is not None and text:
+                assert entry[statistic] == float(text)
+                compared += 1
+    assert compared >= 8
+
+
+def test_evaluate_gives_the_logged_numbers_of_pretraining_exactly(pretrained, tmp_path):
+    assert main(["evaluate", f"checkpoint={pretrained / 'last.safetensors'}", f"output={tmp_path}"]) == 0
+    row = logged(pretrained)[20]
+    for table in json.loads((tmp_path / "metrics.json").read_text()):
+        forces = next(r for r in table["rows"] if r["property"] == "forces" and r["element"] is None)
+        assert forces["mae"] == float(row[f"validation/{table['dataset']}/forces/mae"])
+
+
+def test_evaluate_of_the_test_file_equals_the_table_of_the_run(files, run, tmp_path):
+    arguments = ["evaluate", f"checkpoint={run / 'best.safetensors'}", f"data={files['test']}", "head=methanol", f"output={tmp_path}"]
+    assert main(arguments) == 0
+    (path,) = (tmp_path / "evaluations").glob("*.json")
+    assert Evaluation.load(path).get("forces", "mae") == Evaluation.load(run / "evaluations" / "final").get("forces", "mae")
+    assert {"metrics.json", "metrics.md", "force_error_by_element.svg"} <= {p.name for p in tmp_path.iterdir()}
+
+
+def test_pretraining_sets_are_measured_before_and_after(run):
+    found = {path.stem for path in (run / "evaluations").glob("*.json")}
+    assert found == {"zero_shot", "final", *(f"{when}_{name}" for when in ("before", "after") for name in ("metals", "molecules"))}
+
+
+def test_heads_only_leaves_the_backbone_bitwise(files, pretrained, tmp_path):
+    assert finetune(files, pretrained, tmp_path, "finetune=heads-only", "n_train=10", steps=3) == 0
+    old, new = (load_potential(path / "best.safetensors").backbone.state_dict() for path in (pretrained, tmp_path))
+    assert all(torch.equal(tensor, new[name]) for name, tensor in old.items())
+    summary = json.loads((tmp_path / "finetune_summary.json").read_text())
+    assert (summary["n_frames"], summary["n_training"], summary["n_validation"]) == (10, 10, 0)
+
+
+def test_replay_trains_the_old_head_too(files, pretrained, tmp_path):
+    replay = [f"replay.molecules.path={files['molecules']}", "replay.molecules.level_of_theory=EMT-molecules"]
+    assert finetune(files, pretrained, tmp_path, *replay, "mixture.structures_per_step=4", steps=4) == 0
+    old, new = (load_potential(path / "last.safetensors").heads["molecules"].state_dict() for path in (pretrained, tmp_path))
+    assert any(not torch.equal(tensor, new[name]) for name, tensor in old.items())
+
+
+def test_finished_run_is_not_repeated(files, pretrained, run):
+    before = (run / "last.safetensors").read_bytes()
+    assert finetune(files, pretrained, run, f"test_data={files['test']}", f"pretrain_run={pretrained}", "name=methanol") == 0
+    assert (run / "last.safetensors").read_bytes() == before
+
+
+def test_report_compares_the_runs_in_one_file(files, pretrained, run, scratch, tmp_path):
+    output = tmp_path / "report.html"
+    assert main(["report", f"pretrain_run={pretrained}", f"finetune_runs=[{run},{scratch}]", f"output={output}"]) == 0
+    page = output.read_text(encoding="utf-8")
+    for text in ("zero-shot", "fine-tuned (full)", "from scratch", "Alignment of the new head", "before and after fine-tuning"):
+        assert text in page
+    assert all(target.startswith(("data:image/", "#")) for target in re.findall(r'(?:src|href)="([^"]*)"', page))
+
+
+@pytest.mark.parametrize(
+    "override, sentence",
+    [
+        ("parent_head=molecule", "did you mean 'molecules'"),
+        ("labels=[energy,stress]", "carries the label 'stress'"),
+        ("n_train=500", "n_train is 500, but there are 24 usable frames"),
+        ("finetune=ful", "options are: freeze-k, full, heads-only, layer-wise"),
+        ("learning_rate=1", "'learning_rate' is not known"),
+        ("from_scratch=true parent_head=metals", "neither a parent_head nor replay"),
+        ("data=missing.extxyz", "missing.extxyz"),
+        ("checkpoint=missing.safetensors", "missing.safetensors is not there"),
+        ("head=molecules", "head 'molecules' exists already"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_exit_code_two(files, pretrained, tmp_path, capsys, override, sentence):
+    assert finetune(files, pretrained, tmp_path, *override.split()) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "Traceback" not in error
+
+
+def test_frames_without_the_label_key_are_refused_with_the_keys_there_are(files, pretrained, tmp_path, capsys):
+    atoms = molecule("CH3OH")
+    atoms.info["REF_energy"] = -1.0
+    write(tmp_path / "other.extxyz", [atoms])
+    assert finetune(files, pretrained, tmp_path / "run", f"data={tmp_path / 'other.extxyz'}") == 2
+    assert "REF_energy" in capsys.readouterr().err
+
+
+def test_evaluate_names_the_element_a_head_does_not_know(files, run, capsys, tmp_path):
+    arguments = ["evaluate", f"checkpoint={run / 'best.safetensors'}", f"data={files['metals']}", "head=methanol", f"output={tmp_path}"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "head 'methanol'" in error and "Cu" in error
+
+
+def test_evaluate_lists_the_heads_when_none_fits(files, pretrained, capsys, tmp_path):
+    arguments = ["evaluate", f"checkpoint={pretrained / 'best.safetensors'}", f"data={files['test']}", f"output={tmp_path}"]
+    assert main(arguments) == 2
+    assert "one of: metals, molecules" in capsys.readouterr().err
