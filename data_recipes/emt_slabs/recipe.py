@@ -23,7 +23,7 @@ METALS = ("Al", "Ni", "Cu", "Pd", "Ag", "Pt", "Au")
 ADSORBATES = ("H", "C", "N", "O", "CO", "OH", "NO", "NH")  # first atom towards the surface
 FACETS = ("fcc111", "fcc100", "fcc110")
 FRAMES_PER_SLAB = 5
-RATTLE = (0.02, 0.25)  # Å, standard deviation per component, log-uniform
+RATTLE = (0.02, 0.15)  # Å, standard deviation per component, log-uniform
 
 
 def structures(n_frames: int = 400, seed: int = 0) -> Iterator[Structure]:
@@ -42,7 +42,7 @@ def structures(n_frames: int = 400, seed: int = 0) -> Iterator[Structure]:
 
 
 def _slab(rng: np.random.Generator) -> Atoms:
-    """A 2x2 slab of three or four layers with one adsorbate 1 to 2.2 Å above it."""
+    """A 2x2 slab of three or four layers with one adsorbate 1.2 to 2.2 Å above it."""
     from ase import build
     from ase.constraints import FixAtoms
     from ase.data import atomic_numbers, reference_states
@@ -55,7 +55,7 @@ def _slab(rng: np.random.Generator) -> Atoms:
     atoms.symbols[rng.random(len(atoms)) < share] = guest
     bottom = atoms.get_tags() == atoms.get_tags().max()
     adsorbate = _adsorbate(str(rng.choice(ADSORBATES)), rng)
-    adsorbate.translate(rng.random(2) @ atoms.cell[:2] + [0, 0, atoms.positions[:, 2].max() + rng.uniform(1.0, 2.2)])
+    adsorbate.translate(rng.random(2) @ atoms.cell[:2] + [0, 0, atoms.positions[:, 2].max() + rng.uniform(1.2, 2.2)])
     atoms += adsorbate
     atoms.set_constraint(FixAtoms(np.flatnonzero(bottom)))
     return atoms

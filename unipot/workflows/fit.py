@@ -223,6 +223,7 @@ def _quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval.*")
             warnings.filterwarnings("ignore", message=".*`val_dataloader` but have no `validation_step`.*")  # the callback validates
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # the data module is: it starts at a step
             warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")

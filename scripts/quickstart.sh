@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# The whole story on two CPU cores: set up, compute data, pretrain, fine-tune on 50 frames, evaluate, relax, run MD.
+# A phase whose output is there and was made by the same command and settings is skipped; FRESH=1 starts over.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh
+make_environment .venv quickstart
+PATH="$PWD/.venv/bin:$PATH"
+export WANDB_MODE=offline
+
+WORK=outputs/quickstart
+SAMPLE=data_recipes/malonaldehyde_pbe/sample
+LEVEL=$(sed -n 's/^level_of_theory: //p' data_recipes/malonaldehyde_pbe/card.yaml)
+HEAD=malonaldehyde-pbe
+if [ "${FRESH:-0}" = 1 ]; then rm -rf "$WORK"; fi
+mkdir -p "$WORK/done"
+CHAIN=$(cat conf/*.yaml conf/*/*.yaml scripts/quickstart.sh | cksum)
+
+# phase OUTPUT TITLE COMMAND...: run COMMAND unless OUTPUT is there and stamped with this command and all that went before.
+phase() {
+  local output=$1 title=$2 stamp mark begin=$SECONDS
+  shift 2
+  CHAIN=$(printf '%s %s' "$CHAIN" "$*" | cksum)
+  mark="$WORK/done/$(basename "$output")"
+  if [ -e "$output" ] && [ "$(cat "$mark" 2>/dev/null)" = "$CHAIN" ]; then
+    say "$title: $output is there"
+    return
+  fi
+  say "$title"
+  if [ "$(cat "$mark.begun" 2>/dev/null)" != "$CHAIN" ]; then rm -rf "$output"; fi # of another command: not to be continued
+  printf '%s\n' "$CHAIN" >"$mark.begun"
+  "$@"
+  printf '%s\n' "$CHAIN" >"$mark"
+  printf '%s\t%s s\n' "$title" "$((SECONDS - begin))" >>"$WORK/seconds.txt"
+}
+
+USER_DATA=(data="$SAMPLE/train.extxyz" test_data="$SAMPLE/test.extxyz" name=malonaldehyde_pbe "level_of_theory='$LEVEL'")
+
+for recipe in emt_slabs xtb_crystals xtb_molecules; do
+  CHAIN=$(cat "data_recipes/$recipe/recipe.py" - <<<"$CHAIN" | cksum)
+  phase "$WORK/data/$recipe.unipot" "1. data: computing $recipe" unipot prepare recipe="$recipe" out="$WORK/data/$recipe.unipot"
+done
+phase "$WORK/pretrain" "2. pretraining on three datasets at three levels of theory" \
+  unipot pretrain experiment=quickstart run="$WORK/pretrain"
+phase "$WORK/finetune" "3. fine-tuning on 50 DFT frames of malonaldehyde" \
+  unipot finetune checkpoint="$WORK/pretrain/best.safetensors" "${USER_DATA[@]}" pretrain_run="$WORK/pretrain" run="$WORK/finetune"
+phase "$WORK/from-scratch" "4. the same 50 frames and steps from random weights" \
+  unipot finetune checkpoint="$WORK/pretrain/best.safetensors" "${USER_DATA[@]}" from_scratch=true run="$WORK/from-scratch"
+phase "$WORK/evaluate" "5. evaluating on 200 test frames" \
+  unipot evaluate checkpoint="$WORK/finetune/best.safetensors" data="$SAMPLE/test.extxyz" head="$HEAD" output="$WORK/evaluate"
+phase "$WORK/relaxed.extxyz" "6. relaxing malonaldehyde with the fine-tuned model" \
+  unipot relax checkpoint="$WORK/finetune/best.safetensors" structure="$SAMPLE/train.extxyz" head="$HEAD" out="$WORK/relaxed.extxyz"
+phase "$WORK/md.extxyz" "7. molecular dynamics from the relaxed structure" \
+  unipot md checkpoint="$WORK/finetune/best.safetensors" structure="$WORK/relaxed.extxyz" head="$HEAD" out="$WORK/md.extxyz"
+rm -f "$WORK/report.html"
+phase "$WORK/report.html" "8. report" \
+  unipot report output="$WORK/report.html" title="unipot quickstart" pretrain_run="$WORK/pretrain" \
+  finetune_runs="[$WORK/finetune,$WORK/from-scratch]" evaluations="[$WORK/evaluate]"
+say "done in $SECONDS s; open $WORK/report.html"

@@ -1,0 +1,91 @@
+"""A wheel installed outside the checkout has the configurations and recipes inside, and its command works."""
+
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    pytest.importorskip("hatchling", reason="hatchling builds the wheel without a download")
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    (path,) = folder.glob("unipot-*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("installed")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(folder), str(wheel)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return folder
+
+
+def _unipot(installed, folder, *words):
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [sys.executable, "-m", "unipot.cli", *words]
+    return subprocess.run(command, cwd=folder, env={**environment, "PYTHONPATH": str(installed)}, capture_output=True, text=True)
+
+
+def test_dependencies_do_not_force_fairchem_on_anyone():
+    required = " ".join(_project()["project"]["dependencies"])
+    assert "torch>=" in required
+    assert not {"fairchem", "tblite", "pyscf"} & set(required.replace(">", " ").split())
+
+
+def test_every_pinned_version_satisfies_the_requirements():
+    from packaging.requirements import Requirement
+
+    lines = [line.split("#")[0].strip() for line in (ROOT / "scripts" / "constraints.txt").read_text().splitlines()]
+    pinned = {Requirement(line).name.replace("_", "-"): Requirement(line) for line in lines if line}
+    project = _project()["project"]
+    wanted = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    for requirement in map(Requirement, wanted):
+        pin = pinned.get(requirement.name.replace("_", "-"))
+        if pin is not None:
+            (specifier,) = pin.specifier
+            assert requirement.specifier.contains(specifier.version), f"{pin} does not satisfy {requirement}"
+    assert str(pinned["torch"].specifier) == "==2.13.0"
+
+
+@pytest.mark.slow
+def test_wheel_holds_configurations_and_recipes(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for source, target in (("conf", "_conf"), ("data_recipes", "_data_recipes")):
+        files = [p for p in (ROOT / source).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+        assert {f"unipot/{target}/{p.relative_to(ROOT / source).as_posix()}" for p in files} <= names
+    assert not [n for n in names if n.startswith(("tests/", "scripts/"))]
+
+
+@pytest.mark.slow
+def test_installed_command_works_outside_the_checkout(installed, tmp_path):
+    result = _unipot(installed, tmp_path, "models", "list")
+    assert result.returncode == 0, result.stderr
+    assert "native" in result.stdout
+
+
+@pytest.mark.slow
+def test_installed_recipes_and_configurations_are_used(installed, tmp_path):
+    words = ["prepare", "recipe=emt_slabs", "options.n_frames=2", "out=few.unipot"]
+    result = _unipot(installed, tmp_path, *words)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "few.unipot").is_dir()
+    code = "from unipot.resources import conf_dir, data_recipes_dir; print(conf_dir()); print(data_recipes_dir())"
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert [Path(line).parent.parent for line in shown.split()] == [installed, installed]
