@@ -115,9 +115,9 @@ def _matscipy(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: 
 def _reference(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every image within reach, one by one: slow, short, and the yardstick for the other engines."""
     heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)  # distance between opposite faces
-    fractional = positions @ np.linalg.inv(cell)
-    spread = np.ceil(np.ptp(fractional, axis=0)).astype(int)
-    reach = np.where(pbc, np.ceil(cutoff / heights).astype(int) + spread, 0)
+    wraps = np.floor(positions @ np.linalg.inv(cell)).astype(int) * pbc  # cells by which an atom lies outside
+    positions = positions - wraps @ cell
+    reach = np.where(pbc, np.ceil(cutoff / heights).astype(int) + 1, 0)
     images = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in reach], indexing="ij"), -1).reshape(-1, 3)
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for image in images:
@@ -127,8 +127,8 @@ def _reference(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff:
             np.fill_diagonal(inside, False)
         centre, neighbor = np.nonzero(inside)
         found.append((centre, neighbor, np.broadcast_to(image, (len(centre), 3))))
-    centres, neighbors, shifts = zip(*found, strict=True)
-    return np.concatenate(centres), np.concatenate(neighbors), np.concatenate(shifts)
+    centre, neighbor, shifts = (np.concatenate(part) for part in zip(*found, strict=True))
+    return centre, neighbor, shifts - wraps[neighbor] + wraps[centre]
 
 
 ENGINES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, float], tuple[np.ndarray, np.ndarray, np.ndarray]]] = {

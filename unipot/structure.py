@@ -129,7 +129,7 @@ class Structure:
         if not np.isfinite(self.total_charge):
             raise ValueError(f"{self._where()}: total_charge is {self.total_charge}; give a number (|e|), 0 when neutral")
         if self.spin_multiplicity is not None and self.spin_multiplicity < 1:
-            raise ValueError(f"{self._where()}: spin_multiplicity is {self.spin_multiplicity}; it is 2S+1, at least 1, or None when not stated")
+            raise ValueError(f"{self._where()}: spin_multiplicity is {self.spin_multiplicity}; give 2S+1 (at least 1), or None")
         lengths = np.linalg.norm(self.cell, axis=1)
         if (self.pbc & (lengths < 1e-6)).any():
             raise ValueError(

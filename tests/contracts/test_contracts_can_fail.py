@@ -27,8 +27,9 @@ class FlawedBackbone(nn.Module):
         self.unused = nn.Parameter(torch.ones(1, dtype=torch.float64))
         self.flaw = flaw
         self.memory: Tensor | None = None
-        for name in ("name", "hyperparameters", "cutoff", "n_channels", "n_vector_channels", "elements", "parity", "equivariance_tolerance"):
+        for name in ("name", "hyperparameters", "cutoff", "n_channels", "n_vector_channels", "elements", "parity"):
             setattr(self, name, getattr(self.sound, name))
+        self.equivariance_tolerance = self.sound.equivariance_tolerance
 
     def forward(self, batch: AtomBatch) -> AtomFeatures:
         features = self.sound(batch)

@@ -154,8 +154,8 @@ def test_evaluate_gives_the_logged_numbers_of_pretraining_exactly(pretrained, tm
 def test_evaluate_of_the_test_file_equals_the_table_of_the_run(files, run, tmp_path):
     arguments = ["evaluate", f"checkpoint={run / 'best.safetensors'}", f"data={files['test']}", "head=methanol", f"output={tmp_path}"]
     assert main(arguments) == 0
-    (path,) = (tmp_path / "evaluations").glob("*.json")
-    assert Evaluation.load(path).get("forces", "mae") == Evaluation.load(run / "evaluations" / "final").get("forces", "mae")
+    (found,) = Evaluation.load_all(tmp_path / "evaluations").values()
+    assert found.get("forces", "mae") == Evaluation.load(run / "evaluations" / "final").get("forces", "mae")
     assert {"metrics.json", "metrics.md", "force_error_by_element.svg"} <= {p.name for p in tmp_path.iterdir()}
 
 
@@ -180,9 +180,11 @@ def test_replay_trains_the_old_head_too(files, pretrained, tmp_path):
 
 
 def test_finished_run_is_not_repeated(files, pretrained, run):
-    before = (run / "last.safetensors").read_bytes()
+    before = {name: load_artifact(run / f"{name}.safetensors").card["sha256"] for name in ("best", "last")}
+    rows = logged(run)
     assert finetune(files, pretrained, run, f"test_data={files['test']}", f"pretrain_run={pretrained}", "name=methanol") == 0
-    assert (run / "last.safetensors").read_bytes() == before
+    assert {name: load_artifact(run / f"{name}.safetensors").card["sha256"] for name in ("best", "last")} == before
+    assert logged(run) == rows
 
 
 def test_report_compares_the_runs_in_one_file(files, pretrained, run, scratch, tmp_path):

@@ -55,13 +55,18 @@ class Evaluation:
 
     def save(self, stem: str | Path) -> None:
         """Write `<stem>.json` and, with points, `<stem>.npz`."""
-        stem = Path(stem)
-        stem.parent.mkdir(parents=True, exist_ok=True)
+        Path(stem).parent.mkdir(parents=True, exist_ok=True)
         content = {"dataset": self.dataset, "model": self.model, "head": self.head, **self.table.to_dict()}
-        stem.with_suffix(".json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        Path(f"{stem}.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         arrays = {f"{p}.{kind}": pair[k] for p, pair in self.points.items() for k, kind in enumerate(("label", "prediction"))}
         if arrays:
-            np.savez_compressed(stem.with_suffix(".npz"), **arrays)
+            np.savez_compressed(f"{stem}.npz", **arrays)
+
+    @classmethod
+    def load_all(cls, folder: str | Path) -> dict[str, Evaluation]:
+        """Everything that was saved in `folder`, by the last part of its stem, sorted."""
+        stems = sorted(path.name.removesuffix(".json") for path in Path(folder).glob("*.json"))
+        return {stem: cls.load(Path(folder) / stem) for stem in stems}
 
     @classmethod
     def load(cls, stem: str | Path) -> Evaluation:
@@ -70,13 +75,13 @@ class Evaluation:
         Raises:
             FileNotFoundError: there is no `<stem>.json`.
         """
-        stem = Path(stem)
-        if not stem.with_suffix(".json").exists():
-            raise FileNotFoundError(f"{stem.with_suffix('.json')} is missing; `unipot evaluate`, or `unipot finetune` makes it")
-        content = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+        file, arrays_file = Path(f"{stem}.json"), Path(f"{stem}.npz")
+        if not file.exists():
+            raise FileNotFoundError(f"{file} is missing; `unipot evaluate`, or `unipot finetune` makes it")
+        content = json.loads(file.read_text(encoding="utf-8"))
         points: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        if stem.with_suffix(".npz").exists():
-            with np.load(stem.with_suffix(".npz"), allow_pickle=False) as arrays:
+        if arrays_file.exists():
+            with np.load(arrays_file, allow_pickle=False) as arrays:
                 names = [key.removesuffix(".label") for key in arrays.files if key.endswith(".label")]
                 points = {name: (arrays[f"{name}.label"], arrays[f"{name}.prediction"]) for name in names}
         table = MetricTable(rows=[MetricRow(**row) for row in content["rows"]])

@@ -7,6 +7,7 @@ global counts, the sum over ranks *is* the gradient of the step.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 import torch
@@ -42,6 +43,11 @@ def check_strategy(strategy: str) -> None:
         raise ValueError(f"trainer.strategy is {strategy!r}; use one of: {', '.join(STRATEGIES)}")
 
 
+def is_main_process() -> bool:
+    """Whether this process is rank 0, before or after the process group exists."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0")))) == 0
+
+
 def is_distributed() -> bool:
     """Whether more than one process takes part."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
@@ -55,14 +61,20 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Sum gradients over all processes in one call per dtype; a missing gradient counts as zero."""
-    if not is_distributed():
-        return
+    """Sum gradients over all processes in one call per dtype.
+
+    A missing gradient becomes zero, on one process too: the optimizer would skip such a parameter altogether, weight
+    decay included, and one and two processes would differ.
+    """
     by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
     for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
         by_dtype.setdefault(parameter.dtype, []).append(parameter)
+    if not is_distributed():
+        return
     for members in by_dtype.values():
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in members])
+        flat = torch.cat([p.grad.reshape(-1) for p in members])
         dist.all_reduce(flat)
         for parameter, part in zip(members, flat.split([p.numel() for p in members]), strict=True):
             parameter.grad = part.view_as(parameter).clone()

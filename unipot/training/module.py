@@ -52,7 +52,7 @@ class TrainingModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.potential = potential
+        self.potential = potential.train()  # a loaded artifact is in evaluation mode, where forces carry no graph
         self.loss = loss
         self.settings = optimizer
         self.schedule = schedule

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +19,11 @@ from unipot.data.spec import DatasetSpec, levels_of_heads
 from unipot.data.splits import split_by_group
 from unipot.data.statistics import composition_counts
 from unipot.data.store import Store, open_dataset
+from unipot.training.distributed import is_main_process
 from unipot.workflows.config import DatasetConfig
+
+#: s
+_LONGEST_CONVERSION = 6 * 3600.0
 from unipot.workflows.prepare import Source, write_store
 
 
@@ -78,9 +83,23 @@ def store_at(path: str, config: DatasetConfig, *, name: str, cache: Path, consol
     what += [config.level_of_theory, config.format, config.group_key, config.id_key, {k: vars(v) for k, v in sources.items()}]
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
     target = cache / f"{name}-{digest}.unipot"
-    if not (target / "metadata.json").is_file():
+    if not (target / "metadata.json").is_file() and is_main_process():
         _convert(path, config, sources, name, target, console)
+    _wait_for(target)
     return target
+
+
+def _wait_for(store: Path) -> None:
+    """Other processes of a run wait here while the first one converts.
+
+    Raises:
+        TimeoutError: it did not finish within six hours.
+    """
+    deadline = time.monotonic() + _LONGEST_CONVERSION
+    while not (store / "metadata.json").is_file():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{store}: the first process has not made this store; convert the data first with unipot prepare")
+        time.sleep(1.0)
 
 
 def _spec(name: str, config: DatasetConfig) -> DatasetSpec:

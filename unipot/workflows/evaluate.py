@@ -62,11 +62,11 @@ def evaluate(config: EvaluateConfig) -> list[Evaluation]:
         FileNotFoundError: a path is not there.
     """
     console = Console()
-    artifact = load_artifact(config.checkpoint, device=config.device, dtype=_dtype(config.dtype))
+    artifact = load_artifact(config.checkpoint, device=_device(config.device), dtype=_dtype(config.dtype))
     potential = artifact.potential.eval()
     output = Path(config.output) if config.output else Path(config.checkpoint).parent / "evaluation"
     if config.data is None:
-        plan = plan_of_run(Path(config.checkpoint).parent, config, potential, console)
+        plan = plan_of_run(Path(config.checkpoint).parent, config, potential, artifact.card, console)
     else:
         plan = plan_of_data(config, potential, artifact.card, output / "data", console)
     evaluations = []
@@ -107,7 +107,7 @@ def plan_of_data(config: EvaluateConfig, potential: Potential, card: dict[str, A
     return EvaluationPlan(sets=sets, budget=budget, thresholds=config.thresholds)
 
 
-def plan_of_run(folder: Path, config: EvaluateConfig, potential: Potential, console: Console) -> EvaluationPlan:
+def plan_of_run(folder: Path, config: EvaluateConfig, potential: Potential, card: dict[str, Any], console: Console) -> EvaluationPlan:
     """The validation sets of the run in `folder`, with its budgets: gives exactly the logged numbers.
 
     Raises:
@@ -120,7 +120,7 @@ def plan_of_run(folder: Path, config: EvaluateConfig, potential: Potential, cons
     content = OmegaConf.load(file)
     console.print(f"data is not given: validation sets of the run in {folder}", highlight=False, markup=False)
     if "checkpoint" in content:
-        datasets, budget, trainer = _of_finetune(folder, content, potential, console)
+        datasets, budget, trainer = _of_finetune(folder, content, potential, card, console)
     else:
         datasets, budget, trainer = _of_pretrain(folder, console)
     sets = [
@@ -187,13 +187,12 @@ def _of_pretrain(folder: Path, console: Console) -> tuple[list[OpenDataset], Mix
 
 
 def _of_finetune(
-    folder: Path, content: Any, potential: Potential, console: Console
+    folder: Path, content: Any, potential: Potential, card: dict[str, Any], console: Console
 ) -> tuple[list[OpenDataset], MixtureConfig, TrainerConfig]:
     """The user's frames and replay sets, opened and split as in the run."""
     config: FinetuneConfig = checked_config(FinetuneConfig, content)
     cache = Path(config.cache) if config.cache else folder / "data"
-    summary = json.loads((folder / "finetune_summary.json").read_text(encoding="utf-8"))
-    frames = open_user_frames(config.data, config, head=summary["head"], seed=config.seed, cache=cache, console=console)
+    frames = open_user_frames(config.data, config, head=card["finetune"]["head"], seed=config.seed, cache=cache, console=console)
     replay = open_datasets(config.replay, cache=cache, seed=config.seed, console=console) if config.replay else []
     budget = budget_for(stores_of(frames, replay), config.mixture, potential.cutoff, console)
     return [frames.dataset, *replay], budget, config.trainer
@@ -212,6 +211,14 @@ def _free(name: str, taken: Sequence[str]) -> str:
         number += 1
         candidate = f"{name}-{number}"
     return candidate
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device is {name!r}, but torch finds no GPU here; use device=cpu or device=auto")
+    return name
 
 
 def _dtype(name: str | None) -> torch.dtype | None:

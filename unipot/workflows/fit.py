@@ -22,7 +22,7 @@ from unipot.data.datamodule import MixtureDataModule
 from unipot.models.potential import Potential
 from unipot.training.callbacks import RunState, StepLog, StepProgress, Validation
 from unipot.training.checkpoint import read_run_state
-from unipot.training.distributed import ReplicatedStrategy, check_strategy
+from unipot.training.distributed import ReplicatedStrategy, check_strategy, is_main_process
 from unipot.training.metrics import REPORTED, MetricTable
 from unipot.training.metrics_log import MetricsCsv
 from unipot.training.module import TrainingModule
@@ -138,11 +138,6 @@ def check_selection(selection: SelectionConfig, data: MixtureDataModule) -> None
     held_out = [store for store, indices in zip(data.validation_stores, data.validation_indices, strict=True) if len(indices)]
     if not any(store.metadata["label_counts"].get(label) for store in held_out):
         raise ValueError(f"trainer.selection.property is {selection.property!r}, but no validation set has {label}; use auto")
-
-
-def is_main_process() -> bool:
-    """Whether this process is rank 0, before or after the process group exists."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0")))) == 0
 
 
 def _validation(

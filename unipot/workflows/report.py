@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def read_finetune_run(folder: str | Path) -> FinetuneRun:
         content = json.loads((folder / ALIGNMENT_FILE).read_text(encoding="utf-8"))
         tables = [ReportTable.from_dict(table) for table in content["tables"]]
         warnings = [f"Warning: {text}." for text in content["alignment"]["warnings"]]
-    stored = {path.stem: Evaluation.load(path) for path in sorted((folder / EVALUATIONS).glob("*.json"))}
+    stored = Evaluation.load_all(folder / EVALUATIONS)
     return FinetuneRun(
         folder=folder,
         summary=json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8")),
@@ -113,15 +113,33 @@ def read_evaluations(folder: str | Path) -> list[Evaluation]:
     Raises:
         FileNotFoundError: there are none.
     """
-    found = [Evaluation.load(path) for path in sorted((Path(folder) / EVALUATIONS).glob("*.json"))]
+    found = list(Evaluation.load_all(Path(folder) / EVALUATIONS).values())
     if not found:
         raise FileNotFoundError(f"{Path(folder) / EVALUATIONS} has no evaluation; evaluations= takes folders written by `unipot evaluate`")
     return found
 
 
+def models_of(runs: Sequence[FinetuneRun]) -> list[Evaluation]:
+    """Every model on the user's frames: zero-shot once, then the result of each run, all under names of their own."""
+    found: dict[tuple[str, str], Evaluation] = {}
+    for run in runs:
+        if run.zero_shot is not None:
+            found.setdefault((run.zero_shot.dataset, run.zero_shot.model), run.zero_shot)
+        if run.final is not None:
+            name = name_of_run(run, runs)
+            found[run.final.dataset, name] = replace(run.final, model=name)
+    return list(found.values())
+
+
+def name_of_run(run: FinetuneRun, runs: Sequence[FinetuneRun]) -> str:
+    """How tables and legends call the result of `run`: with its folder where another run would have the same name."""
+    name = str(run.summary["model"])
+    return name if sum(other.summary["model"] == name for other in runs) == 1 else f"{name}, {run.folder.name}"
+
+
 def comparison_table(runs: Sequence[FinetuneRun]) -> ReportTable | None:
     """Zero-shot, fine-tuned and from scratch on the user's test frames; None when there is nothing to compare."""
-    evaluations = [e for run in runs for e in (run.zero_shot, run.final) if e is not None]
+    evaluations = models_of(runs)
     return error_table(evaluations, "Errors on the user's test frames") if evaluations else None
 
 
@@ -130,7 +148,7 @@ def comparison_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
     table = comparison_table(runs)
     if table is None:
         return []
-    models = [e for run in reversed(runs) for e in (run.final, run.zero_shot) if e is not None][::-1]
+    models = models_of(runs)
     points = [p for e in models for p in e.parity()]
     per_element = {e.model: e.force_mae_per_element() for e in models if e.force_mae_per_element()}
     figures = []
@@ -163,7 +181,7 @@ def curve_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
     for run in runs:
         if not (run.folder / METRICS_FILE).exists():
             continue
-        curves, name = read_curves(run.folder), str(run.summary["model"])
+        curves, name = read_curves(run.folder), name_of_run(run, runs)
         for store, found in ((forces, force_curves(curves)), (energies, energy_curves(curves))):
             if run.summary["dataset"] in found:
                 store[name] = found[run.summary["dataset"]]

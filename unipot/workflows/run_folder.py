@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from unipot.training.checkpoint import LAST, read_run_state
+from unipot.training.distributed import is_main_process
 from unipot.workflows.compose import RESOLVED_CONFIG, to_yaml
 
 #: sections that may differ when a run is continued: they do not change which weights come out
@@ -66,7 +67,8 @@ def open_run_folder(path: str, *, resume: str, config: Any) -> RunFolder:
         _refuse_changes(folder, config)
         read_run_state(folder / LAST)
     (folder / LAST.parent).mkdir(parents=True, exist_ok=True)
-    (folder / RESOLVED_CONFIG).write_text(to_yaml(config))
+    if is_main_process():
+        (folder / RESOLVED_CONFIG).write_text(to_yaml(config))
     return RunFolder(folder, resume=found)
 
 

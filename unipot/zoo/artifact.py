@@ -153,12 +153,14 @@ def _head_card(potential: Potential, name: str) -> dict[str, Any]:
 def _write(path: Path, tensors: dict[str, Tensor], card: str, *, single_file: bool) -> None:
     from safetensors.torch import save_file
 
-    if single_file:
-        save_file(tensors, path, metadata={METADATA_KEY: card})
-    else:
+    weights = path if single_file else path / WEIGHTS_FILE
+    if not single_file:
         path.mkdir()
-        save_file(tensors, path / WEIGHTS_FILE)
         (path / CARD_FILE).write_text(card)
+    weights.touch()
+    mode = weights.stat().st_mode  # that of any new file of this user; safetensors would make it private
+    save_file(tensors, weights, metadata={METADATA_KEY: card} if single_file else None)
+    weights.chmod(mode)
     for file in [path] if single_file else list(path.iterdir()):
         with file.open("rb") as handle:
             os.fsync(handle.fileno())  # else a crash may leave the new name on an empty file

@@ -17,9 +17,8 @@ def potential():
     torch.manual_seed(0)
     backbone = build_backbone("native", {"n_channels": 8, "n_layers": 1})
     heads = HeadBank()
-    heads.add(
-        Head("pbe", level_of_theory="PBE", n_channels=backbone.n_channels, reference=CompositionReference(np.zeros(119), np.ones(119, dtype=bool)))
-    )
+    reference = CompositionReference(np.zeros(119), np.ones(119, dtype=bool))
+    heads.add(Head("pbe", level_of_theory="PBE", n_channels=backbone.n_channels, reference=reference))
     return Potential(backbone, heads)
 
 
@@ -56,8 +55,9 @@ def test_recording_leaves_no_hook_behind(potential, batches):
 
 def test_evaluation_survives_the_disk(potential, batches, tmp_path):
     found = evaluate_head(potential, batches, dataset="d", model="m", head="pbe")
-    found.save(tmp_path / "deep" / "final")
-    loaded = Evaluation.load(tmp_path / "deep" / "final")
+    found.save(tmp_path / "deep" / "before_v1.2")
+    found.save(tmp_path / "deep" / "before_v1.3")
+    loaded = Evaluation.load_all(tmp_path / "deep")["before_v1.2"]
     assert loaded.table == found.table
     assert (loaded.dataset, loaded.model, loaded.head) == ("d", "m", "pbe")
     assert all(np.array_equal(loaded.points[p][k], found.points[p][k]) for p in found.points for k in (0, 1))

@@ -55,7 +55,7 @@ def weights(module):
 
 def test_loss_falls(train, make_batch):
     _, outputs = train([[make_batch()]] * 30)
-    assert outputs[-1]["train/loss"] < 0.5 * outputs[0]["train/loss"]
+    assert outputs[-1]["train/loss"] < outputs[0]["train/loss"] - 1.0
 
 
 def test_weights_do_not_depend_on_the_number_of_micro_batches(train, make_batch):

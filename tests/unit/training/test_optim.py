@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from unipot.training.optim import OptimizerSettings, ParameterPolicy, ParameterRule, WarmupCosine, build_optimizer, build_policy, group_table
+from unipot.training.optim import (
+    OptimizerSettings,
+    ParameterPolicy,
+    ParameterRule,
+    WarmupCosine,
+    build_optimizer,
+    build_policy,
+    group_table,
+)
 
 
 @pytest.fixture

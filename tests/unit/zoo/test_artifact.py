@@ -285,6 +285,13 @@ def test_file_is_plain_safetensors(tmp_path, make_potential):
         assert set(file.metadata()) == {"unipot_card"}
 
 
+def test_model_is_as_readable_as_any_new_file(saved):
+    path, _ = saved
+    ordinary = path.parent / "ordinary"
+    ordinary.touch()
+    assert weights_of(path).stat().st_mode == ordinary.stat().st_mode
+
+
 def test_description_shows_heads_and_licence_without_reading_weights(saved):
     path, _ = saved
     console = Console(file=io.StringIO(), width=100)

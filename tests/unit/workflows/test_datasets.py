@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+from rich.console import Console
+
+from unipot.workflows.config import DatasetConfig, HeadsConfig, LabelConfig
+from unipot.workflows.datasets import open_datasets
+from unipot.workflows.model import head_statistics
+
+QUIET = Console(quiet=True)
+
+
+def dataset(path, level="EMT", **options):
+    return DatasetConfig(path=str(path), level_of_theory=level, **options)
+
+
+def test_structure_file_is_converted_once_and_again_when_it_changes(tmp_path, toy_data):
+    file = tmp_path / "a.extxyz"
+    file.write_text(toy_data["metals"].read_text())
+    first = open_datasets({"a": dataset(file)}, cache=tmp_path / "cache", seed=0, console=QUIET)[0].store
+    stamp = (first.path / "metadata.json").stat().st_mtime_ns
+    again = open_datasets({"a": dataset(file)}, cache=tmp_path / "cache", seed=0, console=QUIET)[0].store
+    assert again.path == first.path and (again.path / "metadata.json").stat().st_mtime_ns == stamp
+    file.write_text(toy_data["molecules"].read_text())
+    other = open_datasets({"a": dataset(file)}, cache=tmp_path / "cache", seed=0, console=QUIET)[0].store
+    assert other.path != first.path and len(other) != len(first)
+
+
+def test_stated_units_are_applied(tmp_path, toy_data):
+    sources = {"energy": LabelConfig(key="energy", unit="hartree")}
+    plain = open_datasets({"a": dataset(toy_data["metals"])}, cache=tmp_path, seed=0, console=QUIET)[0].store
+    stated = dataset(toy_data["metals"], sources=sources, labels=["energy"])
+    scaled = open_datasets({"a": stated}, cache=tmp_path, seed=0, console=QUIET)[0].store
+    assert float(scaled[0].labels["energy"]) == pytest.approx(27.211386245988 * float(plain[0].labels["energy"]))
+    assert "forces" not in scaled[0].labels
+
+
+def test_training_and_held_out_structures_do_not_overlap(tmp_path, toy_data):
+    item = open_datasets({"a": dataset(toy_data["metals"])}, cache=tmp_path, seed=0, console=QUIET)[0]
+    assert len(item.validation_indices) > 0
+    assert np.array_equal(np.sort(np.concatenate([item.train_indices, item.validation_indices])), np.arange(len(item.store)))
+
+
+def test_held_out_elements_that_training_lacks_are_moved(tmp_path, capsys):
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.io import write
+
+    frames = []
+    for k in range(20):
+        atoms = Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.7 + 0.01 * k]])
+        if k == 7:
+            atoms.numbers = [2, 1]
+        atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=np.zeros((2, 3)))
+        frames.append(atoms)
+    write(tmp_path / "a.extxyz", frames)
+    for seed in range(40):  # until the only helium is held out
+        plain = open_datasets({"a": dataset(tmp_path / "a.extxyz", validation_fraction=0.3)}, cache=tmp_path, seed=seed, console=Console())
+        if "1 held-out structures have elements that training lacks; moved to training" in capsys.readouterr().out:
+            assert 7 in plain[0].train_indices and 7 not in plain[0].validation_indices
+            return
+    raise AssertionError("no split held the helium out")
+
+
+def test_separate_validation_file_is_used_whole(tmp_path, toy_data):
+    config = dataset(toy_data["metals"], validation_path=str(toy_data["metals"]))
+    item = open_datasets({"a": config}, cache=tmp_path, seed=0, console=QUIET)[0]
+    assert len(item.train_indices) == len(item.validation_indices) == 40
+    assert item.validation_store is not item.store
+
+
+def test_no_dataset_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no dataset is given; add datasets.<name>.path="):
+        open_datasets({}, cache=tmp_path, seed=0, console=QUIET)
+
+
+def test_scale_is_the_largest_of_force_rms_and_residual(tmp_path, toy_data):
+    datasets = open_datasets({"a": dataset(toy_data["metals"])}, cache=tmp_path, seed=0, console=QUIET)
+    found = head_statistics(datasets, HeadsConfig(n_hidden=8, scale="auto", direct_forces=False))[0]
+    assert found.scale == max(found.force_rms, found.fit.rmse_per_atom) > 0.05
+    assert found.fit.rank == 3 and found.level_of_theory == "EMT"
+    fixed = head_statistics(datasets, HeadsConfig(n_hidden=8, scale=2.5, direct_forces=False))[0]
+    assert fixed.scale == 2.5
+
+
+@pytest.mark.parametrize("scale", ["automatic", -1.0])
+def test_impossible_scale_is_refused(scale):
+    with pytest.raises(ValueError, match="heads.scale is"):
+        head_statistics([], HeadsConfig(n_hidden=8, scale=scale, direct_forces=False))
