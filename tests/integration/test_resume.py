@@ -16,10 +16,9 @@ KILL_AFTER = 13
 
 
 def start(*words: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "unipot.cli", "pretrain", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "unipot.cli", "pretrain", *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finish(*words: str) -> None:

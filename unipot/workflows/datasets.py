@@ -21,10 +21,10 @@ from unipot.data.statistics import composition_counts
 from unipot.data.store import Store, open_dataset
 from unipot.training.distributed import is_main_process
 from unipot.workflows.config import DatasetConfig
+from unipot.workflows.prepare import Source, write_store
 
 #: s
 _LONGEST_CONVERSION = 6 * 3600.0
-from unipot.workflows.prepare import Source, write_store
 
 
 @dataclass(frozen=True, kw_only=True)

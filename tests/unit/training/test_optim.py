@@ -69,7 +69,8 @@ def test_freeze_takes_the_first_groups(potential):
 
 
 def test_layer_wise_rates_rise_towards_the_output(potential):
-    scales = {name: scale for name, _, scale, _ in group_table(build_policy(potential, method="layerwise", layer_decay=0.5).resolve(potential, weight_decay=0.0))}
+    rows = build_policy(potential, method="layerwise", layer_decay=0.5).resolve(potential, weight_decay=0.0)
+    scales = {name: scale for name, _, scale, _ in group_table(rows)}
     depth = [scales[name] for name, _ in potential.backbone.layer_groups()]
     assert depth == [0.5 ** (len(depth) - k) for k in range(len(depth))]
     assert scales["heads"] == 1.0
@@ -113,7 +114,9 @@ def test_impossible_schedule_is_refused(options):
         WarmupCosine(**options)
 
 
-@pytest.mark.parametrize("options", [{"learning_rate": 0.0}, {"clip_norm": 0.0}, {"ema_decay": 1.0}, {"betas": (0.9, 1.0)}, {"weight_decay": -1.0}])
+@pytest.mark.parametrize(
+    "options", [{"learning_rate": 0.0}, {"clip_norm": 0.0}, {"ema_decay": 1.0}, {"betas": (0.9, 1.0)}, {"weight_decay": -1.0}]
+)
 def test_impossible_settings_are_refused(options):
     with pytest.raises(ValueError, match="optimizer"):
         OptimizerSettings(**{"learning_rate": 1e-3, **options})
