@@ -94,6 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _run(arguments)
+    except BrokenPipeError:  # the reader of our output has seen enough, as in `unipot pretrain --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except USER_ERRORS as error:
         if os.environ.get("UNIPOT_DEBUG") == "1" or not _is_for_user(error):
             raise
@@ -153,6 +156,9 @@ def _joined_config(words: list[str]) -> list[str]:
 
 def _models(words: list[str]) -> int:
     """`unipot models list | show <checkpoint>`."""
+    if words[:1] in (["-h"], ["--help"]):
+        print("usage: unipot models list | unipot models show <checkpoint>")
+        return 0
     if words[:1] == ["list"] and len(words) == 1:
         from unipot.models.registry import backbone_names
 
@@ -199,7 +205,8 @@ def _is_for_user(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in ("unipot", "recipe")
+    raised_in = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+    return raised_in in ("unipot", "recipe", "__main__")
 
 
 def _sentence(error: BaseException) -> str:
