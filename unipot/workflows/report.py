@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from unipot.reporting.curves import METRICS_FILE, Curve, energy_curves, force_curves, loss_curve, read_curves
 from unipot.reporting.evaluation import Evaluation, error_table, full_table
 from unipot.reporting.html import Figure, Section, write_report
@@ -57,7 +59,7 @@ class FinetuneRun:
 
 
 def report(config: ReportConfig) -> Path:
-    """Write the page and say where it is.
+    """Write the page, print its comparison tables and say where it is.
 
     Raises:
         ValueError: no run is given.
@@ -76,6 +78,10 @@ def report(config: ReportConfig) -> Path:
         *evaluation_sections(evaluations),
     ]
     path = write_report(config.output, config.title, config.subtitle, sections)
+    console = Console()
+    for table in (comparison_table(runs), *(forgetting_table(run.before, run.after) for run in runs)):
+        if table is not None:
+            console.print(table.to_rich())
     print(f"report: {path}")
     return path
 
