@@ -78,9 +78,10 @@ def test_resolved_configuration_is_complete(finished):
 
 
 def test_finished_run_is_not_trained_again(finished, toy_data, smoke_overrides):
-    before = (finished[0] / "metrics.csv").read_bytes()
+    files = [finished[0] / name for name in ("metrics.csv", "last.safetensors", "best.safetensors")]
+    before = [path.read_bytes() for path in files]
     result = pretrain(load_config("pretrain", PretrainConfig, [f"resume={finished[0]}"]))
-    assert result.step == 20 and (finished[0] / "metrics.csv").read_bytes() == before
+    assert result.step == 20 and [path.read_bytes() for path in files] == before
 
 
 def test_continuing_with_other_settings_is_refused(finished, capsys):

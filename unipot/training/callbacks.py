@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -51,8 +52,8 @@ class Validation(Callback):
     Args:
         dataset_names: in the order of `AtomBatch.dataset_index`.
         every: steps.
-        property: row of the table that chooses the best weights; `auto` takes forces where any validation set has
-            them, else energy_per_atom.
+        property: what chooses the best weights: a row of the table, `auto` (forces where any validation set has them,
+            else energy_per_atom), or `balanced` (see `selection_value`).
         statistic: `mae` or `rmse`.
         dataset_weights: of the mean over datasets; 1 where not stated.
         thresholds: see `MetricAccumulator`.
@@ -133,15 +134,26 @@ class Validation(Callback):
 
 
 def selection_value(table: MetricTable, property: str, statistic: str, dataset_weights: Mapping[str, float]) -> float:
-    """The number that chooses the best weights: weighted mean of one statistic over the datasets that have it.
+    """The number that chooses the best weights.
+
+    For a property it is the weighted mean of one statistic over the datasets that have it. `balanced` is the weighted
+    geometric mean over datasets of their energy_per_atom and force errors: the same relative gain counts alike for a set of
+    relaxed crystals and one of hot molecules, where a plain mean would follow the largest forces alone.
 
     Raises:
-        ValueError: no dataset has it.
+        ValueError: no dataset has the property.
     """
     values = {
         name: {row.dataset: getattr(row, statistic) for row in table.rows if row.property == name and row.element is None}
-        for name in (("forces", "energy_per_atom", "stress") if property == "auto" else (property,))
+        for name in (("forces", "energy_per_atom", "stress") if property in ("auto", "balanced") else (property,))
     }
+    if property == "balanced" and (values["forces"] or values["energy_per_atom"]):
+        terms = [
+            (dataset_weights.get(name, 1.0), math.log(max(value, 1e-12)))
+            for of_dataset in (values["forces"], values["energy_per_atom"])
+            for name, value in of_dataset.items()
+        ]
+        return math.exp(sum(weight * term for weight, term in terms) / (sum(weight for weight, _ in terms) or 1.0))
     chosen = next((of_dataset for of_dataset in values.values() if of_dataset), None)
     if chosen is None:
         raise ValueError(f"trainer.selection.property is {property!r}, but no validation set is labelled with it; choose another, or auto")

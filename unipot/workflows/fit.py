@@ -84,12 +84,14 @@ def fit(
     if trainer.progress:
         callbacks.append(StepProgress(console, description))
     log = MetricsCsv(run.metrics)
+    steps_before = int(read_run_state(run.run_state)["global_step"]) if run.resume else -1
     if is_main_process():
-        log.keep_until(int(read_run_state(run.run_state)["global_step"]) if run.resume else -1)
+        log.keep_until(steps_before)
     with _quiet_lightning():
         lightning_trainer = _trainer(trainer, [log, *_wandb(logger, run)], callbacks, module.schedule.max_steps)
         lightning_trainer.fit(module, datamodule=data, ckpt_path=str(run.run_state) if run.resume else None, weights_only=True)
-    if lightning_trainer.is_global_zero:
+    nothing_new = steps_before == lightning_trainer.global_step and run.last.exists()
+    if lightning_trainer.is_global_zero and not nothing_new:
         with module.average.applied():
             export(run.last, module.potential, lightning_trainer.global_step, validation.table)
     return FitResult(

@@ -1,0 +1,38 @@
+"""The number that chooses the best weights."""
+
+import pytest
+
+from unipot.training.callbacks import selection_value
+from unipot.training.metrics import MetricRow, MetricTable
+
+
+def table(**errors: tuple[float, float]) -> MetricTable:
+    """Dataset name -> (energy_per_atom MAE, force MAE)."""
+    rows = []
+    for name, pair in errors.items():
+        for property, mae in zip(("energy_per_atom", "forces"), pair, strict=True):
+            rows.append(
+                MetricRow(dataset=name, property=property, element=None, n=1, mae=mae, rmse=2 * mae, cosine=None, within=None)
+            )
+    return MetricTable(rows=rows)
+
+
+def test_auto_is_the_weighted_mean_of_force_errors() -> None:
+    assert selection_value(table(a=(9.0, 1.0), b=(9.0, 3.0)), "auto", "mae", {"b": 3.0}) == pytest.approx(2.5)
+
+
+def test_balanced_does_not_change_when_one_dataset_is_measured_in_other_units() -> None:
+    better = selection_value(table(a=(0.1, 0.2), b=(1.0, 2.0)), "balanced", "mae", {})
+    worse = selection_value(table(a=(0.2, 0.2), b=(1.0, 2.0)), "balanced", "mae", {})
+    assert worse / better == pytest.approx(2**0.25)
+    better_small, worse_small = (selection_value(table(a=(e, 0.2), b=(1e-3, 2e-3)), "balanced", "mae", {}) for e in (0.1, 0.2))
+    assert worse_small / better_small == pytest.approx(worse / better)
+
+
+def test_balanced_leaves_out_datasets_of_weight_zero() -> None:
+    assert selection_value(table(a=(0.5, 0.5), b=(7.0, 7.0)), "balanced", "mae", {"b": 0.0}) == pytest.approx(0.5)
+
+
+def test_property_without_labels_is_refused() -> None:
+    with pytest.raises(ValueError, match="no validation set is labelled"):
+        selection_value(table(a=(0.5, 0.5)), "stress", "mae", {})
