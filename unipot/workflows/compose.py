@@ -89,9 +89,14 @@ def _parsed(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any], str | 
     parser, groups = OverridesParser.create(), group_names()
     for text in overrides:
         try:
-            override = parser.parse_override(_with_quoted_power(text))
-        except HydraException as error:
-            raise ValueError(f"cannot read {text!r}; write key=value, and quote values with blanks or brackets: 'key=\"a b\"'") from error
+            override = parser.parse_override(text)
+            if override.is_sweep_override():  # not done here, so that a comma is part of the text
+                override = parser.parse_override(_as_plain_text(text))
+        except HydraException:
+            try:
+                override = parser.parse_override(_as_plain_text(text))
+            except HydraException as error:
+                raise ValueError(f"cannot read {text!r}; write key=value, and quotes inside a value as in 'key=\"a b\"'") from error
         if override.is_delete() or override.is_sweep_override():
             raise ValueError(f"{text!r} deletes or sweeps, which unipot does not do; give one value: key=value")
         key, value = override.key_or_group, override.value()
@@ -104,10 +109,11 @@ def _parsed(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any], str | 
     return choices, OmegaConf.to_container(values), file  # type: ignore[return-value]
 
 
-def _with_quoted_power(text: str) -> str:
-    """`unit=eV/A^3` with its value in quotes: Hydra's grammar has no `^`, which units do."""
+def _as_plain_text(text: str) -> str:
+    """`level_of_theory=PBE, VASP (520 eV)` or `unit=eV/A^3` with its value in quotes; lists, mappings and quoted values stay."""
     key, sign, value = text.partition("=")
-    return f'{key}{sign}"{value}"' if "^" in value and not set(value) & set("\"'[]{}, ") else text
+    plain = value and value[0] not in "[{\"'" and '"' not in value
+    return f'{key}{sign}"{value}"' if plain else text
 
 
 def _choice(group: str, option: Any, package: str | None = None) -> str:

@@ -49,8 +49,13 @@ def dataset_card(item: OpenDataset) -> dict[str, Any]:
         "n_training": len(item.train_indices),
         "n_validation": len(item.validation_indices),
         "content_hash": metadata["content_hash"],
-        "provenance": metadata.get("provenance", {}),
+        "provenance": _without_folders(metadata.get("provenance", {})),
     }
+
+
+def _without_folders(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Provenance with the file's name only: a card is read by strangers."""
+    return {key: Path(value).name if key == "path" else value for key, value in provenance.items()}
 
 
 def golden_structures(datasets: Sequence[OpenDataset], n: int = 2) -> list[Structure]:

@@ -35,7 +35,8 @@ def test_file_may_name_datasets_and_group_options(tmp_path):
         ("backbone=nativ-small", "backbone=nativ-small is not known .did you mean 'native-small'"),
         ("schedule.max_steps=many", "schedule.max_steps: Value 'many'"),
         ("datasets.a=3", "datasets.a"),
-        ("seed=1,2", "deletes or sweeps"),
+        ("seed=1,2", "seed: Value '1,2'"),
+        ("~seed", "deletes or sweeps"),
         ("seed", "cannot read 'seed'; write key=value"),
         ("config=nowhere.yaml", "nowhere.yaml"),
     ],
@@ -44,6 +45,11 @@ def test_misuse_is_one_sentence_that_names_it(word, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         load(word)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["PBE, VASP (520 eV)", "wB97M-D3(BJ)/def2-TZVPPD", "PBE+U", "a^b", "r2SCAN: VASP"])
+def test_a_level_of_theory_needs_no_quotes_of_its_own(text):
+    assert load(f"datasets.a.level_of_theory={text}").datasets["a"].level_of_theory == text
 
 
 def test_missing_mandatory_value_is_named():
