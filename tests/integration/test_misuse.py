@@ -62,7 +62,10 @@ CASES: dict[str, tuple[Words, list[str]]] = {
         ],
         ["dipole"],
     ),
-    "unknown head": (lambda f: ["evaluate", f"checkpoint={f['model']}", f"data={f['metals']}", "head=metal"], ["'metal'", "metals", "molecules"]),
+    "unknown head": (
+        lambda f: ["evaluate", f"checkpoint={f['model']}", f"data={f['metals']}", "head=metal"],
+        ["'metal'", "metals", "molecules"],
+    ),
     "no head named": (
         lambda f: ["relax", f"checkpoint={f['model']}", f"structure={f['metals']}", f"out={f['folder']}/x.extxyz"],
         ["metals", "molecules"],
@@ -81,7 +84,9 @@ CASES: dict[str, tuple[Words, list[str]]] = {
         ["empty.extxyz"],
     ),
     "corrupt store": (
-        lambda f: ["pretrain", f"run={f['folder']}/r3", "experiment=smoke", f"datasets.m.path={f['store']}", "datasets.m.level_of_theory=EMT"],
+        lambda f: [
+            "pretrain", f"run={f['folder']}/r3", "experiment=smoke", f"datasets.m.path={f['store']}", "datasets.m.level_of_theory=EMT",
+        ],
         ["store.unipot", "truncated"],
     ),
     "truncated checkpoint": (
