@@ -24,16 +24,16 @@ LEVEL_OF_THEORY = "GFN2-xTB (tblite)"
 SPECIES = {
     "alone": "H2O NH3 CH4 C2H2 C2H4 C2H6 HCN H2CO CH3OH N2H4 H2O2 H3CNH2 CH3CHO HCOOH CH3CN CH3NO2 CH3CONH2 CH3COOH HCOOCH3 OCHCHO "
     "CH3CH2OH CH3OCH3 CH2OCH2 C2H6NH H2CCO H2CCHCN C3H4_C3v C3H4_D2d C3H6_Cs C3H8 CH3COCH3 butadiene isobutene C6H6 C4H4O CO2",
-    "grafted": "H2O H2O CH4 CH4 C2H4 C2H4 H2CO H2CO CH3OH CH3CHO HCOOH OCHCHO C2H2 HCN NH3 C3H6_Cs",
-    "paired": "H2O H2O NH3 CH3OH H2CO HCOOH CH3COOH CH3CHO HCN H2O2",
+    "grafted": "H2O H2O H2O CH4 CH4 C2H4 C2H4 C2H4 H2CO H2CO H2CO CH3OH CH3CHO HCOOH OCHCHO C2H2 HCN NH3 C3H6_Cs H2CCO",
+    "paired": "H2O H2O NH3 CH3OH H2CO HCOOH CH3COOH CH3CHO HCN",
 }
-SHARES = {"alone": 0.2, "grafted": 0.55, "paired": 0.25}
+SHARES = {"alone": 0.15, "grafted": 0.65, "paired": 0.2}
 EXCLUDED = ("C3H4O2",)  # the composition that the quickstart fine-tunes on must stay unseen
 MAX_ATOMS, ENERGY_ONLY, TEMPERATURES = 14, 0.25, (300.0, 1000.0)  # atoms; share of the frames; K
-FRAMES_PER_TRAJECTORY, STEPS_BETWEEN, TIMESTEP = 5, 15, 1.0  # fs
+FRAMES_PER_TRAJECTORY, STEPS_BETWEEN, TIMESTEP = 3, 15, 1.0  # fs
 
 
-def structures(n_frames: int = 1200, seed: int = 0, n_threads: int = 2) -> Iterator[Structure]:
+def structures(n_frames: int = 2400, seed: int = 0, n_threads: int = 2) -> Iterator[Structure]:
     """`n_frames` labelled frames; a longer run starts with those of a shorter one: trajectory k depends on (`seed`, k) alone."""
     with ThreadPoolExecutor(n_threads) as pool:
         trajectories = pool.map(lambda k: _trajectory(seed, k), range(-(-n_frames // FRAMES_PER_TRAJECTORY)))
@@ -60,7 +60,7 @@ def _trajectory(seed: int, k: int) -> list[Structure]:
 
 
 def _species(rng: np.random.Generator) -> Atoms:
-    """A random species that is not `EXCLUDED`, has at most `MAX_ATOMS` atoms and no two of them too close."""
+    """A random species, neither `EXCLUDED` nor above `MAX_ATOMS`, without close atoms or new bonds between N and O."""
     while True:
         kind = rng.choice(list(SHARES), p=list(SHARES.values()))
         n_molecules = {"alone": 1, "grafted": rng.integers(2, 4), "paired": 2}[kind]
@@ -68,8 +68,10 @@ def _species(rng: np.random.Generator) -> Atoms:
         for other in others:
             atoms = _join(atoms, other, rng, bond=kind == "grafted") if 1 in atoms.numbers else atoms
         closeness = atoms.get_all_distances() / np.add.outer(*2 * [covalent_radii[atoms.numbers]])
-        np.fill_diagonal(closeness, 1)
-        if len(atoms) <= MAX_ATOMS and closeness.min() > 0.75 and atoms.get_chemical_formula() not in EXCLUDED:
+        np.fill_diagonal(closeness, 9)
+        hetero = np.isin(atoms.numbers, (7, 8))
+        well_made = closeness.min() > 0.75 and (kind == "alone" or not (closeness[hetero][:, hetero] < 1.25).any())
+        if well_made and len(atoms) <= MAX_ATOMS and atoms.get_chemical_formula() not in EXCLUDED:
             return atoms
 
 

@@ -130,11 +130,11 @@ def check_selection(selection: SelectionConfig, data: MixtureDataModule) -> None
     Raises:
         ValueError: property or statistic is unknown, or no validation set is labelled with the property.
     """
-    allowed = ("auto", *(name for name in REPORTED if name != "energy_and_forces"))
+    allowed = ("auto", "balanced", *(name for name in REPORTED if name != "energy_and_forces"))
     for name, value, options in (("property", selection.property, allowed), ("statistic", selection.statistic, ("mae", "rmse"))):
         if value not in options:
             raise ValueError(f"trainer.selection.{name} is {value!r}; use one of: {', '.join(options)}")
-    if selection.property == "auto" or not data.validation_sets():
+    if selection.property in ("auto", "balanced") or not data.validation_sets():
         return
     label = "energy" if selection.property.startswith("energy") else selection.property
     held_out = [store for store, indices in zip(data.validation_stores, data.validation_indices, strict=True) if len(indices)]
