@@ -206,7 +206,7 @@ def _is_for_user(error: BaseException) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     raised_in = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "").partition(".")[0]
-    return raised_in in ("unipot", "recipe", "__main__")
+    return raised_in in ("unipot", "recipe", "__main__") or raised_in.startswith("unipot_recipe_")
 
 
 def _sentence(error: BaseException) -> str:
