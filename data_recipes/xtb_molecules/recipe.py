@@ -1,17 +1,19 @@
 """Small organic molecules and pairs of them at 300 to 1000 K, labelled by GFN2-xTB (tblite); part of the frames energy only.
 
 A trajectory is a short Langevin dynamics of one random species: a molecule of ASE's G2 collection, two or three grafted
-together, or a pair that shares a hydrogen.
+together, a pair that shares a hydrogen, or a molecule grafted on a chelate that does so within itself (`chelates.xyz`).
 """
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
+from pathlib import Path
 
 import numpy as np
 from ase import Atoms, units
 from ase.build import molecule
 from ase.data import covalent_radii
+from ase.io import read
 from ase.md.langevin import Langevin
 from ase.optimize import FIRE
 
@@ -26,8 +28,9 @@ SPECIES = {
     "CH3CH2OH CH3OCH3 CH2OCH2 C2H6NH H2CCO H2CCHCN C3H4_C3v C3H4_D2d C3H6_Cs C3H8 CH3COCH3 butadiene isobutene C6H6 C4H4O CO2",
     "grafted": "H2O H2O H2O CH4 CH4 C2H4 C2H4 C2H4 H2CO H2CO H2CO CH3OH CH3CHO HCOOH OCHCHO C2H2 HCN NH3 C3H6_Cs H2CCO",
     "paired": "H2O H2O NH3 CH3OH H2CO HCOOH CH3COOH CH3CHO HCN",
+    "chelated": "CH4 H2O NH3 H2CO HCN",
 }
-SHARES = {"alone": 0.15, "grafted": 0.65, "paired": 0.2}
+SHARES = {"alone": 0.15, "grafted": 0.5, "paired": 0.15, "chelated": 0.2}
 EXCLUDED = ("C3H4O2",)  # the composition that the quickstart fine-tunes on must stay unseen
 MAX_ATOMS, ENERGY_ONLY, TEMPERATURES = 14, 0.25, (300.0, 1000.0)  # atoms; share of the frames; K
 FRAMES_PER_TRAJECTORY, STEPS_BETWEEN, TIMESTEP = 3, 15, 1.0  # fs
@@ -63,14 +66,16 @@ def _species(rng: np.random.Generator) -> Atoms:
     """A random species, neither `EXCLUDED` nor above `MAX_ATOMS`, without close atoms or new bonds between N and O."""
     while True:
         kind = rng.choice(list(SHARES), p=list(SHARES.values()))
-        n_molecules = {"alone": 1, "grafted": rng.integers(2, 4), "paired": 2}[kind]
+        n_molecules = {"grafted": rng.integers(2, 4), "paired": 2}.get(str(kind), 1)
         atoms, *others = (molecule(str(name)) for name in rng.choice(SPECIES[kind].split(), n_molecules))
+        if kind == "chelated":
+            atoms, others = read(Path(__file__).with_name("chelates.xyz"), int(rng.integers(2))), [atoms]
         for other in others:
-            atoms = _join(atoms, other, rng, bond=kind == "grafted") if 1 in atoms.numbers else atoms
+            atoms = _join(atoms, other, rng, bond=kind != "paired") if 1 in atoms.numbers else atoms
         closeness = atoms.get_all_distances() / np.add.outer(*2 * [covalent_radii[atoms.numbers]])
         np.fill_diagonal(closeness, 9)
         hetero = np.isin(atoms.numbers, (7, 8))
-        well_made = closeness.min() > 0.75 and (kind == "alone" or not (closeness[hetero][:, hetero] < 1.25).any())
+        well_made = closeness.min() > 0.75 and (kind == "alone" or not (closeness[hetero][:, hetero] < 1.15).any())
         if well_made and len(atoms) <= MAX_ATOMS and atoms.get_chemical_formula() not in EXCLUDED:
             return atoms
 
