@@ -7,7 +7,6 @@ together, a pair that shares a hydrogen, or a molecule grafted on a chelate that
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
-from pathlib import Path
 
 import numpy as np
 from ase import Atoms, units
@@ -30,7 +29,6 @@ SPECIES = {
     "paired": "H2O H2O NH3 CH3OH H2CO HCOOH CH3COOH CH3CHO HCN",
     "chelated": "CH4 H2O NH3 H2CO HCN",
 }
-SHARES = {"alone": 0.15, "grafted": 0.5, "paired": 0.15, "chelated": 0.2}
 EXCLUDED = ("C3H4O2",)  # the composition that the quickstart fine-tunes on must stay unseen
 MAX_ATOMS, ENERGY_ONLY, TEMPERATURES = 14, 0.25, (300.0, 1000.0)  # atoms; share of the frames; K
 FRAMES_PER_TRAJECTORY, STEPS_BETWEEN, TIMESTEP = 3, 15, 1.0  # fs
@@ -55,9 +53,8 @@ def _trajectory(seed: int, k: int) -> list[Structure]:
     group, frames = f"{atoms.get_chemical_formula()}-{seed}-{k:04d}", []
     for step in range(FRAMES_PER_TRAJECTORY):
         dynamics.run(STEPS_BETWEEN)
-        labels = {"energy": np.array(atoms.get_potential_energy())}
-        if rng.random() >= ENERGY_ONLY:
-            labels["forces"] = atoms.get_forces()
+        forces = {} if rng.random() < ENERGY_ONLY else {"forces": atoms.get_forces()}
+        labels = {"energy": np.array(atoms.get_potential_energy()), **forces}
         frames.append(Structure.from_ase(atoms, labels=labels, id=f"{group}-{step}", group=group))
     return frames
 
@@ -65,18 +62,17 @@ def _trajectory(seed: int, k: int) -> list[Structure]:
 def _species(rng: np.random.Generator) -> Atoms:
     """A random species, neither `EXCLUDED` nor above `MAX_ATOMS`, without close atoms or new bonds between N and O."""
     while True:
-        kind = rng.choice(list(SHARES), p=list(SHARES.values()))
+        kind = rng.choice(list(SPECIES), p=(0.15, 0.5, 0.15, 0.2))
         n_molecules = {"grafted": rng.integers(2, 4), "paired": 2}.get(str(kind), 1)
         atoms, *others = (molecule(str(name)) for name in rng.choice(SPECIES[kind].split(), n_molecules))
         if kind == "chelated":
-            atoms, others = read(Path(__file__).with_name("chelates.xyz"), int(rng.integers(2))), [atoms]
+            atoms, others = read(__file__.replace("recipe.py", "chelates.xyz"), int(rng.integers(2))), [atoms]
         for other in others:
             atoms = _join(atoms, other, rng, bond=kind != "paired") if 1 in atoms.numbers else atoms
-        closeness = atoms.get_all_distances() / np.add.outer(*2 * [covalent_radii[atoms.numbers]])
-        np.fill_diagonal(closeness, 9)
-        hetero = np.isin(atoms.numbers, (7, 8))
-        well_made = closeness.min() > 0.75 and (kind == "alone" or not (closeness[hetero][:, hetero] < 1.15).any())
-        if well_made and len(atoms) <= MAX_ATOMS and atoms.get_chemical_formula() not in EXCLUDED:
+        closeness = (atoms.get_all_distances() + 9 * np.eye(len(atoms))) / np.add.outer(*2 * [covalent_radii[atoms.numbers]])
+        hetero = np.isin(atoms.numbers, (7, 8)) & (kind != "alone")
+        apart = (closeness > np.where(np.outer(hetero, hetero), 1.15, 0.75)).all()
+        if apart and len(atoms) <= MAX_ATOMS and atoms.get_chemical_formula() not in EXCLUDED:
             return atoms
 
 
