@@ -20,12 +20,14 @@ class Trajectory:
     """What was recorded during a run, every `interval` steps, the start included.
 
     Attributes:
+        ensemble: nve or nvt.
         atoms: the last configuration, with velocities and calculator.
         times: (n_records,) fs.
         potential_energy, kinetic_energy: (n_records,) eV.
         temperature: (n_records,) K.
     """
 
+    ensemble: str
     atoms: Atoms
     times: np.ndarray
     potential_energy: np.ndarray
@@ -50,9 +52,12 @@ class Trajectory:
         return float(np.abs(self.total_energy - self.total_energy[0]).max() / len(self.atoms))
 
     def sentence(self) -> str:
+        run = f"{self.times[-1] / 1000:.3f} ps, mean temperature {self.temperature.mean():.0f} K"
+        if self.ensemble != "nve":  # a bath exchanges energy, so that a drift would say nothing about the forces
+            return f"{run}, potential energy between {self.potential_energy.min():.4f} and {self.potential_energy.max():.4f} eV"
         return (
-            f"{self.times[-1] / 1000:.3f} ps, mean temperature {self.temperature.mean():.0f} K, total energy drifts by "
-            f"{1000 * self.drift:.3f} meV/atom/ps and deviates by at most {1000 * self.fluctuation:.3f} meV/atom"
+            f"{run}, total energy drifts by {1000 * self.drift:.3f} meV/atom/ps "
+            f"and deviates by at most {1000 * self.fluctuation:.3f} meV/atom"
         )
 
 
@@ -119,7 +124,9 @@ def molecular_dynamics(
             f"({driver.get_number_of_steps() * timestep:g} fs) at a time step of {timestep:g} fs: {error}"
         ) from error
     times, potential, kinetic, kelvin = (np.array(column) for column in zip(*records, strict=True))
-    return Trajectory(atoms=atoms, times=times, potential_energy=potential, kinetic_energy=kinetic, temperature=kelvin)
+    return Trajectory(
+        ensemble=ensemble, atoms=atoms, times=times, potential_energy=potential, kinetic_energy=kinetic, temperature=kelvin
+    )
 
 
 def _check(atoms: Atoms, ensemble: str, n_steps: int, timestep: float, temperature: float, interval: int) -> None:

@@ -37,6 +37,12 @@ def test_md_writes_a_trajectory_and_reports_the_drift(folder, capsys):
     assert "drifts by" in capsys.readouterr().out
 
 
+def test_md_with_a_bath_claims_no_drift(folder, capsys):
+    assert main(["md", "checkpoint=model.safetensors", "structure=in.extxyz", "head=b", "n_steps=4", "interval=2"]) == 0
+    out = capsys.readouterr().out
+    assert "drifts" not in out and "potential energy between" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
