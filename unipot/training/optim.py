@@ -267,13 +267,14 @@ def _head_rules(potential: nn.Module, heads: Sequence[str] | None, head_lr_scale
     unknown = [name for name in heads or () if name not in names]
     if unknown:
         raise ValueError(f"head {unknown[0]!r} is not in the model; available are: {', '.join(names)}")
-    learn = names if heads is None else tuple(heads)
+    everything = heads is None or set(heads) == set(names)
+    learn = names if everything else tuple(heads or ())
     rules = []
-    if learn != names and learn:
+    if not everything and learn:
         patterns = tuple(f"heads.heads.{name}.*" for name in learn)
         rules.append(ParameterRule(name=f"heads {', '.join(learn)}", patterns=patterns, lr_scale=head_lr_scale))
-    scale = head_lr_scale if learn == names else 0.0
-    rules.append(ParameterRule(name="heads" if learn == names else "other heads", patterns=("heads.*",), lr_scale=scale))
+    scale = head_lr_scale if everything else 0.0
+    rules.append(ParameterRule(name="heads" if everything else "other heads", patterns=("heads.*",), lr_scale=scale))
     return rules
 
 

@@ -61,6 +61,12 @@ def test_one_head_learns_and_the_other_is_frozen(potential):
     assert not any(p.requires_grad for p in potential.heads["a"].parameters())
 
 
+def test_order_of_the_heads_that_learn_does_not_matter(potential):
+    names = tuple(reversed(potential.heads.names))
+    rows = build_policy(potential, heads=names).resolve(potential, weight_decay=0.0)
+    assert not any(row.frozen for row in rows)
+
+
 def test_freeze_takes_the_first_groups(potential):
     groups = potential.backbone.layer_groups()
     rows = build_policy(potential, method="freeze", freeze_groups=len(groups) - 1).resolve(potential, weight_decay=0.0)
