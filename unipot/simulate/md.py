@@ -116,6 +116,15 @@ def molecular_dynamics(
 
     driver = _driver(atoms, ensemble, timestep, temperature, friction, generator)
     driver.attach(record)
+    _run(driver, n_steps, timestep)
+    times, potential, kinetic, kelvin = (np.array(column) for column in zip(*records, strict=True))
+    return Trajectory(
+        ensemble=ensemble, atoms=atoms, times=times, potential_energy=potential, kinetic_energy=kinetic, temperature=kelvin
+    )
+
+
+def _run(driver: Any, n_steps: int, timestep: float) -> None:
+    """Take the steps; a failure says at which one."""
     try:
         driver.run(n_steps)
     except ValueError as error:
@@ -123,10 +132,6 @@ def molecular_dynamics(
             f"dynamics failed after step {driver.get_number_of_steps()} of {n_steps} "
             f"({driver.get_number_of_steps() * timestep:g} fs) at a time step of {timestep:g} fs: {error}"
         ) from error
-    times, potential, kinetic, kelvin = (np.array(column) for column in zip(*records, strict=True))
-    return Trajectory(
-        ensemble=ensemble, atoms=atoms, times=times, potential_energy=potential, kinetic_energy=kinetic, temperature=kelvin
-    )
 
 
 def _check(atoms: Atoms, ensemble: str, n_steps: int, timestep: float, temperature: float, interval: int) -> None:
