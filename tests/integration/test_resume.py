@@ -7,12 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from unipot.training.metrics_log import read_metrics
 
-#: the run state is written every 5 steps; the kill comes after this step, so work is lost and done again
-KILL_AFTER = 13
+#: (workers, step after which the kill comes); the run state is written every 5 steps, so work is lost and done again
+KILLS = [(2, 6), (2, 13), (2, 27), (0, 19)]
 
 
 def start(*words: str) -> subprocess.Popen:
@@ -42,10 +43,11 @@ def kill_after(step: int, run: Path, *words: str) -> None:
     process.communicate()
 
 
-def test_killed_run_with_workers_ends_with_the_same_weights(tmp_path, smoke_overrides):
-    words = [*smoke_overrides, "trainer.workers=2", "schedule.max_steps=40"]
+@pytest.mark.parametrize(("workers", "step"), KILLS)
+def test_killed_run_ends_with_the_same_weights(tmp_path, smoke_overrides, workers, step):
+    words = [*smoke_overrides, f"trainer.workers={workers}", "schedule.max_steps=40"]
     whole = start(f"run={tmp_path / 'whole'}", *words)
-    kill_after(KILL_AFTER, tmp_path / "killed", *words)
+    kill_after(step, tmp_path / "killed", *words)
     state = torch.load(tmp_path / "killed" / "checkpoints" / "last.ckpt", weights_only=True)
     assert 0 < state["global_step"] < 40, "the run was not interrupted"
     finish(f"resume={tmp_path / 'killed'}")
