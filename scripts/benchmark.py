@@ -13,11 +13,9 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # so that the checkout is measured, not an installed copy
 
 from benchmark_peers import parts  # noqa: E402
+from benchmark_peers.conditions import commit, hardware, package_version  # noqa: E402
 from benchmark_peers.driver import CONTENDERS, say  # noqa: E402
 from benchmark_peers.tables import markdown  # noqa: E402
 
@@ -106,8 +105,8 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
         "commit": commit(),
-        "hardware": {"processor": processor(), "cores": os.cpu_count(), "memory_gb": memory_gb(), "system": platform.platform()},
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in ("torch", "fairchem-core")},
+        "hardware": hardware(),
+        "versions": {"python": platform.python_version()} | {name: package_version(name) for name in ("torch", "fairchem-core")},
         "dtype": "float32",
         "threads": options.threads,
         "cutoff": options.cutoff,
@@ -123,31 +122,6 @@ def write(report: dict[str, Any], options: argparse.Namespace) -> None:
     (options.output / "benchmark.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     (options.output / "benchmark.md").write_text(markdown(report, options.reference))
     say(f"wrote {options.output / 'benchmark.json'} and benchmark.md")
-
-
-def commit() -> str:
-    """Short hash of the checkout, with `+changes` when files differ from it."""
-    git = {"cwd": REPOSITORY, "capture_output": True, "text": True, "check": True}
-    try:
-        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], **git).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain"], **git).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown (not a git checkout)"
-    return head + ("+changes" if changed else "")
-
-
-def processor() -> str:
-    """Name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def memory_gb() -> float:
-    """Main memory, GB."""
-    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -174,18 +148,11 @@ def _package_versions(part: dict[str, Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     for label, result in (pair for group in groups for pair in group.items()):
         packages = dict(result.get("packages", {}))
-        torch_version = packages.pop("torch", _version("torch"))
+        torch_version = packages.pop("torch", package_version("torch"))
         found |= {name: number for name, number in packages.items() if name != "e3nn"}
-        if torch_version != _version("torch"):
+        if torch_version != package_version("torch"):
             found[f"torch of {label}"] = torch_version
     return found
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from unipot.workflows.model import build_loss, build_settings
 #: what a verb cannot do without
 MANDATORY = {
     "prepare": ["path=a.extxyz", "level_of_theory=PBE"],
+    "duplicates": ["stores=[a.unipot]"],
+    "inspect": ["store=a.unipot"],
     "pretrain": ["run=runs/a", "datasets.a.path=a.extxyz", "datasets.a.level_of_theory=PBE"],
     "finetune": ["checkpoint=a.safetensors", "data=a.extxyz"],
     "report": ["output=report.html"],

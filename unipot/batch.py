@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unipot.neighbors import neighbor_list
+from unipot.neighbors import batch_neighbor_list
+from unipot.neighbors.device import device_neighbor_list
 from unipot.properties import PROPERTIES
 from unipot.structure import Structure
+
+#: dtypes in which a neighbour list writes its offsets at once
+SHIFT_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,20 +136,21 @@ def collate(
     for name, index in (("head_index", head_index), ("dataset_index", dataset_index)):
         if index is not None and len(index) != len(structures):
             raise ValueError(f"{name} has {len(index)} entries for {len(structures)} structures")
-    n_atoms = np.array([s.n_atoms for s in structures])
-    edges, shifts = _concatenated_edges(structures, n_atoms, cutoff, engine)
-    labels, masks = _concatenated_labels(structures, dtype)
-    zeros = [0] * len(structures)
+    n_atoms, positions = np.array([s.n_atoms for s in structures]), np.concatenate([s.positions for s in structures])
+    cell, pbc = np.stack([s.cell for s in structures]), np.stack([s.pbc for s in structures])
+    shift_dtype, names = SHIFT_DTYPES.get(dtype, np.int64), _names(structures)
+    edges, shifts = batch_neighbor_list(positions, cell, pbc, n_atoms, cutoff, engine, shift_dtype=shift_dtype, names=names)
+    (labels, masks), zeros = _concatenated_labels(structures, dtype), [0] * len(structures)
     return AtomBatch(
         atomic_numbers=torch.from_numpy(np.concatenate([s.atomic_numbers for s in structures])),
-        positions=torch.from_numpy(np.concatenate([s.positions for s in structures])).to(dtype),
-        cell=torch.from_numpy(np.stack([s.cell for s in structures])).to(dtype),
-        pbc=torch.from_numpy(np.stack([s.pbc for s in structures])),
+        positions=torch.from_numpy(positions).to(dtype),
+        cell=torch.from_numpy(cell).to(dtype),
+        pbc=torch.from_numpy(pbc),
         structure_index=torch.from_numpy(np.repeat(np.arange(len(structures)), n_atoms)),
         n_atoms_per_structure=torch.from_numpy(n_atoms),
         head_index=torch.as_tensor(zeros if head_index is None else head_index, dtype=torch.int64),
         edge_index=torch.from_numpy(edges),
-        cell_shifts=torch.from_numpy(shifts).to(dtype),
+        cell_shifts=torch.from_numpy(shifts).to(dtype),  # a conversion only for dtypes that numpy does not have
         total_charge=torch.tensor([s.total_charge for s in structures], dtype=dtype),
         spin_multiplicity=torch.tensor([s.spin_multiplicity or 0 for s in structures], dtype=torch.int64),
         fixed=torch.from_numpy(np.concatenate([s.fixed for s in structures])),
@@ -157,12 +162,33 @@ def collate(
     )
 
 
-def _concatenated_edges(
-    structures: Sequence[Structure], n_atoms: np.ndarray, cutoff: float, engine: str
-) -> tuple[np.ndarray, np.ndarray]:
-    offsets = np.concatenate([[0], np.cumsum(n_atoms)])
-    edges, shifts = zip(*[neighbor_list(s.positions, s.cell, s.pbc, cutoff, engine) for s in structures], strict=True)
-    return np.concatenate([e + offset for e, offset in zip(edges, offsets, strict=False)], axis=1), np.concatenate(shifts)
+def with_neighbors(batch: AtomBatch, cutoff: float, engine: str = "auto") -> AtomBatch:
+    """The same batch (a new object) with the neighbours within `cutoff`, found where the batch lies: by a compiled engine on
+    the CPU, in torch on any other device.
+
+    Distances are taken in float64 between the positions of the batch: those of a float32 batch are rounded, so pairs within
+    about 1e-6 Å of the cutoff may differ from `collate`, which reads the positions before they are rounded.
+
+    Args:
+        batch: collated without neighbours, or with others, which are replaced.
+        cutoff: Å.
+        engine: for a batch on the CPU, see `unipot.neighbors`.
+
+    Raises:
+        ValueError: as `unipot.neighbors.batch_neighbor_list`.
+    """
+    if batch.positions.device.type == "cpu":
+        arrays = [tensor.detach().numpy() for tensor in (batch.positions, batch.cell, batch.pbc, batch.n_atoms_per_structure)]
+        names = (lambda k: f"structure {batch.ids[k]!r}") if batch.ids else None
+        found = batch_neighbor_list(*arrays, cutoff, engine, shift_dtype=SHIFT_DTYPES.get(batch.positions.dtype, np.int64), names=names)
+        edge_index, shifts = map(torch.from_numpy, found)
+    else:
+        edge_index, shifts = device_neighbor_list(batch.positions, batch.cell, batch.pbc, batch.n_atoms_per_structure, cutoff)
+    return replace(batch, edge_index=edge_index, cell_shifts=shifts.to(batch.positions.dtype), cutoff=float(cutoff))
+
+
+def _names(structures: Sequence[Structure]) -> Callable[[int], str]:
+    return lambda k: f"structure {structures[k].id!r} (number {k} of the batch)"
 
 
 def _concatenated_labels(structures: Sequence[Structure], dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -25,7 +25,8 @@ class UnipotCalculator(Calculator):
     """Energy (eV), forces (eV/Å), stress (eV/Å³, Voigt xx yy zz yz xz xy, positive under tension) and energies per atom (eV).
 
     Stress exists only for atoms that are periodic along all axes. Total charge and spin multiplicity are taken from
-    `atoms.info["total_charge"]` and `atoms.info["spin_multiplicity"]`.
+    `atoms.info["total_charge"]` and `atoms.info["spin_multiplicity"]`. What the energies are (total, adsorption or
+    formation) stands in `energy_kind` and, with head and level of theory, in `parameters`, which ASE writes to its files.
 
     Args:
         model: path of a model artifact, or a `Potential`. A path gives a copy of its own; a `Potential` is used as it is
@@ -69,6 +70,23 @@ class UnipotCalculator(Calculator):
         self.head = _chosen_head(self.potential, head)
         self._head_index = self.potential.heads.index(self.head)
         self._info: tuple[Any, ...] = ()
+        chosen = self.potential.heads[self.head]
+        self.parameters.update(head=self.head, level_of_theory=chosen.level_of_theory, energy_kind=chosen.energy_kind)
+
+    @property
+    def energy_kind(self) -> str:
+        """`total`, `adsorption` or `formation`, see `unipot.properties.ENERGY_KINDS`."""
+        return self.potential.heads[self.head].energy_kind
+
+    def set(self, **options: Any) -> dict[str, Any]:
+        """ASE's `set`; what the model says of itself stays.
+
+        Raises:
+            ValueError: head, level of theory or kind of energy would change.
+        """
+        if fixed := sorted({"head", "level_of_theory", "energy_kind"} & set(options)):
+            raise ValueError(f"{fixed[0]} of a calculator is fixed; make another one: UnipotCalculator(model, head=...)")
+        return super().set(**options)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What changed since the last calculation, charge and spin in `atoms.info` included."""

@@ -37,6 +37,18 @@ VERBS: dict[str, Verb] = {
         summary="convert structures to a store, with a census",
         example="unipot prepare path=oc20.extxyz out=oc20.unipot level_of_theory=RPBE",
     ),
+    "duplicates": Verb(
+        workflow="unipot.workflows.duplicates:duplicates",
+        schema="unipot.workflows.duplicates:DuplicatesConfig",
+        summary="frames of equal geometry within and across stores, and leakage",
+        example="unipot duplicates stores=[train.unipot] held_out=[test.unipot]",
+    ),
+    "inspect": Verb(
+        workflow="unipot.workflows.inspect:inspect",
+        schema="unipot.workflows.inspect:InspectConfig",
+        summary="what stores hold, as one HTML page",
+        example="unipot inspect stores=[oc20.unipot,mptrj.unipot] output=data.html",
+    ),
     "pretrain": Verb(
         workflow="unipot.workflows.pretrain:pretrain",
         schema="unipot.workflows.config:PretrainConfig",
@@ -119,8 +131,10 @@ def _run(arguments: list[str]) -> int:
         return 0
     if verb == "models":
         return _models(rest)
+    if verb == "recipes":
+        return _recipes(rest)
     if verb not in VERBS:
-        names = [*VERBS, "models"]
+        names = [*VERBS, "models", "recipes"]
         close = get_close_matches(verb, names, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"command {verb!r} is not known{hint}; commands are: {', '.join(names)}")
@@ -174,10 +188,27 @@ def _models(words: list[str]) -> int:
     raise ValueError("write `unipot models list`, or `unipot models show <checkpoint>`")
 
 
+def _recipes(words: list[str]) -> int:
+    """`unipot recipes [name]`."""
+    if words[:1] in (["-h"], ["--help"]):
+        print("usage: unipot recipes: the data recipes with title, licence and size | unipot recipes <name>: the card of one")
+        return 0
+    if len(words) > 1 or words[:1] and words[0].startswith("-"):
+        raise ValueError("write `unipot recipes`, or `unipot recipes <name>`")
+    from unipot.workflows.recipe_list import list_recipes, show_recipe
+
+    if words:
+        show_recipe(words[0])
+    else:
+        list_recipes()
+    return 0
+
+
 def _general_help() -> str:
     lines = ["usage: unipot <command> [options]", "", "commands:"]
     lines += [f"  {name:<10} {verb.summary}" for name, verb in VERBS.items()]
-    lines += ["  models     list backbones, show the card of a checkpoint", "", "`unipot <command> --help` lists its settings."]
+    lines += ["  models     list backbones, show the card of a checkpoint", "  recipes    list public datasets, show the card of one"]
+    lines += ["", "`unipot <command> --help` lists its settings."]
     return "\n".join(lines)
 
 

@@ -71,3 +71,26 @@ def property_named(name: str) -> Property:
     if name not in PROPERTIES:
         raise KeyError(f"property {name!r} is not known; known are: {', '.join(PROPERTIES)}")
     return PROPERTIES[name]
+
+
+#: what an energy of zero means; energies of different kinds are never compared and never share a head
+ENERGY_KINDS: dict[str, str] = {
+    "total": "of all atoms of the structure, as the calculation gives it; its zero belongs to the level of theory",
+    "adsorption": "of slab with adsorbate minus clean slab minus adsorbate references",
+    "formation": "minus reference energies of the elements in it, such as their bulk phases or free atoms",
+}
+
+
+def check_energy_kind(kind: str, where: str) -> str:
+    """`kind`, if it is one of `ENERGY_KINDS`.
+
+    Args:
+        kind: to be checked.
+        where: begins the message, for example `dataset 'oc20'`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if kind not in ENERGY_KINDS:
+        raise ValueError(f"{where}: energy_kind is {kind!r}; use one of: {', '.join(ENERGY_KINDS)}")
+    return kind

@@ -52,13 +52,14 @@ class WorkerProcess:
         script: file name of the worker.
         log: file that takes what the worker and its libraries print.
         threads: of each numerical library in the worker.
+        own: whether the worker imports this checkout; None: the script's name tells.
     """
 
-    def __init__(self, python: str, script: str, *, log: Path, threads: int) -> None:
+    def __init__(self, python: str, script: str, *, log: Path, threads: int, own: bool | None = None) -> None:
         self._log = log.open("a")
         libraries = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
         environment = os.environ | dict.fromkeys(libraries, str(threads))
-        own = script == "unipot_worker.py"
+        own = script == "unipot_worker.py" if own is None else own
         environment["PYTHONPATH"] = str(REPOSITORY) if own else ""
         self._process = subprocess.Popen(
             [python, str(HERE / script)],

@@ -1,22 +1,32 @@
-"""An artifact written by an earlier revision still loads and predicts the same; made by `make_native_v1.py`."""
+"""Artifacts written by earlier revisions still load and predict the same; `make_native_v2.py` says how they were made."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from unipot.zoo import load_artifact
+from unipot.zoo import load_artifact, read_card
 from unipot.zoo.golden import largest_deviation
 
-ARTIFACT = Path(__file__).with_name("native-v1.safetensors")
+FOLDER = Path(__file__).parent
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
-def test_artifact_of_format_1_loads_and_predicts_the_same(dtype, tolerance):
-    artifact = load_artifact(ARTIFACT, dtype=dtype)
+@pytest.mark.parametrize("version", [1, 2])
+def test_artifact_of_every_format_loads_and_predicts_the_same(version, dtype, tolerance):
+    path = FOLDER / f"native-v{version}.safetensors"
+    assert read_card(path)["format_version"] == version
+    artifact = load_artifact(path, dtype=dtype)
     assert largest_deviation(artifact.potential, artifact.card["golden"])[0] < tolerance
 
 
-def test_artifact_of_format_1_keeps_its_heads():
-    heads = load_artifact(ARTIFACT).card["heads"]
-    assert heads["molecule-wb97m"] == {"level_of_theory": "wB97M-V", "elements": ["H", "C", "O", "Cu"]}
+def test_energies_of_format_1_are_total():
+    artifact = load_artifact(FOLDER / "native-v1.safetensors")
+    wanted = {"level_of_theory": "wB97M-V", "energy_kind": "total", "elements": ["H", "C", "O", "Cu"]}
+    assert artifact.card["heads"]["molecule-wb97m"] == wanted
+    assert {artifact.potential.heads[name].energy_kind for name in artifact.potential.head_names} == {"total"}
+
+
+def test_format_2_keeps_the_kind_of_energy():
+    artifact = load_artifact(FOLDER / "native-v2.safetensors")
+    assert artifact.card["heads"]["slab-rpbe"]["energy_kind"] == artifact.potential.heads["slab-rpbe"].energy_kind == "adsorption"

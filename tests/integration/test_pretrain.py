@@ -7,7 +7,7 @@ import torch
 
 from unipot.cli import main
 from unipot.data.datamodule import evaluation_batches
-from unipot.data.splits import split_by_group
+from unipot.data.splits import SplitSpec, split
 from unipot.data.store import Store
 from unipot.training.metrics import evaluate
 from unipot.training.metrics_log import read_metrics
@@ -55,6 +55,9 @@ def test_artifact_has_averaged_weights_and_a_card(finished):
     assert [item["name"] for item in artifact.card["datasets"]] == ["metals", "molecules"]
     assert artifact.potential.head_names == ("metals", "molecules")
     assert len(artifact.card["golden"]) >= 2
+    references = json.loads((run / "references.json").read_text())
+    assert artifact.card["references"] == references and references["metals"]["rank"] == 3
+    assert references["metals"]["mode"] == "fit" and artifact.card["heads"]["metals"]["energy_kind"] == "total"
 
 
 def test_artifact_reproduces_the_logged_validation_exactly(finished):
@@ -63,7 +66,7 @@ def test_artifact_reproduces_the_logged_validation_exactly(finished):
     logged = {key: float(value) for key, value in read_metrics(run / "metrics.csv")[-1].items() if key.startswith("validation/") and value}
     for index, name in enumerate(("metals", "molecules")):
         store = Store(next((run / "data").glob(f"{name}-*.unipot")))
-        held_out = split_by_group(store, 0.1, 0)[1]
+        held_out = split(store, SplitSpec(fraction=0.1, seed=0))[1]
         batches = evaluation_batches(
             store, held_out, cutoff=potential.cutoff, head_index=index, dataset_index=0, max_atoms=512, max_edges=40000
         )

@@ -5,6 +5,8 @@ import sys
 import pytest
 
 from unipot.cli import VERBS, main
+from unipot.data.recipes import recipe_names
+from unipot.resources import data_recipes_dir
 
 
 def run(capsys, *words):
@@ -16,13 +18,20 @@ def run(capsys, *words):
 @pytest.mark.parametrize("words", [(), ("--help",), ("help",)])
 def test_help_lists_every_command(capsys, words):
     code, out, _ = run(capsys, *words)
-    assert code == 0 and all(verb in out for verb in [*VERBS, "models"])
+    assert code == 0 and all(verb in out for verb in [*VERBS, "models", "recipes"])
 
 
 @pytest.mark.parametrize("verb", ["pretrain", "finetune"])
 def test_help_of_a_command_shows_settings_and_options(capsys, verb):
     code, out, _ = run(capsys, verb, "--help")
     assert code == 0 and "config=my.yaml" in out and "native-small" in out and VERBS[verb].example in out
+
+
+def test_recipes_are_listed_and_shown(capsys):
+    code, out, _ = run(capsys, "recipes")
+    assert code == 0 and all(name in out for name in recipe_names(data_recipes_dir()))
+    code, out, _ = run(capsys, "recipes", "emt_slabs")
+    assert code == 0 and "licence: CC0-1.0" in out and "options.n_frames=400" in out
 
 
 def test_version(capsys):
@@ -38,6 +47,8 @@ def test_version(capsys):
         (("pretrain", "--learning-rate", "1"), "option '--learning-rate' is not known"),
         (("pretrain", "--config"), "--config needs the path of a YAML file"),
         (("models", "shwo"), "unipot models show <checkpoint>"),
+        (("recipes", "mptrj", "wbm"), "write `unipot recipes`, or `unipot recipes <name>`"),
+        (("recipes", "emt_slab"), "recipe 'emt_slab' is not known (did you mean 'emt_slabs'?)"),
     ],
 )
 def test_misuse_is_one_line_on_stderr_with_code_2(capsys, monkeypatch, words, message):

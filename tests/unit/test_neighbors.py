@@ -137,7 +137,7 @@ def test_cutoff_must_be_positive(cutoff):
 
 
 def test_unknown_engine_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'fast' is not known; use one of: auto, vesin, matscipy, reference"):
+    with pytest.raises(ValueError, match="'fast' is not known; use one of: auto, numba, vesin, matscipy, reference"):
         neighbor_list(np.zeros((1, 3)), np.eye(3), np.ones(3, bool), 1.0, "fast")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Any
 
 import lightning
@@ -10,10 +11,18 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from unipot.batch import AtomBatch, collate
-from unipot.data.plan import MixturePlan, check_budget, pack_in_order
+from unipot.batch import AtomBatch, with_neighbors
+from unipot.data.budget import Budget, check_budget, pack_in_order
+from unipot.data.decode import decode_batch
+from unipot.data.plan import MixturePlan
+from unipot.data.selection import Selection
 from unipot.data.spec import DatasetSpec, MixtureSpec
 from unipot.data.store import Store
+from unipot.neighbors import prepare_engine
+from unipot.packed_batch import PackedBatch, pack
+
+#: where neighbour lists are made: by the processes that read, or on the device after the transfer
+NEIGHBORS = ("workers", "device")
 
 
 class StepDataset(Dataset[list[AtomBatch]]):
@@ -22,10 +31,9 @@ class StepDataset(Dataset[list[AtomBatch]]):
     Args:
         plan: of the whole mixture.
         stores: per dataset.
-        indices: per dataset the store positions of its training structures, in the plan's order.
         head_index: per dataset.
         n_steps: length.
-        cutoff: Å.
+        cutoff: Å; None leaves the edges out.
         dtype: of the batches.
         rank: of this process.
         world_size: number of processes.
@@ -35,17 +43,16 @@ class StepDataset(Dataset[list[AtomBatch]]):
         self,
         plan: MixturePlan,
         stores: Sequence[Store],
-        indices: Sequence[np.ndarray],
         head_index: Sequence[int],
         *,
         n_steps: int,
-        cutoff: float,
+        cutoff: float | None,
         dtype: torch.dtype,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         plan.check_world_size(world_size)
-        self.plan, self.stores, self.indices, self.head_index = plan, list(stores), list(indices), list(head_index)
+        self.plan, self.stores, self.head_index = plan, list(stores), np.asarray(head_index, dtype=np.int64)
         self.n_steps, self.cutoff, self.dtype, self.rank, self.world_size = n_steps, cutoff, dtype, rank, world_size
 
     def __len__(self) -> int:
@@ -53,13 +60,12 @@ class StepDataset(Dataset[list[AtomBatch]]):
 
     def __getitem__(self, step: int) -> list[AtomBatch]:
         draws = self.plan.rank_micro_batches(step, self.rank, self.world_size)
-        return [self._collate(micro_batch) for micro_batch in draws]
+        return [self._decode(micro_batch) for micro_batch in draws]
 
-    def _collate(self, draws: list[tuple[int, int]]) -> AtomBatch:
-        datasets = [dataset for dataset, _ in draws]
-        structures = [self.stores[dataset][int(self.indices[dataset][i])] for dataset, i in draws]
-        heads = [self.head_index[dataset] for dataset in datasets]
-        return collate(structures, cutoff=self.cutoff, head_index=heads, dataset_index=datasets, dtype=self.dtype)
+    def _decode(self, draws: list[tuple[int, int]]) -> AtomBatch:
+        datasets = np.array([dataset for dataset, _ in draws], dtype=np.int64)
+        heads = self.head_index[datasets]
+        return decode_batch(self.stores, draws, cutoff=self.cutoff, head_index=heads, dataset_index=datasets, dtype=self.dtype)
 
 
 class StepSampler(Sampler[int]):
@@ -80,7 +86,10 @@ class StepSampler(Sampler[int]):
 
 
 class StepLoader(DataLoader[list[AtomBatch]]):
-    """Tells Lightning that it can be resumed; the position is the data module's, so there is nothing to keep here."""
+    """Tells Lightning that it can be resumed; the position is the data module's, so there is nothing to keep here.
+
+    From workers the micro-batches come packed, each in one block of memory; the data module unpacks them on the device.
+    """
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -100,9 +109,9 @@ class EvaluationDataset(Dataset[AtomBatch]):
         dataset_index: position of the dataset in tables.
         max_atoms: per batch.
         max_edges: per batch.
+        max_cost: per batch, see `Budget`; None for no limit.
         dtype: of the batches.
-        rank: this process takes every `world_size`-th batch from here.
-        world_size: number of processes.
+        with_edges: False leaves the edges out; `unipot.batch.with_neighbors` adds them.
 
     Raises:
         ValueError: a structure alone exceeds a budget.
@@ -111,35 +120,44 @@ class EvaluationDataset(Dataset[AtomBatch]):
     def __init__(
         self,
         store: Store,
-        indices: Sequence[int] | np.ndarray | None = None,
+        indices: Selection | Sequence[int] | np.ndarray | None = None,
         *,
         cutoff: float,
         head_index: int,
         dataset_index: int = 0,
         max_atoms: int,
         max_edges: int,
+        max_cost: float | None = None,
         dtype: torch.dtype = torch.float32,
-        rank: int = 0,
-        world_size: int = 1,
+        with_edges: bool = True,
     ) -> None:
-        chosen = np.arange(len(store)) if indices is None else np.asarray(indices, dtype=np.int64)
-        n_atoms, n_edges = store.n_atoms[chosen], store.n_edges(cutoff)[chosen]
-        budget = {"max_atoms": max_atoms, "max_edges": max_edges}
-        check_budget([store.name], [n_atoms], [n_edges], **budget, id_of=lambda _, i: store.ids[chosen[i]])
-        self._runs = [chosen[run] for run in pack_in_order(n_atoms, n_edges, **budget)][rank::world_size]
-        self.store, self.cutoff, self.dtype = store, cutoff, dtype
+        self._chosen = _positions(indices, len(store))
+        budget = Budget(max_atoms=max_atoms, max_edges=max_edges, max_cost=max_cost)
+        columns = store.n_atoms, store.n_edges(cutoff)
+        check_budget([store.name], [columns[0]], [columns[1]], budget, selections=[self._chosen], id_of=lambda _, i: store.ids[i])
+        self._bounds = pack_in_order(*columns, budget, self._chosen)
+        self._numbers = range(len(self._bounds) - 1)
+        self.store, self.cutoff, self.dtype = store, cutoff if with_edges else None, dtype
         self.head_index, self.dataset_index = head_index, dataset_index
 
+    def of_rank(self, rank: int, world_size: int) -> EvaluationDataset:
+        """Every `world_size`-th batch, beginning at `rank`."""
+        share = copy(self)
+        share._numbers = self._numbers[rank::world_size]
+        return share
+
     def __len__(self) -> int:
-        return len(self._runs)
+        return len(self._numbers)
 
     def __getitem__(self, number: int) -> AtomBatch:
-        structures = [self.store[int(i)] for i in self._runs[number]]
-        heads, datasets = [self.head_index] * len(structures), [self.dataset_index] * len(structures)
-        return collate(structures, cutoff=self.cutoff, head_index=heads, dataset_index=datasets, dtype=self.dtype)
+        run = self._numbers[number]
+        positions = self._chosen[int(self._bounds[run]) : int(self._bounds[run + 1])]
+        draws = [(0, position) for position in positions.tolist()]
+        heads, datasets = np.full(len(draws), self.head_index), np.full(len(draws), self.dataset_index)
+        return decode_batch([self.store], draws, cutoff=self.cutoff, head_index=heads, dataset_index=datasets, dtype=self.dtype)
 
 
-def evaluation_batches(store: Store, indices: Sequence[int] | np.ndarray | None = None, **options: Any) -> Iterator[AtomBatch]:
+def evaluation_batches(store: Store, indices: Selection | Sequence[int] | np.ndarray | None = None, **options: Any) -> Iterator[AtomBatch]:
     """The batches of `EvaluationDataset(store, indices, **options)`, one after the other."""
     dataset = EvaluationDataset(store, indices, **options)
     return (dataset[number] for number in range(len(dataset)))
@@ -155,7 +173,7 @@ class MixtureDataModule(lightning.LightningDataModule):
     Args:
         specs: the datasets.
         stores: per dataset.
-        train_indices: per dataset, positions in its store.
+        train_indices: per dataset, positions in its store; a `Selection` stays as small as it is.
         validation_indices: per dataset, positions in its validation store; empty for no validation.
         head_index: per dataset.
         mixture: shares, budgets, seed.
@@ -165,6 +183,12 @@ class MixtureDataModule(lightning.LightningDataModule):
         dtype: of the batches.
         num_workers: processes that prepare training steps; 0 prepares in the main process.
         pin_memory: copy batches into page-locked memory, for CUDA.
+        prefetch_factor: steps that each worker prepares ahead; None leaves torch's choice (2).
+        neighbors: "workers" makes neighbour lists where structures are read; "device" sends batches without edges and
+            makes them on the device.
+
+    Raises:
+        ValueError: parts differ in length, a structure alone exceeds a budget, or a setting is outside what is allowed.
     """
 
     def __init__(
@@ -172,8 +196,8 @@ class MixtureDataModule(lightning.LightningDataModule):
         *,
         specs: Sequence[DatasetSpec],
         stores: Sequence[Store],
-        train_indices: Sequence[np.ndarray],
-        validation_indices: Sequence[np.ndarray],
+        train_indices: Sequence[Selection | np.ndarray],
+        validation_indices: Sequence[Selection | np.ndarray],
         head_index: Sequence[int],
         mixture: MixtureSpec,
         cutoff: float,
@@ -182,30 +206,36 @@ class MixtureDataModule(lightning.LightningDataModule):
         dtype: torch.dtype = torch.float32,
         num_workers: int = 0,
         pin_memory: bool = False,
+        prefetch_factor: int | None = None,
+        neighbors: str = "workers",
     ) -> None:
         super().__init__()
         lengths = {len(part) for part in (specs, stores, train_indices, validation_indices, head_index)}
         if len(lengths) != 1:
             raise ValueError(f"specs, stores, train_indices, validation_indices and head_index differ in length: {sorted(lengths)}")
+        _check_loading(num_workers, prefetch_factor, neighbors)
         self.specs, self.stores, self.head_index, self.mixture = tuple(specs), tuple(stores), tuple(head_index), mixture
-        self.train_indices = [np.asarray(indices, dtype=np.int64) for indices in train_indices]
-        self.validation_indices = [np.asarray(indices, dtype=np.int64) for indices in validation_indices]
         self.validation_stores = tuple(validation_stores or stores)
+        self.train_indices = [_selection(indices, len(store)) for indices, store in zip(train_indices, stores, strict=True)]
+        self.validation_indices = [
+            _positions(indices, len(store)) for indices, store in zip(validation_indices, self.validation_stores, strict=True)
+        ]
         self.cutoff, self.n_steps, self.dtype = cutoff, n_steps, dtype
-        self.num_workers, self.pin_memory = num_workers, pin_memory
+        self.num_workers, self.pin_memory, self.prefetch_factor, self.neighbors = num_workers, pin_memory, prefetch_factor, neighbors
         self.plan = plan_mixture(specs, stores, self.train_indices, mixture, cutoff)
-        self.validation_sets()  # refuses oversize structures now, not after an hour of training
+        self._validation_sets = self._open_validation()  # refuses oversize structures now, not after an hour of training
         self._start = 0
 
     def train_dataloader(self) -> StepLoader:
         rank, world_size = self._rank()
+        if self.num_workers and self.neighbors == "workers":
+            prepare_engine()  # once here, instead of once in every worker
         steps = StepDataset(
             self.plan,
             self.stores,
-            self.train_indices,
             self.head_index,
             n_steps=self.n_steps,
-            cutoff=self.cutoff,
+            cutoff=self.cutoff if self.neighbors == "workers" else None,
             dtype=self.dtype,
             rank=rank,
             world_size=world_size,
@@ -214,10 +244,11 @@ class MixtureDataModule(lightning.LightningDataModule):
             steps,
             batch_size=None,
             sampler=StepSampler(self.n_steps, self._start),
-            collate_fn=_as_is,
+            collate_fn=pack_all if self.num_workers or self.pin_memory else _as_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=self.pin_memory,
+            prefetch_factor=self.prefetch_factor if self.num_workers else None,
         )
 
     def val_dataloader(self) -> list[DataLoader[AtomBatch]]:
@@ -227,6 +258,9 @@ class MixtureDataModule(lightning.LightningDataModule):
 
     def validation_sets(self, rank: int = 0, world_size: int = 1) -> list[EvaluationDataset]:
         """One per dataset that has validation structures, in the order of the datasets."""
+        return [part.of_rank(rank, world_size) for part in self._validation_sets]
+
+    def _open_validation(self) -> list[EvaluationDataset]:
         return [
             EvaluationDataset(
                 store,
@@ -236,9 +270,9 @@ class MixtureDataModule(lightning.LightningDataModule):
                 dataset_index=d,
                 max_atoms=self.mixture.max_atoms,
                 max_edges=self.mixture.max_edges,
+                max_cost=self.mixture.max_cost,
+                with_edges=self.neighbors == "workers",
                 dtype=self.dtype,
-                rank=rank,
-                world_size=world_size,
             )
             for d, (store, indices) in enumerate(zip(self.validation_stores, self.validation_indices, strict=True))
             if len(indices)
@@ -257,10 +291,17 @@ class MixtureDataModule(lightning.LightningDataModule):
         self._start = int(state_dict["step"])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        non_blocking = self.pin_memory
-        if isinstance(batch, list):
-            return [micro_batch.to(device, non_blocking=non_blocking) for micro_batch in batch]
-        return batch.to(device, non_blocking=non_blocking)
+        return [self._moved(one, device) for one in batch] if isinstance(batch, list) else self._moved(batch, device)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Neighbour lists on the device, where the workers have made none."""
+        if self.neighbors == "workers":
+            return batch
+        return [with_neighbors(one, self.cutoff) for one in batch] if isinstance(batch, list) else with_neighbors(batch, self.cutoff)
+
+    def _moved(self, batch: AtomBatch | PackedBatch, device: torch.device) -> AtomBatch:
+        moved = batch.to(device, non_blocking=self.pin_memory)
+        return moved.unpack() if isinstance(moved, PackedBatch) else moved
 
     def _rank(self) -> tuple[int, int]:
         trainer = self.trainer
@@ -268,17 +309,77 @@ class MixtureDataModule(lightning.LightningDataModule):
 
 
 def plan_mixture(
-    specs: Sequence[DatasetSpec], stores: Sequence[Store], indices: Sequence[np.ndarray], mixture: MixtureSpec, cutoff: float
+    specs: Sequence[DatasetSpec],
+    stores: Sequence[Store],
+    indices: Sequence[Selection | np.ndarray],
+    mixture: MixtureSpec,
+    cutoff: float,
 ) -> MixturePlan:
     """The plan over the given structures of each store; see `MixturePlan` for what it refuses."""
     return MixturePlan(
-        [store.n_atoms[chosen] for store, chosen in zip(stores, indices, strict=True)],
-        [store.n_edges(cutoff)[chosen] for store, chosen in zip(stores, indices, strict=True)],
+        [StoredSizes(store) for store in stores],
+        [StoredSizes(store, cutoff) for store in stores],
         mixture,
         names=[spec.name for spec in specs],
         weights=[spec.weight for spec in specs],
-        id_of=lambda dataset, i: stores[dataset].ids[int(indices[dataset][i])],
+        selections=[_selection(chosen, len(store)) for chosen, store in zip(indices, stores, strict=True)],
+        id_of=lambda dataset, position: stores[dataset].ids[position],
     )
+
+
+class StoredSizes:
+    """Atoms of a store's structures, or edges within a cutoff, as a column that is pickled as the path of the store.
+
+    Args:
+        store: the store.
+        cutoff: Å; None for atoms.
+    """
+
+    def __init__(self, store: Store, cutoff: float | None = None) -> None:
+        self._store, self._cutoff = store, cutoff
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self._column[index]
+
+    def __getstate__(self) -> tuple[Store, float | None]:
+        # a memory map would be pickled with its contents
+        return self._store, self._cutoff
+
+    def __setstate__(self, state: tuple[Store, float | None]) -> None:
+        self._store, self._cutoff = state
+        self._open()
+
+    def _open(self) -> None:
+        column = self._store.n_atoms if self._cutoff is None else self._store.n_edges(self._cutoff)
+        self._column = np.asarray(column)  # a view; the subclass of memory maps makes every look-up slower
+
+
+def _selection(indices: Selection | Sequence[int] | np.ndarray, n: int) -> Selection:
+    return indices if isinstance(indices, Selection) else Selection.from_positions(indices, n)
+
+
+def _positions(indices: Selection | Sequence[int] | np.ndarray | None, n: int) -> Selection | np.ndarray:
+    if indices is None:
+        return Selection.everything(n)
+    return indices if isinstance(indices, Selection) else np.asarray(indices, dtype=np.int64)
+
+
+def _check_loading(num_workers: int, prefetch_factor: int | None, neighbors: str) -> None:
+    if neighbors not in NEIGHBORS:
+        raise ValueError(f"neighbors is {neighbors!r}; it must be one of: {', '.join(NEIGHBORS)}")
+    if num_workers < 0:
+        raise ValueError(f"the number of workers is {num_workers}; it must be 0 or more")
+    if prefetch_factor is not None and prefetch_factor < 1:
+        raise ValueError(f"prefetch_factor is {prefetch_factor}; it must be at least 1, or null")
+
+
+def pack_all(batches: list[AtomBatch]) -> list[PackedBatch]:
+    """The micro-batches of a step as they leave a worker."""
+    return [pack(batch) for batch in batches]
 
 
 def _as_is(item: Any) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from unipot.neighbors import neighbor_list
+from unipot.neighbors import batch_edge_counts
 from unipot.structure import Structure
 
 #: Å; counted for every structure while a store is written
@@ -12,15 +14,33 @@ STORED_CUTOFFS = (4.0, 5.0, 6.0)
 
 
 def count_edges(structure: Structure, cutoffs: tuple[float, ...] = STORED_CUTOFFS) -> list[int]:
-    """Edges (both directions) within each cutoff, from one neighbour list at the largest.
+    """Edges (both directions) within each cutoff.
 
     Args:
         structure: its positions, cell and pbc are read.
         cutoffs: Å.
     """
-    edges, shifts = neighbor_list(structure.positions, structure.cell, structure.pbc, max(cutoffs))
-    if len(cutoffs) == 1:
-        return [edges.shape[1]]
-    vectors = structure.positions[edges[1]] - structure.positions[edges[0]] + shifts @ structure.cell
-    squared = np.einsum("ec,ec->e", vectors, vectors)
-    return [int(np.count_nonzero(squared < cutoff**2)) if cutoff < max(cutoffs) else edges.shape[1] for cutoff in cutoffs]
+    return count_edges_batch([structure], cutoffs)[0].tolist()
+
+
+def count_edges_batch(structures: Sequence[Structure], cutoffs: tuple[float, ...] = STORED_CUTOFFS) -> np.ndarray:
+    """(n_structures, n_cutoffs) int32, edges (both directions) of each structure within each cutoff.
+
+    Args:
+        structures: their positions, cell and pbc are read.
+        cutoffs: Å.
+
+    Raises:
+        ValueError: as `unipot.neighbors.batch_edge_counts`.
+    """
+    if len(structures) == 0:
+        return np.zeros((0, len(cutoffs)), dtype=np.int32)
+    counts = batch_edge_counts(
+        np.concatenate([structure.positions for structure in structures]),
+        np.stack([structure.cell for structure in structures]),
+        np.stack([structure.pbc for structure in structures]),
+        np.array([structure.n_atoms for structure in structures]),
+        cutoffs,
+        names=lambda k: f"structure {structures[k].id!r}",
+    )
+    return counts.astype(np.int32)

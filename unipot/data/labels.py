@@ -115,7 +115,8 @@ def convert_label(property_name: str, source: LabelSource, value: Any, n_atoms: 
     if property_name == "stress":
         array = _stress_matrix(array, source)
     shape = property_named(property_name).label_shape(n_atoms)
-    if array.size != int(np.prod(shape)):
+    # by shape, not by size: (3, n_atoms) forces would come out scrambled
+    if array.shape not in (shape, (int(np.prod(shape)),)):
         raise ValueError(f"{property_name} (key {source.key!r}) has shape {array.shape}, expected {shape}")
     array = array.reshape(shape) * source.factor(property_name)
     if source.virial:

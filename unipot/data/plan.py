@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from unipot.data.permutation import permute
+from unipot.data.budget import Budget, check_budget, deal
+from unipot.data.draws import Drawn, Source, Span, draw
+from unipot.data.selection import Selection
 from unipot.data.spec import MixtureSpec
 
-#: position of a dataset in the mixture, position of a structure among that dataset's training structures
+#: position of a dataset in the mixture, position of a structure in its store
 Draw = tuple[int, int]
-#: predicted cost of one atom in units of one edge; only the order and balance of micro-batches depend on it
-_ATOM_COST = 10.0
-_LISTED = 10
+#: draws looked up together when steps are asked for at a regular distance, as training and its workers do
+_BLOCK = 8192
 
 
 class MixturePlan:
@@ -25,13 +27,19 @@ class MixturePlan:
     exactly t are given out, counts never fall, and dataset d has had p_d·t draws to within 1 + H(D−1) for D datasets
     (H the harmonic numbers; one draw for two datasets) at every horizon. All integers, so nothing drifts.
 
+    Nothing of the size of a dataset is held: the order within a pass is a keyed permutation, sizes are looked up in
+    the columns, held-out structures are skipped by a `Selection`. Steps asked for at a regular distance are drawn in
+    blocks; the block is a cache and decides nothing.
+
     Args:
-        n_atoms: per dataset (n_structures,) atoms of its training structures.
-        n_edges: per dataset (n_structures,) edges at the model's cutoff.
+        n_atoms: per dataset (n_structures,) atoms of the structures of its store: an array, memory-mapped or not, or
+            anything with a length that integer arrays and slices index.
+        n_edges: per dataset (n_structures,) edges at the model's cutoff, alike.
         spec: temperature, budgets, seed.
         names: of the datasets, for messages; a dataset's order depends on (seed, name, pass) and on nothing else.
         weights: per dataset an explicit relative weight; None or all None draws by `spec.temperature`.
-        id_of: (dataset, structure) -> id, for messages.
+        selections: per dataset its training structures; None takes all.
+        id_of: (dataset, position in the store) -> id, for messages.
 
     Raises:
         ValueError: a dataset is empty, weights are incomplete, or a structure alone exceeds a budget.
@@ -44,28 +52,37 @@ class MixturePlan:
 
     def __init__(
         self,
-        n_atoms: Sequence[np.ndarray],
-        n_edges: Sequence[np.ndarray],
+        n_atoms: Sequence[Any],
+        n_edges: Sequence[Any],
         spec: MixtureSpec,
         *,
         names: Sequence[str],
         weights: Sequence[float | None] | None = None,
+        selections: Sequence[Selection] | None = None,
         id_of: Callable[[int, int], str] | None = None,
     ) -> None:
         self.spec, self.names = spec, tuple(names)
-        self._n_atoms = [np.asarray(counts) for counts in n_atoms]
-        self._n_edges = [np.asarray(counts) for counts in n_edges]
-        self._sizes = [len(counts) for counts in self._n_atoms]
         if not names or not len(names) == len(n_atoms) == len(n_edges):
             raise ValueError(
                 f"a mixture needs names, atom and edge counts of at least one dataset; got {len(names)}, {len(n_atoms)}, {len(n_edges)}"
             )
+        chosen = [Selection.everything(len(counts)) for counts in n_atoms] if selections is None else list(selections)
+        columns = [(_column(atoms), _column(edges)) for atoms, edges in zip(n_atoms, n_edges, strict=True)]
+        self.sources = [Source(name, which, *pair) for name, which, pair in zip(self.names, chosen, columns, strict=True)]
+        self._sizes = [len(which) for which in chosen]
         for name, size in zip(self.names, self._sizes, strict=True):
             if size == 0:
                 raise ValueError(f"dataset {name!r} has no training structures; give it some (validation_fraction?) or leave it out")
         self._shares = _shares(self._sizes, self.names, weights, spec.temperature)
         self._chain = _chain(self._shares, self.names, spec.seed)
-        check_budget(self.names, self._n_atoms, self._n_edges, max_atoms=spec.max_atoms, max_edges=spec.max_edges, id_of=id_of)
+        self.budget = Budget(max_atoms=spec.max_atoms, max_edges=spec.max_edges, max_cost=spec.max_cost)
+        atoms, edges = zip(*columns, strict=True)
+        check_budget(self.names, atoms, edges, self.budget, selections=chosen, id_of=id_of)
+        self._block: Drawn | None = None
+        self._last, self._stride = -1, 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_block": None}
 
     def shares(self) -> dict[str, float]:
         """Dataset name -> fraction of all draws."""
@@ -87,31 +104,21 @@ class MixturePlan:
 
     def pool(self, step: int) -> list[Draw]:
         """All draws of one step, by dataset."""
-        draws: list[Draw] = []
-        for dataset, (first, last) in enumerate(zip(self.draw_counts(step), self.draw_counts(step + 1), strict=True)):
-            size = self._sizes[dataset]
-            while first < last:
-                number, position = divmod(first, size)
-                count = min(last - first, size - position)
-                key = f"{self.spec.seed}/{self.names[dataset]}/{number}"
-                draws += [(dataset, int(i)) for i in permute(np.arange(position, position + count), size, key)]
-                first += count
-        return draws
+        drawn = self._drawn(step)
+        chosen = np.flatnonzero(drawn.steps == step)
+        return list(zip(drawn.datasets[chosen].tolist(), drawn.positions[chosen].tolist(), strict=True))
 
     def micro_batches(self, step: int) -> list[list[Draw]]:
-        """The step's draws in micro-batches of similar cost, each within both budgets.
+        """The step's draws in micro-batches of similar cost, each within all budgets.
 
         There are `micro_batches_per_step` of them; when they do not fit, the next multiple that does, without empty ones.
         """
-        if step < 0:
-            raise ValueError(f"step is {step}; it must not be negative")
-        draws = self.pool(step)
-        sizes = [(int(self._n_atoms[d][i]), int(self._n_edges[d][i])) for d, i in draws]
-        order = sorted(range(len(draws)), key=lambda k: (-_cost(*sizes[k]), draws[k], k))
-        n_bins = self.spec.micro_batches_per_step
-        while (bins := _deal(order, sizes, n_bins, self.spec.max_atoms, self.spec.max_edges)) is None:
-            n_bins += self.spec.micro_batches_per_step
-        return [[draws[k] for k in contents] for contents in bins if contents]
+        drawn = self._drawn(step)
+        start, stop = drawn.begin[step]
+        order = drawn.order[start:stop]
+        draws = list(zip(drawn.datasets[order].tolist(), drawn.positions[order].tolist(), strict=True))
+        bins = deal(drawn.atoms[order], drawn.edges[order], self.budget, self.spec.micro_batches_per_step)
+        return [[draws[k] for k in contents] for contents in bins]
 
     def rank_micro_batches(self, step: int, rank: int, world_size: int) -> list[list[Draw]]:
         """The micro-batches of one rank: every `world_size`-th, beginning at `rank`.
@@ -139,45 +146,32 @@ class MixturePlan:
         content = [self.spec.seed, self.spec.structures_per_step, self.names, self._shares, self._sizes]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
+    def _drawn(self, step: int) -> Drawn:
+        """Draws of `step`, and of the steps that are likely to be asked for next."""
+        if step < 0:
+            raise ValueError(f"step is {step}; it must not be negative")
+        stride, regular = step - self._last, step - self._last == self._stride > 0
+        self._last, self._stride = step, stride
+        if self._block is None or step not in self._block.begin:
+            count = max(1, _BLOCK // self.spec.structures_per_step) if regular else 1
+            self._block = self._draw(range(step, step + count * max(stride, 1), max(stride, 1)) if regular else range(step, step + 1))
+        return self._block
 
-def check_budget(
-    names: Sequence[str],
-    n_atoms: Sequence[np.ndarray],
-    n_edges: Sequence[np.ndarray],
-    *,
-    max_atoms: int,
-    max_edges: int,
-    id_of: Callable[[int, int], str] | None = None,
-) -> None:
-    """Refuse structures that exceed a budget on their own, with a list of them.
-
-    Raises:
-        ValueError: there are some.
-    """
-    rows: list[str] = []
-    for dataset, (name, atoms, edges) in enumerate(zip(names, n_atoms, n_edges, strict=True)):
-        for i in np.flatnonzero((np.asarray(atoms) > max_atoms) | (np.asarray(edges) > max_edges)):
-            label = repr(id_of(dataset, int(i))) if id_of else f"number {i}"
-            rows.append(f"dataset {name!r}, structure {label}: {int(atoms[i])} atoms, {int(edges[i])} edges")
-    if rows:
-        more = f"\n  and {len(rows) - _LISTED} more" if len(rows) > _LISTED else ""
-        largest = (max(int(np.max(a)) for a in n_atoms if len(a)), max(int(np.max(e)) for e in n_edges if len(e)))
-        raise ValueError(
-            f"{len(rows)} structure(s) exceed the budget of one micro-batch (max_atoms={max_atoms}, max_edges={max_edges}); raise it to "
-            f"max_atoms>={largest[0]} max_edges>={largest[1]}, or leave them out:\n  " + "\n  ".join(rows[:_LISTED]) + more
-        )
+    def _draw(self, steps: range) -> Drawn:
+        before = [self.draw_counts(step) for step in steps]
+        after = [*before[1:], self.draw_counts(steps[-1] + 1)] if steps.step == 1 else [self.draw_counts(step + 1) for step in steps]
+        spans = [
+            Span(step, dataset, first[dataset], last[dataset])
+            for dataset in range(len(self.names))
+            for step, first, last in zip(steps, before, after, strict=True)
+            if first[dataset] < last[dataset]
+        ]
+        return draw(self.sources, self.spec.seed, spans)
 
 
-def pack_in_order(n_atoms: np.ndarray, n_edges: np.ndarray, *, max_atoms: int, max_edges: int) -> list[np.ndarray]:
-    """Positions 0..n−1 in runs that each fit both budgets, in order; a structure over a budget stands alone."""
-    runs: list[np.ndarray] = []
-    start, atoms, edges = 0, 0, 0
-    for i, (a, e) in enumerate(zip(n_atoms.tolist(), n_edges.tolist(), strict=True)):
-        if i > start and (atoms + a > max_atoms or edges + e > max_edges):
-            runs.append(np.arange(start, i))
-            start, atoms, edges = i, 0, 0
-        atoms, edges = atoms + a, edges + e
-    return [*runs, np.arange(start, len(n_atoms))] if len(n_atoms) else []
+def _column(counts: Any) -> Any:
+    """Lists as arrays; memory maps without their subclass, which makes every look-up slower; anything else as it is."""
+    return np.asarray(counts) if isinstance(counts, list | tuple | np.ndarray) else counts
 
 
 def _shares(sizes: list[int], names: tuple[str, ...], weights: Sequence[float | None] | None, temperature: float) -> list[float]:
@@ -201,24 +195,3 @@ def _chain(shares: list[float], names: tuple[str, ...], seed: int) -> list[tuple
         phase = 0 if last else int.from_bytes(hashlib.blake2b(f"{seed}/{names[dataset]}".encode(), digest_size=8).digest(), "little")
         chain.append((dataset, ratio, phase))
     return chain
-
-
-def _cost(n_atoms: int, n_edges: int) -> float:
-    return n_edges + _ATOM_COST * n_atoms
-
-
-def _deal(order: list[int], sizes: list[tuple[int, int]], n_bins: int, max_atoms: int, max_edges: int) -> list[list[int]] | None:
-    """Longest first, each to the cheapest bin that still holds it; None when one fits nowhere."""
-    bins: list[list[int]] = [[] for _ in range(n_bins)]
-    atoms, edges, costs = [0] * n_bins, [0] * n_bins, [0.0] * n_bins
-    for k in order:
-        n_atoms, n_edges = sizes[k]
-        fitting = [b for b in range(n_bins) if atoms[b] + n_atoms <= max_atoms and edges[b] + n_edges <= max_edges]
-        if not fitting:
-            return None
-        chosen = min(fitting, key=lambda b: (costs[b], b))
-        bins[chosen].append(k)
-        atoms[chosen] += n_atoms
-        edges[chosen] += n_edges
-        costs[chosen] += _cost(n_atoms, n_edges)
-    return bins

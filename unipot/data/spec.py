@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from unipot.properties import property_named
+from unipot.data.splits import SplitSpec
+from unipot.properties import check_energy_kind, property_named
 
 _DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _HEAD_NAME = re.compile(r"[a-z0-9-]+")
@@ -19,11 +22,15 @@ class DatasetSpec:
         name: letters, digits, `_`, `-`, `.`; used in tables, logs and metrics.
         path: the store, a folder `<name>.unipot`.
         level_of_theory: must equal the one recorded in the store; all datasets of one head share it.
+        energy_kind: total, adsorption or formation; must equal the one recorded in the store, None takes that one. All
+            datasets of one head share it.
         labels: properties the run relies on; the run refuses to start when the store has none of one of them.
         head: head that evaluates this dataset; "" takes the name, lower case, with `_` and `.` turned into `-`.
         weight: relative share of draws; None leaves it to `MixtureSpec.temperature`. All datasets or none.
-        validation_path: store to validate on; None holds out `validation_fraction` of `path`, by group.
+        validation_path: store to validate on; None holds out a part of `path`, see `unipot.data.splits.SplitSpec`.
         validation_fraction: 0 to 1, used when `validation_path` is None.
+        split_by: group, composition, elements or structure, likewise.
+        held_out_elements: symbols, for a split by elements.
         test_path: store for the final evaluation.
 
     Raises:
@@ -37,11 +44,14 @@ class DatasetSpec:
     name: str
     path: str
     level_of_theory: str
+    energy_kind: str | None = None
     labels: tuple[str, ...] = ("energy", "forces")
     head: str = ""
     weight: float | None = None
     validation_path: str | None = None
     validation_fraction: float = 0.1
+    split_by: str = "group"
+    held_out_elements: tuple[str, ...] = ()
     test_path: str | None = None
 
     def __post_init__(self) -> None:
@@ -61,8 +71,18 @@ class DatasetSpec:
             raise ValueError(f"dataset {self.name!r}: weight is {self.weight}; give a positive number, or leave the dataset out")
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"dataset {self.name!r}: validation_fraction is {self.validation_fraction}; it must be in [0, 1)")
+        try:
+            self.split(seed=0)
+        except ValueError as error:
+            raise ValueError(f"dataset {self.name!r}: {error}") from error
         if not self.level_of_theory:
             raise ValueError(f"dataset {self.name!r}: level_of_theory is empty; state it, for example 'PBE/520eV'")
+        if self.energy_kind is not None:
+            check_energy_kind(self.energy_kind, f"dataset {self.name!r}")
+
+    def split(self, seed: int) -> SplitSpec:
+        """What is held out of `path`."""
+        return SplitSpec(by=self.split_by, fraction=self.validation_fraction, seed=seed, elements=tuple(self.held_out_elements))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +93,7 @@ class MixtureSpec:
         structures_per_step: structures in one optimizer step, over all ranks.
         max_atoms: atoms in one micro-batch, at most.
         max_edges: edges (pairs within the cutoff, both directions) in one micro-batch, at most.
+        max_cost: predicted cost of one micro-batch (edges + 10 × atoms), at most; None for no limit.
         micro_batches_per_step: micro-batches of one step over all ranks; a step whose structures do not fit takes
             the next multiple of it. The number of ranks must divide it.
         temperature: T ≥ 1; dataset d of n_d structures is drawn with share ∝ n_d^(1/T).
@@ -85,6 +106,7 @@ class MixtureSpec:
     structures_per_step: int
     max_atoms: int
     max_edges: int
+    max_cost: float | None = None
     micro_batches_per_step: int = 1
     temperature: float = 1.0
     seed: int = 0
@@ -99,6 +121,8 @@ class MixtureSpec:
                 f"mixture: structures_per_step is {self.structures_per_step} but micro_batches_per_step is "
                 f"{self.micro_batches_per_step}; every micro-batch needs at least one structure, so lower the latter"
             )
+        if self.max_cost is not None and not self.max_cost > 0:
+            raise ValueError(f"mixture: max_cost is {self.max_cost}; it must be positive, or null for no limit")
         if not self.temperature >= 1:
             raise ValueError(f"mixture: temperature is {self.temperature}; it must be at least 1 (1 draws in proportion to size)")
 
@@ -118,23 +142,37 @@ def head_name_for(dataset_name: str) -> str:
     return dataset_name.lower().replace("_", "-").replace(".", "-")
 
 
-def levels_of_heads(specs: tuple[DatasetSpec, ...] | list[DatasetSpec]) -> dict[str, str]:
+def levels_of_heads(specs: Sequence[DatasetSpec]) -> dict[str, str]:
     """Head name -> level of theory, in order of first appearance.
 
     Raises:
         ValueError: two datasets have one name, or datasets of one head differ in level of theory.
     """
-    levels: dict[str, str] = {}
-    first: dict[str, str] = {}
     seen: set[str] = set()
     for spec in specs:
         if spec.name in seen:
             raise ValueError(f"dataset name {spec.name!r} appears twice in the mixture; give each dataset its own name")
         seen.add(spec.name)
-        if levels.setdefault(spec.head, spec.level_of_theory) != spec.level_of_theory:
+    return _one_per_head(specs, "level_of_theory", "levels of theory")
+
+
+def energy_kinds_of_heads(specs: Sequence[DatasetSpec]) -> dict[str, str | None]:
+    """Head name -> kind of energy, in order of first appearance; of opened datasets, whose specs all have one.
+
+    Raises:
+        ValueError: datasets of one head differ in kind.
+    """
+    return _one_per_head(specs, "energy_kind", "kinds of energy")
+
+
+def _one_per_head(specs: Sequence[DatasetSpec], attribute: str, what: str) -> dict[str, Any]:
+    first: dict[str, DatasetSpec] = {}
+    for spec in specs:
+        other = first.setdefault(spec.head, spec)
+        mine, theirs = getattr(spec, attribute), getattr(other, attribute)
+        if mine != theirs:
             raise ValueError(
-                f"head {spec.head!r} mixes levels of theory: dataset {first[spec.head]!r} is {levels[spec.head]!r}, dataset "
-                f"{spec.name!r} is {spec.level_of_theory!r}; give {spec.name!r} a head of its own"
+                f"head {spec.head!r} mixes {what}: dataset {other.name!r} is {theirs!r}, dataset {spec.name!r} is {mine!r}; "
+                f"give {spec.name!r} a head of its own"
             )
-        first.setdefault(spec.head, spec.name)
-    return levels
+    return {head: getattr(spec, attribute) for head, spec in first.items()}

@@ -71,7 +71,13 @@ class AlignmentReport:
 
 
 def align_head(
-    potential: Potential, parent: str, name: str, level_of_theory: str, batches: Sequence[AtomBatch], ridge: float | None = None
+    potential: Potential,
+    parent: str,
+    name: str,
+    level_of_theory: str,
+    batches: Sequence[AtomBatch],
+    ridge: float | None = None,
+    energy_kind: str | None = None,
 ) -> AlignmentReport:
     """Add head `name`: a copy of `parent` whose reference is shifted onto the labels of `batches`.
 
@@ -82,6 +88,7 @@ def align_head(
         level_of_theory: of the new head.
         batches: the user's training frames; their `head_index` is ignored.
         ridge: see `fit_composition_shift`; None chooses it by the left-out error.
+        energy_kind: of the new head; None takes the parent's.
 
     Raises:
         KeyError: there is no head `parent`.
@@ -96,7 +103,7 @@ def align_head(
     counts, labels = energy_labels(batches, elements)
     with completed_references(parent_head, elements) as new_elements:
         energies = predicted_energies(potential, parent, batches)
-        head = parent_head.copy(name, level_of_theory)
+        head = parent_head.copy(name, level_of_theory, energy_kind)
     if new_elements and len(labels) == 0:
         raise ValueError(
             f"head {parent!r} has no reference energy for {_symbols(new_elements)} and the frames carry no energies to fit one; "
@@ -114,7 +121,7 @@ def align_head(
         fit=fit,
         new_elements=new_elements,
         carried_over=carried,
-        warnings=_warnings(parent, fit, new_elements),
+        warnings=(*_warnings(parent, fit, new_elements), *_kind_warning(parent_head, head)),
     )
 
 
@@ -228,6 +235,15 @@ def _warnings(parent: str, fit: CompositionShift | None, new_elements: Sequence[
             "and the parent has never been trained on them"
         )
     return tuple(found)
+
+
+def _kind_warning(parent: Head, head: Head) -> tuple[str, ...]:
+    if parent.energy_kind == head.energy_kind:
+        return ()
+    return (
+        f"parent head {parent.name!r} predicts {parent.energy_kind} energies, the frames have {head.energy_kind} ones: the shift per "
+        "element carries the difference as far as compositions can",
+    )
 
 
 def _symbols(elements: Sequence[int]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from unipot.composition import combination_in_words
 from unipot.structure import SYMBOLS
 
 #: singular values below this fraction of the largest possible one are rounding, not composition
@@ -15,8 +16,6 @@ RANK_TOLERANCE = 1e-9
 RIDGES = (0.0, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 #: a direction that keeps less than this share of its least-squares value counts as regularised
 REGULARISED_BELOW = 0.9
-#: elements named per direction in a report
-N_TERMS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,14 +172,7 @@ def _regularised(right: np.ndarray, kept: np.ndarray, complement: np.ndarray, el
     open_directions = np.array([*weak, *null]).reshape(-1, n_free)
     if len(open_directions) == n_free:
         return (f"every difference between {', '.join(SYMBOLS[z] for z in elements)} (the frames fix their common shift only)",)
-    return tuple(_in_words(complement @ row, elements) for row in open_directions)
-
-
-def _in_words(direction: np.ndarray, elements: tuple[int, ...]) -> str:
-    scaled = direction / direction[np.argmax(np.abs(direction))]
-    terms = sorted(((c, SYMBOLS[z]) for c, z in zip(scaled, elements, strict=True) if abs(c) > 0.05), key=lambda term: -abs(term[0]))
-    text = " ".join(f"{'-' if c < 0 else '+'} {'' if abs(abs(c) - 1) < 0.005 else f'{abs(c):.2f} '}{s}" for c, s in terms[:N_TERMS])
-    return text.removeprefix("+ ") + (f" and {len(terms) - N_TERMS} smaller terms" if len(terms) > N_TERMS else "")
+    return tuple(combination_in_words(complement @ row, elements) for row in open_directions)
 
 
 def _rms(values: np.ndarray) -> float:

@@ -3,19 +3,17 @@
 from unipot.models.backbone import AtomFeatures, Backbone
 from unipot.models.heads import Head, HeadBank
 from unipot.models.potential import Potential
-from unipot.models.references import CompositionFit, CompositionReference, fit_composition
+from unipot.models.references import CompositionReference
 from unipot.models.registry import backbone_names, build_backbone, register_backbone
 
 __all__ = [
     "AtomFeatures",
     "Backbone",
-    "CompositionFit",
     "CompositionReference",
     "Head",
     "HeadBank",
     "Potential",
     "backbone_names",
     "build_backbone",
-    "fit_composition",
     "register_backbone",
 ]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from unipot.batch import AtomBatch
 from unipot.models.backbone import AtomFeatures
 from unipot.models.references import CompositionReference
+from unipot.properties import check_energy_kind
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -55,9 +56,11 @@ class Head(nn.Module):
         scale: eV, fixed.
         direct_forces: predict forces from the vector features instead of −dE/dR; they are not conservative, and
             the net force of each structure is removed.
+        energy_kind: what its energies are: total, adsorption or formation.
 
     Raises:
-        ValueError: the name is malformed, the scale is not positive, or direct forces lack vector features.
+        ValueError: the name is malformed, the scale is not positive, the kind of energy is unknown, or direct forces
+            lack vector features.
     """
 
     scale: Tensor
@@ -73,6 +76,7 @@ class Head(nn.Module):
         scale: float = 1.0,
         reference: CompositionReference | None = None,
         direct_forces: bool = False,
+        energy_kind: str = "total",
     ) -> None:
         super().__init__()
         if not _NAME.fullmatch(name):
@@ -83,6 +87,7 @@ class Head(nn.Module):
             raise ValueError(f"head {name!r} asks for direct forces, but the backbone has no vector features; set direct_forces to false")
         self.name = name
         self.level_of_theory = level_of_theory
+        self.energy_kind = check_energy_kind(energy_kind, f"head {name!r}")
         self.n_hidden = n_hidden
         self.readout = GatedReadout(n_channels, n_hidden)
         self.reference = reference if reference is not None else CompositionReference()
@@ -105,19 +110,21 @@ class Head(nn.Module):
             raise ValueError(f"head {self.name!r} ({self.level_of_theory}): {error}") from None
         return self.readout(scalars).double() * self.scale + reference
 
-    def copy(self, name: str, level_of_theory: str | None = None) -> Head:
+    def copy(self, name: str, level_of_theory: str | None = None, energy_kind: str | None = None) -> Head:
         """An independent head with equal weights under another name."""
         if not _NAME.fullmatch(name):
             raise ValueError(f"head name {name!r} is not allowed; use lower-case letters, digits and single dashes")
         twin = copy.deepcopy(self)
         twin.name = name
         twin.level_of_theory = self.level_of_theory if level_of_theory is None else level_of_theory
+        twin.energy_kind = self.energy_kind if energy_kind is None else check_energy_kind(energy_kind, f"head {name!r}")
         return twin
 
     def describe(self) -> dict[str, Any]:
         """JSON-able constructor arguments."""
         return {
             "level_of_theory": self.level_of_theory,
+            "energy_kind": self.energy_kind,
             "n_hidden": self.n_hidden,
             "direct_forces": self.direct_forces,
         }

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unipot.reporting.canvas import COLOURS, new_figure, svg_bytes
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Okabe-Ito: told apart with colour-blindness and in grey
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 #: property -> axis text
 AXES = {
     "energy_per_atom": "energy per atom, eV",
     "forces": "force component, eV/Å",
     "stress": "stress component, eV/Å³",
-}
-_STYLE = {
-    "font.size": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.7,
-    "axes.edgecolor": "#666666",
-    "axes.titlesize": 10.0,
-    "legend.frameon": False,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "unipot",
 }
 #: above this many points a scatter is stored as pixels, or the page would grow without bound
 MAX_VECTOR_POINTS = 2000
@@ -65,10 +50,10 @@ def parity_figure(points: Sequence[ParityPoints], title: str = "") -> bytes:
     if not points:
         raise ValueError("a parity plot needs at least one set of labels and predictions")
     panels = [p for p in AXES if any(q.property == p for q in points)]
-    figure, axes = _figure(len(panels), title)
+    figure, axes = _row(len(panels), title)
     for axis, prop in zip(axes, panels, strict=True):
         _parity_panel(axis, [q for q in points if q.property == prop], AXES[prop])
-    return _svg(figure)
+    return svg_bytes(figure)
 
 
 def element_error_figure(errors: Mapping[str, Mapping[str, float]], title: str = "") -> bytes:
@@ -80,7 +65,7 @@ def element_error_figure(errors: Mapping[str, Mapping[str, float]], title: str =
     symbols = list(dict.fromkeys(symbol for table in errors.values() for symbol in table))
     if not symbols:
         raise ValueError("a plot of errors per element needs at least one element")
-    figure, (axis,) = _figure(1, title, width=max(4.0, 0.35 * len(symbols) * max(1, 0.5 * len(errors)) + 2))
+    figure, (axis,) = _row(1, title, width=max(4.0, 0.35 * len(symbols) * max(1, 0.5 * len(errors)) + 2))
     width = 0.8 / len(errors)
     for k, (name, table) in enumerate(errors.items()):
         offsets = np.arange(len(symbols)) + (k - (len(errors) - 1) / 2) * width
@@ -90,7 +75,7 @@ def element_error_figure(errors: Mapping[str, Mapping[str, float]], title: str =
     axis.set_ylabel("force MAE, meV/Å")
     axis.grid(axis="x", visible=False)
     axis.legend(fontsize=8)
-    return _svg(figure)
+    return svg_bytes(figure)
 
 
 def curve_figure(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], title: str = "") -> bytes:
@@ -102,7 +87,7 @@ def curve_figure(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]
     panels = {label: curves for label, curves in panels.items() if curves}
     if not panels:
         raise ValueError("learning curves need at least one curve")
-    figure, axes = _figure(len(panels), title)
+    figure, axes = _row(len(panels), title)
     for axis, (label, curves) in zip(axes, panels.items(), strict=True):
         for k, (name, (steps, values)) in enumerate(curves.items()):
             marker = "o" if len(steps) <= 30 else None
@@ -112,7 +97,7 @@ def curve_figure(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]
         axis.set_xlabel("optimizer step")
         axis.set_ylabel(label)
         axis.legend(fontsize=8)
-    return _svg(figure)
+    return svg_bytes(figure)
 
 
 def _parity_panel(axis: Axes, points: Sequence[ParityPoints], text: str) -> None:
@@ -138,23 +123,5 @@ def _unit(text: str) -> str:
     return text.rpartition(", ")[2] + ("/atom" if "per atom" in text else "")
 
 
-def _figure(n_panels: int, title: str, width: float | None = None) -> tuple[Figure, list[Axes]]:
-    # a Figure of its own, not pyplot: no global state, no window system
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width or 4.0 * n_panels, 3.7), layout="constrained")
-        axes = [figure.add_subplot(1, n_panels, k + 1) for k in range(n_panels)]
-        if title:
-            figure.suptitle(title, fontsize=11)
-    return figure, axes
-
-
-def _svg(figure: Figure) -> bytes:
-    import matplotlib
-
-    buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(buffer, format="svg", dpi=150, metadata={"Date": None})
-    return buffer.getvalue()
+def _row(n_panels: int, title: str, width: float | None = None) -> tuple[Figure, list[Axes]]:
+    return new_figure(n_panels, title, size=(width or 4.0 * n_panels, 3.7))

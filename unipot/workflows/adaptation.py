@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from unipot.models.potential import Potential
 from unipot.reporting.tables import ReportTable, alignment_table, parent_table
 from unipot.workflows.config import BackboneConfig, HeadsConfig, MixtureConfig
 from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.model import build_potential, head_statistics
+from unipot.workflows.model import HeadStatistics, build_potential, head_statistics
+from unipot.workflows.tables import show_heads
 from unipot.workflows.user_frames import frames_batches
 
 #: frames that parent heads are scored on, evenly spread; more do not change the choice
@@ -34,11 +35,13 @@ class Adaptation:
         potential: ready for training.
         scores: of the parent heads, best first; empty from scratch.
         report: of the alignment; None from scratch.
+        statistics: of the new head from scratch, references included; empty when aligned.
     """
 
     potential: Potential
     scores: tuple[ParentScore, ...] = ()
     report: AlignmentReport | None = None
+    statistics: tuple[HeadStatistics, ...] = ()
 
     @property
     def parent(self) -> str | None:
@@ -78,26 +81,45 @@ def align_to_frames(potential: Potential, dataset: OpenDataset, parent_head: str
         potential.heads.index(parent_head)  # an unknown name is refused before any work
     any_head = potential.heads.names[0]
     batches = list(frames_batches(potential, dataset.store, dataset.train_indices, any_head, mixture))
-    scores = score_parents(potential, _evenly(potential, dataset, any_head, mixture, batches))
+    kind = dataset.store.energy_kind
+    candidates, excluded = parent_candidates(potential, kind, parent_head)
+    scores = score_parents(potential, _evenly(potential, dataset, any_head, mixture, batches), candidates)
     chosen = scores[0].head if parent_head == AUTO else parent_head
-    report = align_head(potential, chosen, dataset.spec.head, dataset.spec.level_of_theory, batches)
+    report = align_head(potential, chosen, dataset.spec.head, dataset.spec.level_of_theory, batches, energy_kind=kind)
+    report = replace(report, warnings=(*report.warnings, *excluded))
     return Adaptation(potential=potential, scores=tuple(scores), report=report)
 
 
-def fresh_potential(pretrained: Potential, dataset: OpenDataset, heads: HeadsConfig) -> Adaptation:
+def parent_candidates(potential: Potential, energy_kind: str, parent_head: str) -> tuple[list[str], tuple[str, ...]]:
+    """Heads that a head of `energy_kind` may descend from, and a sentence on those left out.
+
+    Heads of the same kind; where there are none, all of them; a `parent_head` asked for by name in any case.
+    """
+    kinds = {name: potential.heads[name].energy_kind for name in potential.head_names}
+    same = [name for name, kind in kinds.items() if kind == energy_kind or name == parent_head]
+    left_out = [f"{name!r} ({kind})" for name, kind in kinds.items() if name not in same]
+    if not same or not left_out:
+        return list(kinds), ()
+    return same, (f"the frames have {energy_kind} energies; heads of other kinds were not considered as parents: {', '.join(left_out)}",)
+
+
+def fresh_potential(pretrained: Potential, dataset: OpenDataset, heads: HeadsConfig, cache: Path, console: Console) -> Adaptation:
     """The same architecture with random weights, its reference fitted to the frames: what pretraining is compared with."""
     description = pretrained.describe()["backbone"]
     hyperparameters = dict(description["hyperparameters"])
     if "average_neighbors" in hyperparameters:
         hyperparameters["average_neighbors"] = None  # the user's frames' own, not those of pretraining
     backbone = BackboneConfig(name=description["name"], hyperparameters=hyperparameters)
-    return Adaptation(potential=build_potential(backbone, heads, [dataset], head_statistics([dataset], heads), pretrained.dtype))
+    statistics = head_statistics([dataset], heads, cache=cache, console=console)
+    potential = build_potential(backbone, heads, [dataset], statistics, pretrained.dtype)
+    return Adaptation(potential=potential, statistics=tuple(statistics))
 
 
 def show_alignment(console: Console, adaptation: Adaptation) -> None:
     """The tables, and every warning as a sentence of its own."""
     if adaptation.report is None:
-        console.print("random weights; the reference is fitted to the training frames", highlight=False)
+        console.print("random weights", highlight=False)
+        show_heads(console, adaptation.statistics)
         return
     for table in adaptation.tables():
         console.print(table.to_rich())

@@ -34,20 +34,27 @@ class DatasetConfig:
     """One dataset: a prepared store, or a structure file that is converted on first use.
 
     `labels` must be present in the data. `sources` is needed only for a file whose labels are not what ASE calls
-    energy (eV), forces (eV/Å) and stress (eV/Å³, positive under tension).
+    energy (eV), forces (eV/Å) and stress (eV/Å³, positive under tension). `energy_kind`: total, adsorption or formation;
+    null takes the store's own, and total for a structure file. `split_by`: group (the default), composition, elements or
+    structure; `held_out_elements` for a split by elements (see `unipot.data.splits`).
     """
 
     path: str = MISSING
     level_of_theory: str = MISSING
+    energy_kind: str | None = None
     labels: list[str] = field(default_factory=lambda: ["energy", "forces"])
     head: str | None = None
     weight: float | None = None
     validation_path: str | None = None
     validation_fraction: float = 0.1
+    split_by: str | None = None
+    held_out_elements: list[str] | None = None
     test_path: str | None = None
     format: str = "auto"
     group_key: str | None = None
     id_key: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)  # Hugging Face: geometry field -> column
+    split: str | None = None  # Hugging Face: which split, where there are several
     sources: dict[str, LabelConfig] = field(default_factory=dict)
 
 
@@ -60,15 +67,30 @@ class MixtureConfig:
     micro_batches_per_step: int = MISSING
     max_atoms: int = MISSING
     max_edges: int = MISSING
+    max_cost: float | None = None
+
+
+@dataclass(kw_only=True)
+class ReferenceConfig:
+    """Reference energies of one head; which mode needs which option is told in `unipot.workflows.references`.
+
+    `values`: element symbol -> eV, or the path of a JSON or YAML file with that. `atoms`: where free atoms are found,
+    `dataset` or the path of a store or structure file.
+    """
+
+    mode: str | None = None
+    values: Any = None
+    atoms: str | None = None
 
 
 @dataclass(kw_only=True)
 class HeadsConfig:
-    """Heads made for a run. `scale`: eV, or `auto` (see `unipot.workflows.model`)."""
+    """Heads made for a run. `scale`: eV, or `auto` (see `unipot.workflows.model`). `references`: by head."""
 
     n_hidden: int = MISSING
     scale: str | float = MISSING
     direct_forces: bool = MISSING
+    references: dict[str, ReferenceConfig] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -142,6 +164,9 @@ class TrainerConfig:
     strategy: str = MISSING
     threads: int | None = MISSING
     workers: int = MISSING
+    prefetch_factor: int | None = None
+    neighbors: str = "workers"
+    local_cache: str | None = None
     dtype: str = MISSING
     deterministic: bool = MISSING
     validate_every: int = MISSING

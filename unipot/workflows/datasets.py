@@ -12,16 +12,19 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from unipot.data.conversion import BusyError
 from unipot.data.labels import LabelSource
-from unipot.data.readers import detect_format, read_structures
+from unipot.data.local_cache import locally
+from unipot.data.parts import FileSource, first_file, format_of
 from unipot.data.readers.ase_files import default_labels
-from unipot.data.spec import DatasetSpec, levels_of_heads
-from unipot.data.splits import split_by_group
-from unipot.data.statistics import composition_counts
+from unipot.data.selection import Selection
+from unipot.data.spec import DatasetSpec, energy_kinds_of_heads, levels_of_heads
+from unipot.data.splits import containing, split
+from unipot.data.statistics import elements_present
 from unipot.data.store import Store, open_dataset
 from unipot.training.distributed import is_main_process
 from unipot.workflows.config import DatasetConfig
-from unipot.workflows.prepare import Source, write_store
+from unipot.workflows.make_store import Job, StoreOptions, make_store
 
 #: s
 _LONGEST_CONVERSION = 6 * 3600.0
@@ -41,12 +44,14 @@ class OpenDataset:
 
     spec: DatasetSpec
     store: Store
-    train_indices: np.ndarray
+    train_indices: Selection | np.ndarray
     validation_store: Store
-    validation_indices: np.ndarray
+    validation_indices: Selection | np.ndarray
 
 
-def open_datasets(configs: Mapping[str, DatasetConfig], *, cache: Path, seed: int, console: Console) -> list[OpenDataset]:
+def open_datasets(
+    configs: Mapping[str, DatasetConfig], *, cache: Path, seed: int, console: Console, local_cache: str | None = None
+) -> list[OpenDataset]:
     """Open every dataset, converting structure files first, and split it.
 
     Args:
@@ -54,17 +59,28 @@ def open_datasets(configs: Mapping[str, DatasetConfig], *, cache: Path, seed: in
         cache: folder for the stores made from structure files.
         seed: of the splits.
         console: what is assumed and skipped is said here.
+        local_cache: folder on a disk of this machine from which stores are read, see `unipot.data.local_cache`.
 
     Raises:
-        ValueError: there are no datasets, one head has several levels of theory, or a configured label is absent.
+        ValueError: there are no datasets, one head has several levels of theory or kinds of energy, or a configured label is absent.
         FileNotFoundError: a path is not there.
     """
     if not configs:
         raise ValueError("no dataset is given; add datasets.<name>.path=... and datasets.<name>.level_of_theory=... for each")
     specs = [_spec(name, config) for name, config in configs.items()]
     levels_of_heads(specs)
-    opened = [_open(spec, configs[spec.name], cache, seed, console) for spec in specs]
+    opened = [_open(spec, configs[spec.name], cache, seed, console, local_cache) for spec in specs]
+    energy_kinds_of_heads([item.spec for item in opened])
     return _with_known_elements(opened, console)
+
+
+def trained_elements(datasets: Sequence[OpenDataset]) -> dict[str, np.ndarray]:
+    """Head -> (119,) bool, elements of its training structures."""
+    found: dict[str, np.ndarray] = {}
+    for item in datasets:
+        present = elements_present(item.store, item.train_indices)
+        found[item.spec.head] = found.get(item.spec.head, np.zeros_like(present)) | present
+    return found
 
 
 def store_at(path: str, config: DatasetConfig, *, name: str, cache: Path, console: Console) -> Path:
@@ -76,17 +92,28 @@ def store_at(path: str, config: DatasetConfig, *, name: str, cache: Path, consol
     """
     if (Path(path) / "metadata.json").is_file() or path.rstrip("/").endswith(".unipot"):
         return Path(path)
-    sources = _sources(path, config, name, console)
+    source = FileSource(
+        path=path,
+        labels=_sources(path, config, name, console),
+        format=_format(path, config),
+        group_key=config.group_key,
+        id_key=config.id_key,
+        columns=config.columns,
+        split=config.split,
+    )
     # the name carries what went in, so that a changed file or another unit makes another store
-    stat = Path(path).stat() if Path(path).is_file() else None
-    what = [str(Path(path).absolute()), stat and stat.st_size, stat and stat.st_mtime_ns]
-    what += [config.level_of_theory, config.format, config.group_key, config.id_key, {k: vars(v) for k, v in sources.items()}]
+    what = {**source.fingerprint(), "path": str(Path(path).absolute()), "level_of_theory": config.level_of_theory}
+    what |= {} if config.energy_kind in (None, "total") else {"energy_kind": config.energy_kind}
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
     target = cache / f"{name}-{digest}.unipot"
     if not (target / "metadata.json").is_file() and is_main_process():
-        _convert(path, config, sources, name, target, console)
+        _convert(source, config, name, target, console)
     _wait_for(target)
     return target
+
+
+def _format(path: str, config: DatasetConfig) -> str:
+    return format_of(path) if config.format == "auto" else config.format
 
 
 def _wait_for(store: Path) -> None:
@@ -107,29 +134,37 @@ def _spec(name: str, config: DatasetConfig) -> DatasetSpec:
         name=name,
         path=config.path,
         level_of_theory=config.level_of_theory,
+        energy_kind=config.energy_kind,
         labels=tuple(config.labels),
         head=config.head or "",
         weight=config.weight,
         validation_path=config.validation_path,
         validation_fraction=config.validation_fraction,
+        split_by=config.split_by or "group",
+        held_out_elements=tuple(config.held_out_elements or ()),
         test_path=config.test_path,
     )
 
 
-def _open(spec: DatasetSpec, config: DatasetConfig, cache: Path, seed: int, console: Console) -> OpenDataset:
-    path = store_at(spec.path, config, name=spec.name, cache=cache, console=console)
+def _open(
+    spec: DatasetSpec, config: DatasetConfig, cache: Path, seed: int, console: Console, local_cache: str | None
+) -> OpenDataset:
+    path = locally(store_at(spec.path, config, name=spec.name, cache=cache, console=console), local_cache)
     store = open_dataset(replace(spec, path=str(path)))
+    spec = replace(spec, energy_kind=store.energy_kind)  # the held-out store must have it too
     if spec.validation_path is None:
-        train, validation = split_by_group(store, spec.validation_fraction, seed)
+        train, validation = split(store, spec.split(seed), cache)
         return OpenDataset(spec=spec, store=store, train_indices=train, validation_store=store, validation_indices=validation)
-    held_path = store_at(spec.validation_path, config, name=f"{spec.name}-validation", cache=cache, console=console)
+    held_path = locally(
+        store_at(spec.validation_path, config, name=f"{spec.name}-validation", cache=cache, console=console), local_cache
+    )
     held_out = open_dataset(replace(spec, path=str(held_path)))
     return OpenDataset(
         spec=spec,
         store=store,
-        train_indices=np.arange(len(store)),
+        train_indices=Selection.everything(len(store)),
         validation_store=held_out,
-        validation_indices=np.arange(len(held_out)),
+        validation_indices=Selection.everything(len(held_out)),
     )
 
 
@@ -139,40 +174,51 @@ def _sources(path: str, config: DatasetConfig, name: str, console: Console) -> d
             property: LabelSource(key=label.key, unit=label.unit, sign=label.sign, virial=label.virial)
             for property, label in config.sources.items()
         }
-    chosen = detect_format(path) if config.format == "auto" else config.format
-    if chosen != "ase":
+    if _format(path, config) != "ase":
         raise ValueError(
             f"dataset {name!r}: keys and units of the labels in {path} are not stated; add datasets.{name}.sources.energy.key=... "
             "and .unit=..., or convert it first with unipot prepare"
         )
-    sources = default_labels(path)
+    sources = default_labels(first_file(path, "ase"))
     said = ", ".join(f"{name} from {source.key!r} in {source.unit}" for name, source in sources.items())
     console.print(f"  {name}: labels taken as ASE writes them: {said}", highlight=False)
     return sources
 
 
-def _convert(path: str, config: DatasetConfig, sources: Mapping[str, LabelSource], name: str, target: Path, console: Console) -> None:
-    items = read_structures(path, labels=sources, format=config.format, group_key=config.group_key, id_key=config.id_key)
-    provenance = {"path": path, "labels": {label: asdict(source) for label, source in sources.items()}}
-    source = Source(name=name, level_of_theory=config.level_of_theory, labels=tuple(sources), items=items, provenance=provenance)
-    write_store(source, target, overwrite=True, show_census=False, console=console)
+def _convert(source: FileSource, config: DatasetConfig, name: str, target: Path, console: Console) -> None:
+    """Make the store; when another process is at it already, wait for that one instead."""
+    job = Job(
+        source=source,
+        name=name,
+        level_of_theory=config.level_of_theory,
+        energy_kind=config.energy_kind or "total",
+        labels=tuple(source.labels),
+        provenance={"path": source.path, "labels": {label: asdict(where) for label, where in source.labels.items()}},
+    )
+    waiting = False
+    while not (target / "metadata.json").is_file():
+        try:
+            make_store(job, target, StoreOptions(overwrite=True, show_census=False), console)
+        except BusyError:
+            if not waiting:
+                console.print(f"  {name}: another process converts it; waiting", highlight=False)
+            waiting = True
+            time.sleep(1.0)
 
 
 def _with_known_elements(opened: Sequence[OpenDataset], console: Console) -> list[OpenDataset]:
     """Move held-out structures with elements that their head never trains on to training (or leave them out)."""
-    trained: dict[str, np.ndarray] = {}
-    for item in opened:
-        present = composition_counts(item.store, item.train_indices).any(axis=0)
-        trained[item.spec.head] = trained.get(item.spec.head, np.zeros_like(present)) | present
+    trained = trained_elements(opened)
     result = []
     for item in opened:
-        counts = composition_counts(item.validation_store, item.validation_indices)
-        strange = (counts[:, ~trained[item.spec.head]] > 0).any(axis=1)
-        moved = item.validation_indices[strange]
+        strange = ~trained[item.spec.head]
+        possible = strange[list(item.validation_store.elements)].any()
+        moved = item.validation_indices & containing(item.validation_store, strange) if possible else ()
         if len(moved):
-            own = item.validation_store is item.store
-            train = np.sort(np.concatenate([item.train_indices, moved])) if own else item.train_indices
-            item = replace(item, train_indices=train, validation_indices=item.validation_indices[~strange])
+            # elements that were held out on purpose stay out of training
+            own = item.validation_store is item.store and item.spec.split_by != "elements"
+            train = item.train_indices | moved if own else item.train_indices
+            item = replace(item, train_indices=train, validation_indices=item.validation_indices & moved.complement())
             verb = "moved to training" if own else "left out of validation"
             what = f"{len(moved)} held-out structures have elements that training lacks"
             console.print(f"  {item.spec.name}: {what}; {verb}", highlight=False)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import MISSING, OmegaConf
 from rich.console import Console
 
+from unipot.data.selection import Selection
 from unipot.data.spec import head_name_for
 from unipot.models.potential import Potential
 from unipot.reporting.evaluation import Evaluation, error_table, evaluate_head, full_table
@@ -23,7 +23,7 @@ from unipot.workflows.datasets import OpenDataset, open_datasets
 from unipot.workflows.finetune import FinetuneConfig, stores_of
 from unipot.workflows.report import EVALUATIONS
 from unipot.workflows.user_frames import UserDataConfig, budget_for, frames_batches, name_of, open_frames, open_user_frames
-from unipot.workflows.yardsticks import Yardstick, pretrain_config, validation_sets
+from unipot.workflows.yardsticks import Yardstick, pretrain_config, require_same_energy_kind, validation_sets
 from unipot.zoo.artifact import load_artifact
 
 
@@ -35,6 +35,7 @@ class EvaluateConfig:
     data: Any = None
     head: Any = None
     output: str | None = None
+    energy_kind: str | None = None
     format: str = "auto"
     sources: dict[str, LabelConfig] = field(default_factory=dict)
     max_atoms: int = MISSING
@@ -58,7 +59,7 @@ def evaluate(config: EvaluateConfig) -> list[Evaluation]:
 
     Raises:
         KeyError: a head does not exist, or must be given.
-        ValueError: a dataset is empty, unlabelled or of unknown elements, or an option is not allowed.
+        ValueError: a dataset is empty, unlabelled, of unknown elements or another kind of energy, or an option is not allowed.
         FileNotFoundError: a path is not there.
     """
     console = Console()
@@ -70,6 +71,8 @@ def evaluate(config: EvaluateConfig) -> list[Evaluation]:
     else:
         plan = plan_of_data(config, potential, artifact.card, output / "data", console)
     evaluations = []
+    for item in plan.sets:
+        require_same_energy_kind(potential, item.head, item.store)
     for item in plan.sets:
         console.print(f"{item.name}: {len(item.indices)} structures through head {item.head}", highlight=False, markup=False)
         batches = frames_batches(potential, item.store, item.indices, item.head, plan.budget)
@@ -95,13 +98,14 @@ def plan_of_data(config: EvaluateConfig, potential: Potential, card: dict[str, A
     if len(heads) not in (0, 1, len(paths)):
         raise ValueError(f"{len(paths)} data and {len(heads)} heads are given; give one head, or one per dataset")
     heads = heads * len(paths) if len(heads) == 1 else heads
-    reading = UserDataConfig(format=config.format, sources=config.sources)
+    reading = UserDataConfig(energy_kind=config.energy_kind, format=config.format, sources=config.sources)
     sets: list[Yardstick] = []
     for number, path in enumerate(paths):
         store = open_frames(path, reading, name=_free(name_of(path), [s.name for s in sets]), cache=cache, console=console)
         head = heads[number] if heads else default_head(store.name, potential, card, console)
         potential.heads.index(head)
-        sets.append(Yardstick(name=_free(name_of(path), [s.name for s in sets]), head=head, store=store, indices=np.arange(len(store))))
+        name = _free(name_of(path), [s.name for s in sets])
+        sets.append(Yardstick(name=name, head=head, store=store, indices=Selection.everything(len(store))))
     budget = MixtureConfig(max_atoms=config.max_atoms, max_edges=config.max_edges)
     budget = budget_for([s.store for s in sets], budget, potential.cutoff, console)
     return EvaluationPlan(sets=sets, budget=budget, thresholds=config.thresholds)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unipot.data.budget import position_chunks
+from unipot.data.selection import Selection
 from unipot.models.potential import Potential
 from unipot.structure import Structure
+from unipot.training.distributed import is_main_process
 from unipot.training.metrics import MetricTable
 from unipot.workflows.config import PretrainConfig
 from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.model import HeadStatistics
 from unipot.zoo.artifact import save_artifact
 
 
@@ -37,6 +42,17 @@ def training_card(verb: str, name: str, config: Any, datasets: Sequence[OpenData
     return {"name": name, "datasets": [dataset_card(item) for item in datasets], "training": training}
 
 
+def references_of(statistics: Sequence[HeadStatistics]) -> dict[str, Any]:
+    """Head -> report of its references, for the card."""
+    return {item.head: item.report.to_dict() for item in statistics}
+
+
+def write_references(path: Path, statistics: Sequence[HeadStatistics]) -> None:
+    """`references_of` into the run folder, by the first process of a run."""
+    if is_main_process():
+        path.write_text(json.dumps(references_of(statistics), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
 def dataset_card(item: OpenDataset) -> dict[str, Any]:
     """What a reader of the model must know about one of its datasets."""
     metadata = item.store.metadata
@@ -44,6 +60,7 @@ def dataset_card(item: OpenDataset) -> dict[str, Any]:
         "name": item.spec.name,
         "head": item.spec.head,
         "level_of_theory": item.spec.level_of_theory,
+        "energy_kind": item.store.energy_kind,
         "labels": list(metadata["label_counts"]),
         "elements": list(metadata["elements"]),
         "n_training": len(item.train_indices),
@@ -64,8 +81,18 @@ def golden_structures(datasets: Sequence[OpenDataset], n: int = 2) -> list[Struc
     for item in datasets:
         held_out = len(item.validation_indices) > 0
         store, indices = (item.validation_store, item.validation_indices) if held_out else (item.store, item.train_indices)
-        sizes = np.where(store.n_atoms[indices] > 1, store.n_atoms[indices], np.iinfo(np.int32).max)
-        best = np.argsort(sizes, kind="stable")[:n]
-        chosen += [(rank, int(sizes[i]), store[int(indices[i])]) for rank, i in enumerate(best)]
+        smallest = _smallest(store.n_atoms, indices, n)
+        chosen += [(rank, size, store[position]) for rank, (size, position) in enumerate(smallest)]
     chosen.sort(key=lambda entry: entry[:2])
     return [structure for _, _, structure in chosen[:n]]
+
+
+def _smallest(n_atoms: np.ndarray, indices: Selection | np.ndarray, n: int) -> list[tuple[int, int]]:
+    """(atoms, position) of the first `n` structures by size, those of one atom last."""
+    best: list[tuple[int, int, int]] = []
+    for number, chunk in enumerate(position_chunks(indices)):
+        sizes = np.where(n_atoms[chunk] > 1, n_atoms[chunk], np.iinfo(np.int32).max)
+        first = np.argsort(sizes, kind="stable")[:n]
+        best += [(int(sizes[i]), number, int(chunk[i])) for i in first]
+        best = sorted(best, key=lambda entry: entry[:2])[:n]
+    return [(size, position) for size, _, position in best]

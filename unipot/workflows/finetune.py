@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import MISSING
 from rich.console import Console
 
+from unipot.data.selection import Selection
 from unipot.data.store import Store
 from unipot.models.potential import Potential
 from unipot.reporting.evaluation import Evaluation, error_table
@@ -33,14 +33,14 @@ from unipot.workflows.config import (
     TrainerConfig,
 )
 from unipot.workflows.datasets import OpenDataset, open_datasets
-from unipot.workflows.export import export_artifact, golden_structures, training_card
+from unipot.workflows.export import export_artifact, golden_structures, references_of, training_card, write_references
 from unipot.workflows.fit import FitResult, fit, is_main_process, set_up_process
 from unipot.workflows.model import build_loss, build_settings, dtype_named
 from unipot.workflows.pretrain import mixture_data
 from unipot.workflows.report import ALIGNMENT_FILE, EVALUATIONS, SUMMARY_FILE, forgetting_table
 from unipot.workflows.run_folder import RunFolder, open_run_folder
 from unipot.workflows.user_frames import UserDataConfig, UserFrames, budget_for, free_head_name, name_of, open_user_frames
-from unipot.workflows.yardsticks import Yardstick, YardstickConfig, open_yardsticks, save_evaluations
+from unipot.workflows.yardsticks import Yardstick, YardstickConfig, open_yardsticks, require_same_energy_kind, save_evaluations
 from unipot.zoo.artifact import load_potential
 
 
@@ -103,7 +103,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
     before = [y.measure(pretrained, "pretrained", budget) for y in yardsticks]
 
     console.rule("fresh weights" if config.from_scratch else "alignment")
-    start = starting_point(config, pretrained, frames.dataset, budget)
+    start = starting_point(config, pretrained, frames.dataset, budget, run, console)
     show_alignment(console, start)
     target = user_yardstick(frames)
     zero_shot = target.measure(start.potential, f"zero-shot ({start.parent})", budget) if target and start.parent else None
@@ -145,16 +145,20 @@ def open_everything(
     """
     if config.from_scratch and (config.replay or config.parent_head != AUTO):
         raise ValueError("from_scratch=true starts from random weights, so it has neither a parent_head nor replay; leave them out")
-    cache = Path(config.cache) if config.cache else run.path / "data"
+    if config.heads.references and not config.from_scratch:
+        raise ValueError("heads.references are for from_scratch=true: an aligned head takes its parent's references and shifts them")
+    cache = cache_of(config, run)
     head = config.head or free_head_name(config.name or name_of(config.data), potential.head_names)
     frames = open_user_frames(config.data, config, head=head, seed=config.seed, cache=cache, console=console)
-    replay = open_datasets(config.replay, cache=cache, seed=config.seed, console=console) if config.replay else []
+    options = {"cache": cache, "seed": config.seed, "console": console, "local_cache": config.trainer.local_cache}
+    replay = open_datasets(config.replay, **options) if config.replay else []
     for item in replay:
         level = potential.heads[item.spec.head].level_of_theory
         if level != item.spec.level_of_theory:
             raise ValueError(
                 f"replay.{item.spec.name} is {item.spec.level_of_theory!r}, but head {item.spec.head!r} is {level!r}; give its own head"
             )
+        require_same_energy_kind(potential, item.spec.head, item.store)
     watched = {} if config.from_scratch else config.forgetting
     run_to_watch = None if config.from_scratch else config.pretrain_run
     return frames, replay, open_yardsticks(
@@ -162,10 +166,19 @@ def open_everything(
     )  # fmt: skip
 
 
-def starting_point(config: FinetuneConfig, pretrained: Potential, own: OpenDataset, budget: MixtureConfig) -> Adaptation:
+def cache_of(config: FinetuneConfig, run: RunFolder) -> Path:
+    """Folder for stores made from structure files."""
+    return Path(config.cache) if config.cache else run.path / "data"
+
+
+def starting_point(
+    config: FinetuneConfig, pretrained: Potential, own: OpenDataset, budget: MixtureConfig, run: RunFolder, console: Console
+) -> Adaptation:
     """The pretrained model with an aligned head, or random weights."""
     if config.from_scratch:
-        return fresh_potential(pretrained, own, config.heads)
+        start = fresh_potential(pretrained, own, config.heads, cache_of(config, run), console)
+        write_references(run.references, start.statistics)
+        return start
     return align_to_frames(pretrained, own, config.parent_head, budget)
 
 
@@ -194,7 +207,8 @@ def user_yardstick(frames: UserFrames) -> Yardstick | None:
     """The test frames, or the held-out ones without them, or None."""
     own = frames.dataset
     if frames.test is not None:
-        return Yardstick(name=f"{own.spec.name} (test)", head=own.spec.head, store=frames.test, indices=np.arange(len(frames.test)))
+        whole = Selection.everything(len(frames.test))
+        return Yardstick(name=f"{own.spec.name} (test)", head=own.spec.head, store=frames.test, indices=whole)
     if len(own.validation_indices):
         return Yardstick(name=f"{own.spec.name} (held out)", head=own.spec.head, store=own.validation_store, indices=own.validation_indices)
     return None
@@ -237,7 +251,8 @@ def card_of(config: FinetuneConfig, run: RunFolder, datasets: Sequence[OpenDatas
         "checkpoint": Path(config.checkpoint).name,
         "method": "from scratch" if config.from_scratch else config.finetune.method,
     }
-    return {**training_card("finetune", run.path.name, config, datasets), "finetune": {**facts, **start.to_dict()}}
+    card = {**training_card("finetune", run.path.name, config, datasets), "finetune": {**facts, **start.to_dict()}}
+    return {**card, "references": references_of(start.statistics)} if start.statistics else card
 
 
 def chosen_potential(run: RunFolder, config: FinetuneConfig) -> Potential:

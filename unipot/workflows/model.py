@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from unipot.data.spec import levels_of_heads
-from unipot.data.statistics import composition_counts, force_statistics, labelled_energies, mean_neighbors
+from unipot.data.statistics import ForceStatistics, force_statistics, mean_neighbors
 from unipot.models.heads import Head, HeadBank
 from unipot.models.potential import Potential
-from unipot.models.references import CompositionFit, CompositionReference
+from unipot.models.references import CompositionReference
 from unipot.models.registry import build_backbone
 from unipot.training.losses import PropertyTerm, StepLoss, dataset_factors
 from unipot.training.optim import OptimizerSettings, ParameterPolicy, ParameterRule, WarmupCosine, build_policy
-from unipot.workflows.config import BackboneConfig, HeadsConfig, LossConfig, OptimizerConfig, ScheduleConfig
-from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.config import BackboneConfig, HeadsConfig, LossConfig, OptimizerConfig, ReferenceConfig, ScheduleConfig
+from unipot.workflows.datasets import OpenDataset, trained_elements
+from unipot.workflows.references import ReferenceReport, head_reference
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 SCALINGS = ("none", "head")
@@ -34,7 +37,7 @@ class HeadStatistics:
         level_of_theory: in words.
         datasets: names of the datasets that use it.
         reference: energy per element.
-        fit: report of the reference, None when no structure has an energy.
+        report: of the reference; its kind of energy is that of the head.
         force_rms: eV/Å.
         scale: eV.
     """
@@ -43,7 +46,7 @@ class HeadStatistics:
     level_of_theory: str
     datasets: tuple[str, ...]
     reference: CompositionReference
-    fit: CompositionFit | None
+    report: ReferenceReport
     force_rms: float
     scale: float
 
@@ -55,32 +58,41 @@ def dtype_named(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def head_statistics(datasets: Sequence[OpenDataset], config: HeadsConfig) -> list[HeadStatistics]:
+def head_statistics(datasets: Sequence[OpenDataset], config: HeadsConfig, *, cache: Path, console: Console) -> list[HeadStatistics]:
     """References and scales, one per head, from training structures only.
 
-    The automatic scale is the largest of force RMS times 1 Å, the energy per atom that composition leaves
+    The automatic scale is the largest of force RMS times 1 Å, the energy per atom that the references leave
     unexplained, and 0.05 eV: the readout then works with numbers of order one.
 
+    Args:
+        datasets: opened, all heads together.
+        config: section `heads`.
+        cache: folder for stores made from files of free atoms.
+        console: for what is said while such files are converted.
+
     Raises:
-        ValueError: the scale is neither `auto` nor a positive number.
+        ValueError: the scale is neither `auto` nor a positive number, or references cannot be had as asked for.
+        FileNotFoundError: a file of reference values is not there.
     """
     if config.scale != "auto" and not (isinstance(config.scale, int | float) and config.scale > 0):
         raise ValueError(f"heads.scale is {config.scale!r}; use auto, or a positive number in eV")
     levels = levels_of_heads([item.spec for item in datasets])
+    if unknown := sorted(set(config.references) - set(levels)):
+        raise ValueError(f"heads.references.{unknown[0]}: this run makes no such head; its heads are: {', '.join(levels)}")
+    trained = trained_elements(datasets)
     result = []
     for head, level in levels.items():
         own = [item for item in datasets if item.spec.head == head]
-        labelled = [labelled_energies(d.store, d.train_indices) for d in own]
-        counts, energies = (np.concatenate(parts) for parts in zip(*labelled, strict=True))
-        forces = [force_statistics(d.store, d.train_indices) for d in own]
-        n_forces = sum(f.n_atoms for f in forces)
-        rms = (sum(f.rms**2 * f.n_atoms for f in forces) / max(n_forces, 1)) ** 0.5
-        reference, fit = _reference(own, counts, energies)
-        scale = max(rms, fit.rmse_per_atom if fit else 0.0, _SMALLEST_SCALE) if config.scale == "auto" else float(config.scale)
+        wanted = config.references.get(head, ReferenceConfig())
+        reference, report = head_reference(head, own, trained, wanted, cache=cache, console=console)
+        rms = ForceStatistics.together(force_statistics(d.store, d.train_indices) for d in own).rms
+        scale = max(rms, report.rmse_per_atom or 0.0, _SMALLEST_SCALE) if config.scale == "auto" else float(config.scale)
         names = tuple(d.spec.name for d in own)
         result.append(
-            HeadStatistics(head=head, level_of_theory=level, datasets=names, reference=reference, fit=fit, force_rms=rms, scale=scale)
-        )
+            HeadStatistics(
+                head=head, level_of_theory=level, datasets=names, reference=reference, report=report, force_rms=rms, scale=scale
+            )
+        )  # fmt: skip
     return result
 
 
@@ -113,6 +125,7 @@ def build_potential(
             Head(
                 item.head,
                 level_of_theory=item.level_of_theory,
+                energy_kind=item.report.energy_kind,
                 n_channels=body.n_channels,
                 n_vector_channels=body.n_vector_channels,
                 n_hidden=heads.n_hidden,
@@ -182,16 +195,3 @@ def build_parameter_policy(potential: Potential, optimizer: OptimizerConfig) -> 
     ]
     return ParameterPolicy(rules=tuple(rules), no_decay=policy.no_decay)
 
-
-def _reference(
-    datasets: Sequence[OpenDataset], counts: np.ndarray, energies: np.ndarray
-) -> tuple[CompositionReference, CompositionFit | None]:
-    known = np.zeros(counts.shape[1], dtype=bool)
-    for item in datasets:
-        known |= composition_counts(item.store, item.train_indices).any(axis=0)
-    if len(energies) == 0:
-        return CompositionReference(np.zeros(len(known)), known), None
-    _, fit = CompositionReference.fit(counts, energies)
-    # an element seen with forces only moves with the others: their mean energy per atom
-    values = np.where(fit.known, fit.values, energies.sum() / counts.sum())
-    return CompositionReference(np.where(known, values, 0.0), known), fit

@@ -1,25 +1,32 @@
-"""`unipot prepare`: structures from a file or a recipe into a store, with a census."""
+"""`unipot prepare`: structures from a file or a recipe into a store, with a census and a quarantine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from unipot.data.census import Census
-from unipot.data.labels import LabelSource, SkippedItem
-from unipot.data.readers import detect_format, read_structures
-from unipot.data.recipes import load_recipe
+from unipot.data.disk import in_words, require_space
+from unipot.data.labels import LabelSource
+from unipot.data.parts import FileSource, RecipeSource, format_of
+from unipot.data.quarantine import Thresholds
+from unipot.data.raw_files import RawFolder, bytes_to_fetch, contents_size, raw_folder
+from unipot.data.readers.unipot_store import store_folders
+from unipot.data.recipes import Recipe, load_recipe
 from unipot.data.store import SUFFIX, Store
-from unipot.data.store_writer import StoreWriter
 from unipot.properties import property_named
 from unipot.resources import data_recipes_dir
-from unipot.structure import Structure
 from unipot.workflows.config import LabelConfig
+from unipot.workflows.fetch import fetch_raw_files, find_raw_files
+from unipot.workflows.make_store import Job, StoreOptions, make_store, refuse_existing
+from unipot.workflows.own_formats import described_job, described_name
+from unipot.workflows.to_parquet import export_store
+
+#: bytes of a record besides its atoms, and per atom, at float64 with energy and forces
+_BYTES_PER_STRUCTURE, _BYTES_PER_ATOM = 450, 50
 
 
 @dataclass(kw_only=True)
@@ -30,161 +37,191 @@ class PrepareConfig:
     labels.energy.unit=eV`. Without it a structure file is read with ASE's names and units, and the log says so.
     """
 
-    path: str | None = None
-    recipe: str | None = None
+    path: str | None = None  # a file, a folder, a pattern with *, a store, or hf://owner/name
+    recipe: str | None = None  # a name, or the path of a recipe's folder
     name: str | None = None  # null: the recipe's name, or the file's
-    out: str | None = None  # folder to make; null: <name>.unipot here
-    level_of_theory: str | None = None  # must be stated for a path
+    to: str = "store"  # store, or parquet: a folder for Hugging Face datasets, made from a store
+    out: str | None = None  # folder to make; null: <name>.unipot (or <name>-parquet) here
+    level_of_theory: str | None = None  # must be stated for a path, unless the source says it itself
+    energy_kind: str | None = None  # of a path: total, adsorption or formation; null: as a store says, else total
     labels: dict[str, LabelConfig] = field(default_factory=dict)
-    format: str = "auto"  # auto, ase, aselmdb, huggingface
+    format: str = "auto"  # auto, ase, aselmdb, huggingface, unipot
     group_key: str | None = None  # info key or column of the material or trajectory
     id_key: str | None = None  # info key or column of a unique id
     columns: dict[str, str] = field(default_factory=dict)  # Hugging Face: geometry field -> column, e.g. columns.positions=xyz
     split: str | None = None  # Hugging Face: which split, where there are several
     options: dict[str, Any] = field(default_factory=dict)  # of the recipe
+    raw: str | None = None  # folder with the recipe's raw files; null: they are downloaded
+    offline: bool = False  # download nothing
+    verify: bool = True  # compare raw files in `raw` with sizes and hashes of the card
+    allow_missing: bool = False  # convert the raw files that are there
+    workers: int | None = None  # processes; null: one per processor where there is enough to do
+    structures_per_shard: int = 100_000
     precision: str = "float64"  # of positions and forces on disk, float64 or float32
-    on_invalid: str = "refuse"  # a broken structure: refuse stops, skip counts it
+    compression: str | None = None  # of records: null or zstd
+    quarantine: dict[str, Any] = field(default_factory=dict)  # thresholds, over those of the card
+    on_invalid: str | None = None  # a broken structure: refuse stops, skip lists it; null: refuse for a path, skip for a recipe
     check_labels: bool = True  # stop when labels contradict the energies of near-identical frames
+    check_disk: bool = True  # stop before the work when free space will not do
     overwrite: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A stream of structures and what is known of it.
-
-    Attributes:
-        name: of the dataset.
-        level_of_theory: of its labels.
-        labels: properties its structures may carry.
-        items: the structures, and what a reader skipped.
-        total: how many items to expect, for the progress bar.
-        provenance: JSON-able, kept in the store's metadata.
-    """
-
-    name: str
-    level_of_theory: str
-    labels: tuple[str, ...]
-    items: Iterable[Structure | SkippedItem]
-    total: int | None = None
-    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 def prepare(config: PrepareConfig, console: Console | None = None) -> Store:
     """Convert a file or the structures of a recipe to a store and print its census.
+
+    A run that was interrupted goes on where it was when the same command is given again.
 
     Args:
         config: what to read and where to write.
         console: where progress and census go; standard output by default.
 
     Returns:
-        The finished store; its folder also holds `census.json`.
+        The finished store; its folder also holds `census.json` and `quarantine.jsonl`. With `to=parquet` the store that was
+        exported.
 
     Raises:
         FileNotFoundError: the source is not there.
         FileExistsError: the store is there already and `overwrite` is false.
         ValueError: an option is wrong, the source cannot be read, a structure is broken, or labels contradict energies.
+        OSError: a download fails, the disk is full, or writing is not allowed.
     """
     console = console or Console()
     _check(config)
-    source = _recipe_source(config) if config.recipe else _path_source(config, console)
-    path = Path(config.out or f"{source.name}{SUFFIX}")
-    console.print(f"preparing {path} from {config.recipe or config.path}", highlight=False)
-    return write_store(
-        source,
-        path,
+    if config.to == "parquet":
+        return _prepare_parquet(config, console)
+    options = StoreOptions(
         precision=config.precision,
-        on_invalid=config.on_invalid,
+        compression=config.compression,
+        structures_per_shard=config.structures_per_shard,
+        workers=config.workers,
+        on_invalid=config.on_invalid or ("skip" if config.recipe else "refuse"),
         check_labels=config.check_labels,
+        check_disk=config.check_disk,
         overwrite=config.overwrite,
-        console=console,
     )
+    job = _recipe_job(config, console) if config.recipe else _path_job(config, console)
+    path = _target(config, job.name)
+    console.print(f"preparing {path} from {config.recipe or config.path}", highlight=False, soft_wrap=True)
+    limits = ", ".join(f"{name} {value}" for name, value in job.thresholds.to_dict().items() if value is not None)
+    console.print(f"  quarantine beyond: {limits}", highlight=False, soft_wrap=True)
+    return make_store(job, path, options, console)
 
 
-def write_store(
-    source: Source,
-    path: Path,
-    *,
-    precision: str = "float64",
-    on_invalid: str = "refuse",
-    check_labels: bool = True,
-    overwrite: bool = False,
-    show_census: bool = True,
-    console: Console,
-) -> Store:
-    """Write the items of `source` to a store at `path` that also holds their census.
-
-    Args:
-        source: structures and what they are.
-        path: folder to make.
-        precision: see `StoreWriter`.
-        on_invalid: `refuse` stops at a broken structure, `skip` counts it.
-        check_labels: stop when labels contradict the energies of near-identical frames.
-        overwrite: replace a store that is there.
-        show_census: print the whole table, not only the counts.
-        console: for progress and census.
-
-    Raises:
-        FileExistsError: the store is there already and `overwrite` is false.
-        ValueError: a structure is broken, labels contradict energies, or nothing is left to store.
-    """
-    census = Census(source.name, source.level_of_theory)
-    with StoreWriter(
-        path,
-        name=source.name,
-        level_of_theory=source.level_of_theory,
-        labels=source.labels,
-        precision=precision,
-        overwrite=overwrite,
-        provenance=source.provenance,
-    ) as writer:
-        _write(source, writer, census, on_invalid, console)
-        if show_census and len(writer):
-            console.print(census.table())
-        if check_labels:
-            census.consistency().refuse_contradictions(source.name)
-        writer.attach("census.json", census.to_dict())
-    store = Store(path)
-    console.print(f"wrote {path}: {len(store):,} structures, {census.n_skipped:,} skipped", highlight=False)
-    if not show_census:
-        for reason, n in census.skipped.most_common():
-            console.print(f"  skipped {n:,}: {reason} (for example {census.skipped_examples[reason][0]})", highlight=False)
+def _prepare_parquet(config: PrepareConfig, console: Console) -> Store:
+    """Export a store as it is, or make one of the source first; it stays, so that nothing is converted twice."""
+    plain = PrepareConfig(
+        path=config.path, name=config.name, to=config.to, out=config.out, check_disk=config.check_disk, overwrite=config.overwrite
+    )
+    existing = store_folders(config.path) if config.path else []
+    as_it_is = config == plain and [Path(str(config.path))] == existing
+    name = config.name or _default_name(config)
+    folder = Path(config.out or f"{name}-parquet")
+    refuse_existing(folder, config.overwrite)
+    if as_it_is:
+        store = Store(existing[0])
+    else:
+        target = folder.parent / f"{name}{SUFFIX}"
+        if target.exists() and not config.overwrite:
+            raise FileExistsError(
+                f"{target}, the store to be exported, exists already; export it: unipot prepare path={target} to=parquet out={folder}, "
+                "or allow it to be replaced with overwrite=true"
+            )
+        store = prepare(replace(config, to="store", name=name, out=str(target)), console)
+    export_store(store, folder, name=config.name, overwrite=config.overwrite, check_disk=config.check_disk, console=console)
     return store
 
 
+def _target(config: PrepareConfig, name: str) -> Path:
+    return Path(config.out or f"{name}{SUFFIX}")
+
+
 def _check(config: PrepareConfig) -> None:
+    if config.to not in ("store", "parquet"):
+        raise ValueError(f"to is {config.to!r}; use store or parquet")
     if (config.path is None) == (config.recipe is None):
         raise ValueError("give either path=<structures> or recipe=<name>, and not both")
-    if config.on_invalid not in ("refuse", "skip"):
-        raise ValueError(f"on_invalid is {config.on_invalid!r}; use refuse or skip")
-    if config.recipe is not None and (config.labels or config.level_of_theory):
-        raise ValueError(f"recipe {config.recipe!r} states its own labels and level of theory; leave labels and level_of_theory out")
-    if config.path is not None and config.options:
-        raise ValueError(f"options.{next(iter(config.options))} is for recipes; {config.path} is a file, leave it out")
+    if config.recipe is not None:
+        for key in ("labels", "level_of_theory", "columns", "split", "group_key", "id_key"):
+            if getattr(config, key):
+                hint = f"; its own choice is options.{key}" if key == "split" else ""
+                raise ValueError(f"recipe {config.recipe!r} states its own {key.replace('_', ' ')}; leave {key} out{hint}")
+        return
+    for key, value in (("options", config.options), ("raw", config.raw), ("allow_missing", config.allow_missing)):
+        if value:
+            what = f"options.{next(iter(config.options))}" if key == "options" else key
+            raise ValueError(f"{what} is for recipes; {config.path} is a file, leave it out")
 
 
-def _recipe_source(config: PrepareConfig) -> Source:
+def _recipe_job(config: PrepareConfig, console: Console) -> Job:
     assert config.recipe is not None
     recipe = load_recipe(data_recipes_dir(), config.recipe)
-    return Source(
+    recipe.check_options(config.options)
+    thresholds = Thresholds.from_card({**recipe.card["quarantine"], **config.quarantine})
+    target = _target(config, config.name or recipe.name)
+    refuse_existing(target, config.overwrite)  # before anything is downloaded
+    raw = _raw_files(recipe, config, target, console)
+    return Job(
+        source=RecipeSource(folder=data_recipes_dir(), name=config.recipe, raw=raw.path if raw else None, options=config.options),
         name=config.name or recipe.name,
-        level_of_theory=recipe.level_of_theory,
+        level_of_theory=recipe.level_for(config.options),
+        energy_kind=recipe.energy_kind,
         labels=recipe.labels,
-        items=recipe.structures(**config.options),
+        thresholds=thresholds,
         total=recipe.n_structures(config.options),
-        provenance={"recipe": recipe.name, "options": dict(config.options), "card": recipe.card},
+        n_bytes=0,  # looked at before the download
+        provenance={
+            "recipe": recipe.name,
+            "options": dict(config.options),
+            "card": recipe.card,
+            "raw_files": list(raw.files) if raw else [],
+            "missing_files": list(raw.missing) if raw else [],
+        },
     )
 
 
-def _path_source(config: PrepareConfig, console: Console) -> Source:
+def _raw_files(recipe: Recipe, config: PrepareConfig, target: Path, console: Console) -> RawFolder | None:
+    """The recipe's raw files, ready to read; None for a recipe that reads none."""
+    if not recipe.reads_files:
+        if config.raw or config.offline:
+            raise ValueError(f"recipe {recipe.name!r} computes its structures and reads no files; leave raw and offline out")
+        return None
+    needed = recipe.needed_files(config.options)
+    folder = Path(config.raw).expanduser() if config.raw else raw_folder(recipe.name)
+    existing = config.raw is not None or config.offline
+    to_fetch = 0 if existing else bytes_to_fetch(needed, folder)
+    store_bytes = _store_bytes(recipe, config.options)
+    fetched = f"{in_words(to_fetch)} to download and unpack, " if to_fetch else ""
+    size = f"about {in_words(store_bytes)} for the store" if store_bytes else "the size of the store is not known beforehand"
+    console.print(f"raw files in {folder}: {fetched}{size}", highlight=False, soft_wrap=True)
+    if config.check_disk:
+        require_space({folder: to_fetch, target.parent: store_bytes}, f"recipe {recipe.name!r}")
+    if existing:
+        return find_raw_files(needed, folder, verify=config.verify, allow_missing=config.allow_missing, console=console)
+    return fetch_raw_files(needed, folder, console=console)
+
+
+def _store_bytes(recipe: Recipe, options: Mapping[str, Any]) -> int:
+    """Estimate from the counts of the card where it has numbers, else from the sizes of its raw files."""
+    counts, needed = recipe.card["counts"], recipe.needed_files(options)
+    structures, atoms = counts.get("structures"), counts.get("atoms")
+    if isinstance(structures, int) and isinstance(atoms, int) and len(needed) == len(recipe.sources):
+        return structures * _BYTES_PER_STRUCTURE + atoms * _BYTES_PER_ATOM
+    return sum(contents_size(source.file, source.size or 0) for source in needed)
+
+
+def _path_job(config: PrepareConfig, console: Console) -> Job:
     assert config.path is not None
+    described = described_job(config, console)
+    if described is not None:
+        return described
     if not config.level_of_theory:
         raise ValueError(
             f"level_of_theory of {config.path} is not stated; state what its labels were computed with, for example level_of_theory=PBE"
         )
-    format = detect_format(config.path) if config.format == "auto" else config.format
+    format = format_of(config.path) if config.format == "auto" else config.format
     labels = {name: LabelSource(**asdict(label)) for name, label in config.labels.items()} or _assumed_labels(config.path, format, console)
-    items = read_structures(
-        config.path,
+    source = FileSource(
+        path=config.path,
         labels=labels,
         format=format,
         group_key=config.group_key,
@@ -192,14 +229,28 @@ def _path_source(config: PrepareConfig, console: Console) -> Source:
         columns=config.columns,
         split=config.split,
     )
-    return Source(
-        name=config.name or Path(config.path).stem,
+    return Job(
+        source=source,
+        name=config.name or _name_of(config.path),
         level_of_theory=config.level_of_theory,
+        energy_kind=config.energy_kind or "total",
         labels=tuple(labels),
-        items=items,
-        total=None,
-        provenance={"path": str(config.path), "format": format, "labels": {name: asdict(source) for name, source in labels.items()}},
+        thresholds=Thresholds.from_card(config.quarantine),
+        n_bytes=source.size(),
+        provenance={"path": config.path, "format": format, "labels": {name: asdict(label) for name, label in labels.items()}},
     )
+
+
+def _default_name(config: PrepareConfig) -> str:
+    if config.recipe:
+        return load_recipe(data_recipes_dir(), config.recipe).name
+    return described_name(str(config.path)) or _name_of(str(config.path))
+
+
+def _name_of(path: str) -> str:
+    """A dataset's name out of a path: without suffixes, and for a pattern the folder before its first `*`."""
+    stem = Path(path).name if "*" not in path else Path(path.partition("*")[0] + "x").parent.name
+    return stem.partition(".")[0] or "structures"
 
 
 def _assumed_labels(path: str, format: str, console: Console) -> dict[str, LabelSource]:
@@ -208,38 +259,11 @@ def _assumed_labels(path: str, format: str, console: Console) -> dict[str, Label
             f"{path}: the labels of a {format} source must be stated, for example labels.energy.key=energy labels.energy.unit=eV "
             "labels.forces.key=forces labels.forces.unit=eV/A"
         )
+    from unipot.data.parts import first_file
     from unipot.data.readers.ase_files import default_labels
 
-    labels = default_labels(path)
+    labels = default_labels(first_file(path, format))
     for name, source in labels.items():
         sign = f", sign {property_named(name).sign}" if name == "stress" else ""
         console.print(f"labels.{name} is not stated: reading key '{source.key}' in {source.unit}{sign}", highlight=False)
     return labels
-
-
-def _write(source: Source, writer: StoreWriter, census: Census, on_invalid: str, console: Console) -> None:
-    for item in _with_progress(source.items, source.total, f"reading {source.name}", console):
-        if isinstance(item, Structure):
-            census.add(writer.add(item))
-        elif item.invalid and on_invalid == "refuse":
-            raise ValueError(
-                f"dataset {source.name!r}, {item.where}: {item.reason}; repair it, or leave such structures out: "
-                "unipot prepare with on_invalid=skip"
-            )
-        else:
-            census.skip(item)
-
-
-def _with_progress(items: Iterable[Any], total: int | None, title: str, console: Console) -> Iterator[Any]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TaskProgressColumn(show_speed=True),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(title, total=total)
-        for item in items:
-            yield item
-            progress.advance(task)

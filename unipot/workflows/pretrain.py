@@ -14,7 +14,8 @@ from unipot.training.module import TrainingModule
 from unipot.workflows import tables
 from unipot.workflows.config import MixtureConfig, PretrainConfig, TrainerConfig
 from unipot.workflows.datasets import OpenDataset, open_datasets
-from unipot.workflows.export import export_artifact, golden_structures, training_card
+from unipot.workflows.duplicates import show_leakage
+from unipot.workflows.export import export_artifact, golden_structures, references_of, training_card, write_references
 from unipot.workflows.fit import FitResult, fit, is_main_process, set_up_process
 from unipot.workflows.model import (
     HeadStatistics,
@@ -42,15 +43,18 @@ def pretrain(config: PretrainConfig) -> FitResult:
 
     console.rule("datasets")
     cache = Path(config.cache) if config.cache else run.path / "data"
-    datasets = open_datasets(config.datasets, cache=cache, seed=config.seed, console=console)
-    statistics = head_statistics(datasets, config.heads)
+    datasets = open_datasets(config.datasets, cache=cache, seed=config.seed, console=console, local_cache=config.trainer.local_cache)
+    statistics = head_statistics(datasets, config.heads, cache=cache, console=console)
     potential = build_potential(config.backbone, config.heads, datasets, statistics, dtype_named(config.trainer.dtype))
     data = mixture_data(
         datasets, config.mixture, config.trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=schedule.max_steps,
         seed=config.seed,
     )  # fmt: skip
     tables.show_datasets(console, datasets, data.plan.shares(), data.plan.passes(schedule.max_steps))
+    if is_main_process():
+        show_leakage(console, datasets)
     tables.show_heads(console, statistics)
+    write_references(run.references, statistics)
 
     names, labels = [d.spec.name for d in datasets], [tuple(d.store.metadata["label_counts"]) for d in datasets]
     loss = build_loss(config.loss, names, scales_of(datasets, statistics), labels)
@@ -67,7 +71,8 @@ def pretrain(config: PretrainConfig) -> FitResult:
 
     console.rule(f"training {schedule.max_steps} steps" + (f", continuing the run in {run.path}" if run.resume else ""))
     golden = golden_structures(datasets)
-    export = partial(export_artifact, card=training_card("pretrain", run.path.name, config, datasets), golden=golden)
+    card = {**training_card("pretrain", run.path.name, config, datasets), "references": references_of(statistics)}
+    export = partial(export_artifact, card=card, golden=golden)
     result = fit(
         module, data, run=run, trainer=config.trainer, logger=config.logger, dataset_weights=config.loss.dataset_weights, export=export,
         console=console, description="pretraining",
@@ -104,12 +109,15 @@ def mixture_data(
             micro_batches_per_step=mixture.micro_batches_per_step,
             max_atoms=mixture.max_atoms,
             max_edges=mixture.max_edges,
+            max_cost=mixture.max_cost,
             seed=seed,
         ),
         cutoff=cutoff,
         n_steps=n_steps,
         dtype=dtype_named(trainer.dtype),
         num_workers=trainer.workers,
+        prefetch_factor=trainer.prefetch_factor,
+        neighbors=trainer.neighbors,
         pin_memory=trainer.accelerator == "gpu",
     )
 

@@ -35,6 +35,10 @@ class RunFolder:
         return self.path / LAST
 
     @property
+    def references(self) -> Path:
+        return self.path / "references.json"
+
+    @property
     def best(self) -> Path:
         return self.path / "best.safetensors"
 
@@ -86,6 +90,6 @@ def _refuse_changes(folder: Path, config: Any) -> None:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict):  # an empty section is none: a newer schema may have it where an older one had not
         return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else str(key)).items()}
     return {prefix: value}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
+from unipot.data.budget import position_chunks
 from unipot.structure import symbols_of
 from unipot.training.losses import StepLoss
 from unipot.training.metrics import REPORTED, MetricTable
 from unipot.training.optim import ParameterRow, group_table
 from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.model import HeadStatistics
+from unipot.workflows.references import ReferenceReport
 
 
 def report_console(*, quiet: bool = False) -> Console:
@@ -27,28 +29,44 @@ def show_datasets(console: Console, datasets: Sequence[OpenDataset], shares: Map
     table = _table("mixture", columns, text=3)
     for item in datasets:
         name, counts = item.spec.name, item.store.metadata["label_counts"]
-        sizes = item.store.n_atoms[item.train_indices]
+        sizes = [item.store.n_atoms[chunk] for chunk in position_chunks(item.train_indices)]
+        smallest, largest = min(int(part.min()) for part in sizes), max(int(part.max()) for part in sizes)
         elements = symbols_of(item.store.elements) if len(item.store.elements) <= 6 else f"{len(item.store.elements)} elements"
         labels = ", ".join(label if n == len(item.store) else f"{label} ({n})" for label, n in counts.items())
-        numbers = [str(len(item.train_indices)), str(len(item.validation_indices)), f"{sizes.min()}-{sizes.max()}"]
+        numbers = [str(len(item.train_indices)), str(len(item.validation_indices)), f"{smallest}-{largest}"]
         table.add_row(name, item.spec.head, *numbers, elements, labels, f"{100 * shares[name]:.1f} %", f"{passes[name]:.2f}")
     console.print(table)
 
 
 def show_heads(console: Console, statistics: Sequence[HeadStatistics]) -> None:
-    """Level of theory, scale and reference fit of every head."""
-    table = _table("heads", ("head", "level of theory", "scale (eV)", "force RMS (eV/A)", "frames", "rank", "residual (meV/atom)"))
+    """Level of theory, scale and references of every head."""
+    table = _table("heads", ("head", "level of theory", "energies", "datasets", "scale (eV)", "force RMS (eV/A)"), text=4)
     for item in statistics:
-        fit = item.fit
-        shown = (str(fit.n_frames), f"{fit.rank} of {fit.n_elements}", f"{1000 * fit.rmse_per_atom:.1f}") if fit else ("0", "-", "-")
-        table.add_row(item.head, item.level_of_theory, f"{item.scale:.3f}", f"{item.force_rms:.3f}", *shown)
+        numbers = f"{item.scale:.3f}", f"{item.force_rms:.3f}"
+        table.add_row(item.head, item.level_of_theory, item.report.energy_kind, ", ".join(item.datasets), *numbers)
     console.print(table)
+    console.print(references_table(item.report for item in statistics))
     for item in statistics:
-        if item.fit is None:
-            console.print(f"  head {item.head}: no energies, so its references are zero", highlight=False)
-        elif item.fit.undetermined:
-            text = f"  head {item.head}: compositions leave open: {item.fit.undetermined}"
-            console.print(text if len(text) < 400 else text[:400] + " …", highlight=False)
+        for sentence in item.report.sentences():
+            text = f"  head {item.head}: {sentence}"
+            console.print(text if len(text) < 400 else text[:400] + " …", highlight=False, markup=False)
+
+
+def references_table(reports: Iterable[ReferenceReport]) -> Table:
+    """Where the references of every head come from, and how well the compositions determine the fitted ones."""
+    columns = ("head", "mode", "fitted", "known", "frames", "rank", "condition", "residual (meV/atom)")
+    table = _table("references", columns, text=4)
+    for report in reports:
+        known = [f"{_elements(report.given)} given"] if report.given else []
+        known += [f"{_elements(tuple(report.isolated))} isolated"] if report.isolated else []
+        fit = (f"{report.rank} of {len(report.fitted)}", f"{report.condition:.3g}") if report.fitted else ("", "")
+        residual = "" if report.rmse_per_atom is None else f"{1000 * report.rmse_per_atom:.1f}"
+        table.add_row(report.head, report.mode, _elements(report.fitted), "; ".join(known), str(report.n_frames), *fit, residual)
+    return table
+
+
+def _elements(symbols: Sequence[str]) -> str:
+    return ", ".join(symbols) if len(symbols) <= 6 else f"{len(symbols)} elements"
 
 
 def show_parameters(console: Console, rows: Sequence[ParameterRow]) -> None:

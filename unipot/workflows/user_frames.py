@@ -32,6 +32,7 @@ class UserDataConfig:
 
     name: str | None = None
     level_of_theory: str | None = None
+    energy_kind: str | None = None
     labels: list[str] | None = None
     format: str = "auto"
     group_key: str | None = None
@@ -75,14 +76,16 @@ def open_user_frames(path: str, options: UserDataConfig, *, head: str | None, se
     """
     name = options.name or name_of(path)
     store = open_frames(path, options, name=name, cache=cache, console=console)
-    level, labels = store.level_of_theory, tuple(options.labels or store.labels)
-    spec = DatasetSpec(name=name, path=str(store.path), level_of_theory=level, labels=labels, head=head or "")
+    level, kind, labels = store.level_of_theory, store.energy_kind, tuple(options.labels or store.labels)
+    spec = DatasetSpec(name=name, path=str(store.path), level_of_theory=level, energy_kind=kind, labels=labels, head=head or "")
     open_dataset(spec)  # labels that were asked for must be there
     chosen = choose_frames(len(store), options.n_train, seed)
     if len(chosen) < len(store):
         console.print(f"  {name}: {len(chosen)} of {len(store)} frames, drawn with seed {seed}", highlight=False)
     if options.validation_data is not None:
-        held_store = open_frames(options.validation_data, options, name=f"{name}-validation", cache=cache, console=console, level=level)
+        held_store = open_frames(
+            options.validation_data, options, name=f"{name}-validation", cache=cache, console=console, level=level, kind=kind
+        )
         train, held = chosen, np.arange(len(held_store))
         sentence = f"{len(train)} frames are trained on, {len(held)} of {options.validation_data} choose the best weights"
     else:
@@ -93,13 +96,15 @@ def open_user_frames(path: str, options: UserDataConfig, *, head: str | None, se
     console.print(f"  {name}: {sentence}", highlight=False)
     test = None
     if options.test_data is not None:
-        test = open_frames(options.test_data, options, name=f"{name}-test", cache=cache, console=console, level=level)
+        test = open_frames(options.test_data, options, name=f"{name}-test", cache=cache, console=console, level=level, kind=kind)
         console.print(f"  {name}: {len(test)} test frames, never trained on nor used to choose", highlight=False)
     dataset = OpenDataset(spec=spec, store=store, train_indices=train, validation_store=held_store, validation_indices=held)
     return UserFrames(dataset=dataset, test=test, n_frames=len(chosen))
 
 
-def open_frames(path: str, options: UserDataConfig, *, name: str, cache: Path, console: Console, level: str | None = None) -> Store:
+def open_frames(
+    path: str, options: UserDataConfig, *, name: str, cache: Path, console: Console, level: str | None = None, kind: str | None = None
+) -> Store:
     """The store of one of the user's files.
 
     Args:
@@ -109,15 +114,17 @@ def open_frames(path: str, options: UserDataConfig, *, name: str, cache: Path, c
         cache: folder for a store made from a file.
         console: what is assumed is said here.
         level: level of theory that it must have, None if anything goes.
+        kind: kind of energy that it must have, None if anything goes.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ValueError: it cannot be read, or has another level of theory.
+        ValueError: it cannot be read, or has another level of theory or kind of energy.
     """
     wanted = options.level_of_theory or level
     config = DatasetConfig(
         path=path,
         level_of_theory=wanted or f"as in {name}",
+        energy_kind=options.energy_kind or kind,
         format=options.format,
         group_key=options.group_key,
         id_key=options.id_key,
@@ -128,6 +135,12 @@ def open_frames(path: str, options: UserDataConfig, *, name: str, cache: Path, c
         raise ValueError(
             f"{path} was prepared with level of theory {store.level_of_theory!r}, expected {wanted!r}; "
             "frames of different levels never share a head"
+        )
+    wanted_kind = options.energy_kind or kind
+    if wanted_kind not in (None, store.energy_kind):
+        raise ValueError(
+            f"{path} was prepared with {store.energy_kind} energies, expected {wanted_kind} ones; "
+            "energies of different kinds are not compared"
         )
     return store
 

@@ -10,6 +10,7 @@ import numpy as np
 from omegaconf import MISSING, OmegaConf
 from rich.console import Console
 
+from unipot.data.selection import Selection
 from unipot.data.store import Store
 from unipot.models.potential import Potential
 from unipot.reporting.evaluation import Evaluation, evaluate_head
@@ -36,11 +37,16 @@ class Yardstick:
     name: str
     head: str
     store: Store
-    indices: np.ndarray
+    indices: Selection | np.ndarray
 
     def measure(self, potential: Potential, model: str, mixture: MixtureConfig, head: str | None = None) -> Evaluation:
-        """Errors of `potential` through `head` (default: its own)."""
+        """Errors of `potential` through `head` (default: its own).
+
+        Raises:
+            ValueError: the head predicts another kind of energy than the structures are labelled with.
+        """
         head = head or self.head
+        require_same_energy_kind(potential, head, self.store)
         batches = frames_batches(potential, self.store, self.indices, head, mixture)
         return evaluate_head(potential, batches, dataset=self.name, model=model, head=head, device=potential.device)
 
@@ -111,15 +117,33 @@ def pretrain_config(run: str | Path) -> PretrainConfig:
     return checked_config(PretrainConfig, content)
 
 
+def require_same_energy_kind(potential: Potential, head: str, store: Store) -> None:
+    """Energies of `store` and of `head` may be compared; without energies in the store there is nothing to compare.
+
+    Raises:
+        ValueError: their kinds differ.
+    """
+    kind = potential.heads[head].energy_kind
+    if "energy" in store.labels and store.energy_kind != kind:
+        raise ValueError(
+            f"{store.path} has {store.energy_kind} energies, head {head!r} predicts {kind} ones, which are not comparable; choose another "
+            f"head, or, if the labels are {kind} energies, say so with energy_kind={kind} when they are prepared or read"
+        )
+
+
 def _yardstick(name: str, config: YardstickConfig, potential: Potential, cache: Path, console: Console) -> Yardstick:
     head = config.head or name
     potential.heads.index(head)
     level = potential.heads[head].level_of_theory
-    reading = DatasetConfig(path=config.path, level_of_theory=level, format=config.format, sources=dict(config.sources))
+    kind = potential.heads[head].energy_kind
+    reading = DatasetConfig(
+        path=config.path, level_of_theory=level, energy_kind=kind, format=config.format, sources=dict(config.sources)
+    )  # fmt: skip
     store = Store(store_at(config.path, reading, name=name, cache=cache, console=console))
     if store.level_of_theory != level:
         raise ValueError(f"forgetting.{name}: {config.path} is {store.level_of_theory!r}, head {head!r} is {level!r}; give its own head")
-    return Yardstick(name=name, head=head, store=store, indices=np.arange(len(store)))
+    require_same_energy_kind(potential, head, store)
+    return Yardstick(name=name, head=head, store=store, indices=Selection.everything(len(store)))
 
 
 def save_evaluations(folder: Path, evaluations: Mapping[str, Evaluation | Sequence[Evaluation] | None]) -> None:

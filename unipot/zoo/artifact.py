@@ -147,7 +147,8 @@ def _full_card(potential: Potential, tensors: dict[str, Tensor], card: dict[str,
 def _head_card(potential: Potential, name: str) -> dict[str, Any]:
     head = potential.heads[name]
     known = np.flatnonzero(head.reference.known.cpu().numpy())
-    return {"level_of_theory": head.level_of_theory, "elements": symbols_of(known).split(", ") if len(known) else []}
+    elements = symbols_of(known).split(", ") if len(known) else []
+    return {"level_of_theory": head.level_of_theory, "energy_kind": head.energy_kind, "elements": elements}
 
 
 def _write(path: Path, tensors: dict[str, Tensor], card: str, *, single_file: bool) -> None:

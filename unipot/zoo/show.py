@@ -35,17 +35,25 @@ def describe_artifact(path: str | Path) -> RenderableType:
     facts.add_row("format", f"{card.get('format')} {card.get('format_version')}, written by unipot {card.get('unipot_version')}")
     facts.add_row("golden values", f"{len(card.get('golden', []))} predictions, compared on load")
     heads = Table(title="heads", title_justify="left")
-    for column in ("name", "level of theory", "elements"):
+    for column in ("name", "level of theory", "energies", "references", "elements"):
         heads.add_column(column, overflow="fold")
     for name, head in card.get("heads", {}).items():
-        heads.add_row(name, str(head.get("level_of_theory")), " ".join(head.get("elements", [])))
+        kind = head.get("energy_kind", "total")  # the card is not upgraded here; format 1 knew no other kind
+        references = _references(card.get("references", {}).get(name, {}))
+        heads.add_row(name, str(head.get("level_of_theory")), kind, references, " ".join(head.get("elements", [])))
     return Group(facts, heads)
 
 
 _SHOWN_ELSEWHERE = {
     *("format", "format_version", "unipot_version", "name", "licence", "potential", "heads"),
-    *("n_parameters", "units", "sha256", "golden"),
+    *("n_parameters", "units", "sha256", "golden", "references"),
 }
+
+
+def _references(report: dict[str, Any]) -> str:
+    """Mode and residual of the references of a head, as the run that made it reported them."""
+    residual = report.get("rmse_per_atom")
+    return str(report.get("mode", "")) + ("" if residual is None else f", residual {1000 * residual:.1f} meV/atom")
 
 
 def _brief(value: Any) -> str:

@@ -13,12 +13,12 @@ from typing import Any
 from torch import Tensor
 
 #: of the artifacts that this version of unipot writes
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 #: a card and its tensors, one version on
 Upgrade = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
 
-#: version -> step to the next version; empty while version 1 is the first and only one
+#: version -> step to the next version
 UPGRADES: dict[int, Upgrade] = {}
 
 
@@ -74,4 +74,17 @@ def upgraded(
     for step in range(version, target):
         card, tensors = steps[step](card, tensors)
         card["format_version"] = step + 1
+    return card, tensors
+
+
+@upgrades_from(1)
+def _heads_state_their_kind_of_energy(card: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Format 2: every head has an `energy_kind`; in format 1 all energies were total energies.
+
+    A version of its own although the key has a default: a unipot of format 1 must refuse a head of adsorption energies
+    instead of presenting them as total ones.
+    """
+    for heads in (card["potential"]["heads"], card.get("heads", {})):
+        for head in heads.values():
+            head["energy_kind"] = "total"
     return card, tensors

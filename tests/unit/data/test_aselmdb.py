@@ -163,8 +163,34 @@ def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
         list(read_aselmdb(write(tmp_path / "empty.aselmdb"), labels=ENERGY))
 
 
-def test_the_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_needs_no_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.aselmdb", (slab(), {}))
     monkeypatch.setitem(__import__("sys").modules, "ase_db_backends", None)
-    with pytest.raises(ImportError, match="unipot\\[fairchem\\]"):
-        list(read_aselmdb(path, labels=ENERGY))
+    assert len(structures(path)) == 1
+
+
+def test_rows_are_those_that_ase_reads(tmp_path: Path) -> None:
+    from ase.db import connect
+
+    path = write(tmp_path / "a.aselmdb", (slab(1.0), {}), (slab(2.0), {}), (slab(3.0), {"charge": 1}))
+    with connect(path, type="aselmdb") as database:
+        database.delete([2])
+    kept = [connect(path, type="aselmdb").get(id=k) for k in (1, 3)]
+    for structure, row in zip(structures(path, labels=ASE_LABELS), kept, strict=True):
+        expected = Structure.from_ase(row.toatoms(), id=f"a-{row.id}")
+        np.testing.assert_array_equal(structure.positions, expected.positions)
+        np.testing.assert_array_equal(structure.cell, expected.cell)
+        np.testing.assert_array_equal(structure.fixed, expected.fixed)
+        np.testing.assert_array_equal(structure.labels["forces"], row.forces)
+        assert structure.id == expected.id and structure.labels["energy"] == row.energy
+
+
+def test_the_calculator_alone_is_asked_where_the_recipe_says_so(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.aselmdb", (slab(-3.5), {"energy": -1.0}))
+    (read,) = structures(path, labels={"energy": LabelSource(key="calculator", unit="eV")})
+    assert read.labels["energy"] == -3.5
+
+
+def test_rounding_is_no_contradiction(tmp_path: Path) -> None:
+    (read,) = structures(write(tmp_path / "a.aselmdb", (slab(-3.5), {"energy": -3.5 + 1e-9})))
+    assert float(read.labels["energy"]) == pytest.approx(-3.5)

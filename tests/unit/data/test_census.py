@@ -11,6 +11,7 @@ from rich.console import Console
 
 from unipot.data.census import Census
 from unipot.data.labels import SkippedItem
+from unipot.data.measurements import measure
 from unipot.structure import Structure
 from unipot.units import GPA
 
@@ -33,14 +34,14 @@ def census() -> Census:
         id="crystal",
         group="MgO",
     )
-    for structure in (water, crystal, crystal.with_labels(energy=np.array(-9.0))):
-        census.add(structure)
+    for batch in ([water, crystal], [crystal.with_labels(energy=np.array(-9.0))]):
+        census.add(batch, measure(batch))
     return census
 
 
 def test_counts_elements_labels_groups_and_periodicity(census):
     row = census.to_dict()
-    assert (row["n_structures"], row["n_groups"], row["n_atoms"]) == (3, 2, 7)
+    assert (row["n_structures"], row["n_groups"], row["n_atoms"]) == (3, None, 7)
     assert row["elements"]["O"] == {"atoms": 3, "structures": 3} and list(row["elements"]) == ["H", "O", "Mg"]
     assert row["labels"] == {
         "energy": {"structures": 3, "unit": "eV"},
@@ -58,18 +59,40 @@ def test_ranges_are_in_physical_units(census):
     assert row["volume_per_atom"]["mean"] == pytest.approx(32.0)
 
 
-def test_equal_geometries_are_duplicates_and_named(census):
-    assert census.to_dict()["duplicates"] == {"structures": 1, "examples": ["crystal = crystal"]}
+def test_merged_pieces_say_what_the_whole_says(make_structure):
+    structures = [make_structure(k, n_atoms=2 + k % 4, periodic=k % 3 == 0) for k in range(12)]
+    whole, merged = Census("set", "PBE"), Census("set", "PBE")
+    whole.add(structures, measure(structures))
+    for part in (structures[:5], structures[5:6], structures[6:]):
+        piece = Census("set", "PBE")
+        piece.add(part, measure(part))
+        piece.skip(SkippedItem(where=part[0].id, reason="it has no energy"))
+        merged.merge(json.loads(json.dumps(piece.state(), allow_nan=False)))
+    for item in (structures[0], structures[5], structures[6]):
+        whole.skip(SkippedItem(where=item.id, reason="it has no energy"))
+    one, other = whole.to_dict(), merged.to_dict()
+    for name in ("force_norm", "energy_per_atom", "volume_per_atom", "stress_components"):
+        assert other[name] == {key: value if key == "unit" else pytest.approx(value) for key, value in one[name].items()}
+    same = ("n_structures", "n_atoms", "elements", "periodicity", "labels", "skipped")
+    assert {key: one[key] for key in same} == {key: other[key] for key in same}
 
 
-def test_a_shift_beyond_the_resolution_or_another_charge_is_no_duplicate(census, make_structure):
-    fresh = Census("set", "PBE")
-    base = make_structure(0)
-    for changed in ({}, {"positions": base.positions + 1e-4}, {"total_charge": 1.0}):
-        fresh.add(Structure(**{**vars(base), **changed}))
-    assert fresh.n_duplicates == 0
-    fresh.add(Structure(**{**vars(base), "positions": base.positions + 1e-9}))
-    assert fresh.n_duplicates == 1
+def test_nothing_is_kept_per_structure(make_structure):
+    census, sizes = Census("set", "PBE"), []
+    for k in range(3):
+        batch = [make_structure(100 * k + j, n_atoms=4) for j in range(100)]
+        for j, structure in enumerate(batch):  # as many compositions as structures
+            structure.atomic_numbers[:] = [1 + j, 1 + (j + k) % 100, 2, 3]
+        census.add(batch, measure(batch))
+        sizes.append(len(json.dumps(census.state())))
+    assert sizes[2] < sizes[0] + 200
+
+
+def test_reasons_for_skipping_are_bounded():
+    census = Census("set", "PBE")
+    for k in range(1000):
+        census.skip(SkippedItem(where=str(k), reason=f"reason {k}"))
+    assert len(census.skipped) == 201 and census.n_skipped == 1000 and census.skipped["other reasons"] == 800
 
 
 def test_skipped_items_are_counted_by_reason(census):
@@ -89,5 +112,6 @@ def test_it_is_json_and_a_table(census):
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(census.table())
     text = console.export_text()
-    for words in ("Census of set (PBE)", "energy per atom [eV/atom]", "-5 .. -2", "label forces [eV/A]", "duplicates", "skipped"):
+    expected = ("Census of set (PBE)", "energy per atom [eV/atom]", "-5 .. -2", "label forces [eV/A]", "labels against energies", "skipped")
+    for words in expected:
         assert words in text

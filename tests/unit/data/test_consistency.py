@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -88,6 +90,44 @@ def test_other_atoms_are_not_compared():
     structures = [springs(k) for k in range(8)]
     other = [Structure(**{**vars(s), "atomic_numbers": np.array([12, 8, 9 + k])}) for k, s in enumerate(structures)]
     assert report_of(other).n_pairs == 0
+
+
+def trajectory(n: int = 60, errors: dict[int, float] | None = None) -> ConsistencyCheck:
+    """Springs, some of whose energies are off."""
+    check = ConsistencyCheck()
+    for k in range(n):
+        frame = springs(k)
+        energy = frame.labels["energy"] + (errors or {}).get(k, 0.0)
+        check.add(frame.with_labels(**{**frame.labels, "energy": energy}))
+    return check
+
+
+def test_single_wrong_frames_are_found_and_no_others():
+    assert trajectory().suspects() == [] and trajectory().n_pairs > 200
+    suspects = trajectory(errors={0: 0.5, 20: -0.5, 21: 1.0, 59: 0.5}).suspects()
+    assert sorted(int(suspect.id) for suspect in suspects) == [0, 20, 21, 59]
+    assert all(suspect.disagreement > 5 and suspect.pairs >= 2 for suspect in suspects)
+
+
+def test_a_jump_between_two_branches_blames_no_frame():
+    assert trajectory(errors={k: 2.0 for k in range(30, 60)}).suspects() == []
+
+
+def test_a_set_that_disagrees_as_a_whole_blames_no_frame():
+    rng = np.random.default_rng(0)
+    check = trajectory(errors={k: rng.normal() * 3 for k in range(60)})
+    assert check.widespread and check.suspects() == []
+
+
+def test_checks_of_pieces_are_merged():
+    whole, merged = trajectory(), ConsistencyCheck()
+    for k in range(3):
+        piece = ConsistencyCheck()
+        for frame in (springs(20 * k + j) for j in range(20)):
+            piece.add(frame.with_labels(**{**frame.labels, "energy": frame.labels["energy"] + (0.5 if frame.id == "27" else 0.0)}))
+        merged.merge(json.loads(json.dumps(piece.state())))
+    assert [suspect.id for suspect in merged.suspects()] == ["27"]
+    assert merged.n_pairs <= whole.n_pairs and len(merged._rows) == min(merged.n_pairs, 600)
 
 
 @pytest.mark.parametrize(("name", "property_name"), [("oxides_bo2_pbe", "stress"), ("cathub_ag111_neb", "forces")])

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import fields
+
 import lightning
 import numpy as np
 import pytest
 import torch
 
-from unipot.batch import AtomBatch
+from unipot.batch import AtomBatch, collate
+from unipot.cli import _is_for_user, _sentence
 from unipot.data.datamodule import EvaluationDataset, MixtureDataModule, StepDataset, evaluation_batches
+from unipot.data.selection import Selection
 from unipot.data.spec import DatasetSpec, MixtureSpec
 
 N_STEPS = 9
@@ -28,6 +33,7 @@ class RecordingModule(lightning.LightningModule):
         self.automatic_optimization = False
         self.weight = torch.nn.Parameter(torch.zeros(3))
         self.seen: list[tuple[str, ...]] = []
+        self.n_edges: dict[str, list[int]] = {"training": [], "validation": []}
         self.fail_after = fail_after
 
     def training_step(self, batches: list[AtomBatch], batch_idx: int) -> None:
@@ -37,14 +43,23 @@ class RecordingModule(lightning.LightningModule):
             self.manual_backward((batch.positions @ self.weight).mean() + self.weight.square().sum())
         optimizer.step()
         self.seen.append(tuple(i for batch in batches for i in batch.ids))
+        self.n_edges["training"].append(sum(batch.n_edges for batch in batches))
         if self.fail_after is not None and len(self.seen) == self.fail_after:
             raise InterruptedError("killed")
 
     def validation_step(self, batch: AtomBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        assert isinstance(batch, AtomBatch)
+        self.n_edges["validation"].append(batch.n_edges)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+def assert_same_batch(a: AtomBatch, b: AtomBatch) -> None:
+    """Every field equal, bit for bit."""
+    for field in fields(AtomBatch):
+        one, other = getattr(a, field.name), getattr(b, field.name)
+        for x, y in zip(one.values(), other.values(), strict=True) if isinstance(one, dict) else [(one, other)]:
+            assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y, field.name
 
 
 class SaveAt(lightning.Callback):
@@ -82,7 +97,9 @@ def data(make_store):
 
 @pytest.fixture
 def fit(tmp_path, data):
-    def run(module: RecordingModule, num_workers: int, checkpoint: str | None = None, save_at: int | None = None) -> None:
+    def run(
+        module: RecordingModule, num_workers: int, checkpoint: str | None = None, save_at: int | None = None, **options: object
+    ) -> None:
         callbacks = [] if save_at is None else [SaveAt(save_at, str(tmp_path / "run.ckpt"))]
         trainer = lightning.Trainer(
             max_steps=N_STEPS,
@@ -96,7 +113,7 @@ def fit(tmp_path, data):
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        trainer.fit(module, datamodule=data(num_workers), ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(module, datamodule=data(num_workers, **options), ckpt_path=checkpoint, weights_only=True)
 
     return run
 
@@ -105,12 +122,20 @@ def test_a_step_is_what_the_plan_says(data):
     module = data()
     batches = next(iter(module.train_dataloader()))
     planned = module.plan.micro_batches(0)
-    ids = [tuple(module.stores[d].ids[module.train_indices[d][i]] for d, i in micro_batch) for micro_batch in planned]
+    ids = [tuple(module.stores[d].ids[i] for d, i in micro_batch) for micro_batch in planned]
     assert [batch.ids for batch in batches] == ids
     for batch, micro_batch in zip(batches, planned, strict=True):
         assert batch.dataset_index.tolist() == [d for d, _ in micro_batch]
         assert batch.head_index.tolist() == [(0, 3)[d] for d, _ in micro_batch]
         assert batch.cutoff == 5.0
+
+
+def test_a_step_holds_what_collate_makes(data):
+    module = data()
+    for batch, draws in zip(module.train_dataloader().dataset[3], module.plan.micro_batches(3), strict=True):
+        structures = [module.stores[d][i] for d, i in draws]
+        made = collate(structures, cutoff=5.0, head_index=[(0, 3)[d] for d, _ in draws], dataset_index=[d for d, _ in draws])
+        assert_same_batch(batch, made)
 
 
 def test_validation_structures_are_never_trained_on(data):
@@ -127,7 +152,8 @@ def test_validation_structures_are_never_trained_on(data):
 
 def test_workers_do_not_change_a_step(data):
     alone, helped = data(0), data(2)
-    for a, b in zip(alone.train_dataloader(), helped.train_dataloader(), strict=True):
+    for a, sent in zip(alone.train_dataloader(), helped.train_dataloader(), strict=True):
+        b = helped.transfer_batch_to_device(sent, torch.device("cpu"), 0)
         assert [x.ids for x in a] == [x.ids for x in b]
         assert all(torch.equal(x.positions, y.positions) and torch.equal(x.edge_index, y.edge_index) for x, y in zip(a, b, strict=True))
 
@@ -135,7 +161,7 @@ def test_workers_do_not_change_a_step(data):
 def test_ranks_share_a_step(data):
     module = data()
     options = {"n_steps": N_STEPS, "cutoff": 5.0, "dtype": torch.float32}
-    arguments = (module.plan, module.stores, module.train_indices, module.head_index)
+    arguments = (module.plan, module.stores, module.head_index)
     whole = StepDataset(*arguments, **options)
     parts = [StepDataset(*arguments, **options, rank=rank, world_size=2) for rank in range(2)]
     for step in range(N_STEPS):
@@ -158,6 +184,67 @@ def test_a_killed_run_continues_bitwise(fit, tmp_path, num_workers, saved, kille
     assert len(whole.seen) == N_STEPS
     assert first.seen[:saved] + second.seen == whole.seen
     assert torch.equal(second.weight, whole.weight) and whole.weight.abs().sum() > 0
+
+
+def test_a_pickled_loader_carries_no_columns(data):
+    module = data(train_indices=[Selection.everything(30), Selection.everything(7)])
+    dataset = module.train_dataloader().dataset
+    copy = pickle.loads(pickle.dumps(dataset))
+    for a, b in zip(dataset[4], copy[4], strict=True):
+        assert_same_batch(a, b)
+    assert len(pickle.dumps(dataset)) < 3000
+
+
+@pytest.mark.parametrize("neighbors", ["workers", "device"])
+def test_neighbor_lists_on_the_device_are_those_of_the_workers(data, neighbors):
+    module, reference = data(neighbors=neighbors), data()
+    step, expected = next(iter(module.train_dataloader())), next(iter(reference.train_dataloader()))
+    if neighbors == "device":
+        assert all(batch.n_edges == 0 for batch in step)
+    step = module.on_after_batch_transfer(module.transfer_batch_to_device(step, torch.device("cpu"), 0), 0)
+    for a, b in zip(step, expected, strict=True):
+        assert a.cutoff == b.cutoff and edges_of(a) == edges_of(b) and a.n_edges > 0
+    batch = module.on_after_batch_transfer(next(iter(module.val_dataloader()[0])), 0)
+    assert edges_of(batch) == edges_of(next(iter(reference.val_dataloader()[0])))
+
+
+def test_a_trainer_fills_in_the_neighbor_lists(fit):
+    by_workers, on_device = RecordingModule(), RecordingModule()
+    fit(by_workers, 0)
+    fit(on_device, 0, neighbors="device")
+    assert by_workers.n_edges == on_device.n_edges and len(on_device.n_edges["training"]) == N_STEPS
+    assert min(on_device.n_edges["training"]) > 0 and min(on_device.n_edges["validation"]) > 0
+
+
+def edges_of(batch: AtomBatch) -> list[tuple[float, ...]]:
+    return sorted(map(tuple, torch.cat([batch.edge_index.T, batch.cell_shifts], dim=1).tolist()))
+
+
+def test_a_read_error_in_a_worker_is_one_sentence_with_shard_and_id(data, make_store):
+    stores = [make_store("sound", n=10), make_store("torn", n=10)]
+    module = data(num_workers=1, stores=stores, train_indices=[np.arange(10)] * 2, validation_indices=[np.arange(0)] * 2)
+    lengths = np.load(stores[1].path / "index" / "length.npy")
+    np.save(stores[1].path / "index" / "length.npy", lengths - 8)
+    with pytest.raises(ValueError, match="DataLoader worker") as caught:
+        list(module.train_dataloader())
+    assert _is_for_user(caught.value)
+    sentence = _sentence(caught.value)
+    assert "\n" not in sentence and sentence.startswith(str(stores[1].path)) and "cannot be read" in sentence
+    assert "shard 00000" in sentence and "('s-" in sentence
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [({"neighbors": "gpu"}, "must be one of: workers, device"), ({"prefetch_factor": 0}, "at least 1"), ({"num_workers": -1}, "0 or more")],
+)
+def test_impossible_loading_is_refused(data, option, said):
+    with pytest.raises(ValueError, match=said):
+        data(**option)
+
+
+def test_workers_may_prepare_more_steps_ahead(data):
+    assert data(num_workers=1, prefetch_factor=5).train_dataloader().prefetch_factor == 5
+    assert data(num_workers=0, prefetch_factor=5).train_dataloader().prefetch_factor is None
 
 
 def test_resume_with_other_data_is_refused(data):
@@ -191,7 +278,7 @@ def test_evaluation_batches_keep_order_and_budget(make_store):
 def test_evaluation_ranks_share_the_batches(make_store):
     options = {"cutoff": 5.0, "head_index": 0, "max_atoms": 12, "max_edges": 200}
     store = make_store(n=20)
-    parts = [EvaluationDataset(store, **options, rank=rank, world_size=2) for rank in range(2)]
+    parts = [EvaluationDataset(store, **options).of_rank(rank, 2) for rank in range(2)]
     assert sorted(i for part in parts for n in range(len(part)) for i in part[n].ids) == sorted(store.ids)
 
 

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
@@ -16,6 +17,13 @@ from unipot.data.recipes import load_recipe
 from unipot.data.store import Store
 from unipot.workflows.config import LabelConfig
 from unipot.workflows.prepare import PrepareConfig, prepare
+
+CARD = {
+    "name": "toy", "title": "toy", "licence": "CC0-1.0", "citation": ["nobody"], "level_of_theory": "toy", "software": {},
+    "energy_kind": "total", "elements": ["H"], "properties": {"energy": {"unit": "eV", "sign": "positive", "coverage": "all"}},
+    "sources": [], "counts": {}, "command": "unipot prepare recipe=toy", "group": "all", "quarantine": {}, "known_traps": [],
+    "verified": True, "checked": ["everything"],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -47,10 +55,10 @@ def test_a_file_needs_only_its_level_of_theory(run):
 
 
 def test_the_census_and_the_sources_are_kept_in_the_store(run):
-    store, _ = run(labels={"energy": LabelConfig(key="energy", unit="hartree")})
+    store, _ = run(labels={"energy": LabelConfig(key="energy", unit="kJ/mol")})
     assert json.loads((store.path / "census.json").read_text())["n_structures"] == 6
-    assert store.metadata["provenance"]["labels"]["energy"]["unit"] == "hartree"
-    assert store[0].labels["energy"] == pytest.approx(-30 * 27.2113862)
+    assert store.metadata["provenance"]["labels"]["energy"]["unit"] == "kJ/mol"
+    assert store[0].labels["energy"] == pytest.approx(-30 / 96.4853321, rel=1e-6)
 
 
 def test_a_broken_structure_stops_and_leaves_nothing(run, tmp_path):
@@ -111,7 +119,7 @@ def recipes(tmp_path):
         "    for k in range(n_frames):\n"
         "        yield Structure(atomic_numbers=[1, 1], positions=[[0, 0, 0], [0, 0, 1.0 + k]], labels={'energy': float(k)}, group='h2')\n"
     )
-    (folder / "pairs" / "card.yaml").write_text("level_of_theory: toy\nproperties:\n  energy: {unit: eV}\nlicence: CC0-1.0\n")
+    (folder / "pairs" / "card.yaml").write_text(yaml.safe_dump({**CARD, "name": "pairs"}))
     return folder
 
 
@@ -131,6 +139,7 @@ def test_an_unknown_recipe_or_option_names_the_closest(recipes):
 
 
 def test_a_recipe_without_level_of_theory_is_refused(recipes):
-    (recipes / "pairs" / "card.yaml").write_text("properties:\n  energy: {unit: eV}\n")
-    with pytest.raises(ValueError, match="does not state its level_of_theory"):
+    card = {key: value for key, value in CARD.items() if key != "level_of_theory"}
+    (recipes / "pairs" / "card.yaml").write_text(yaml.safe_dump(card))
+    with pytest.raises(ValueError, match="pairs/card.yaml: key 'level_of_theory' is missing"):
         load_recipe(recipes, "pairs")

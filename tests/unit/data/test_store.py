@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from unipot.data.edge_counts import STORED_CUTOFFS
+from unipot.data.record import LABEL_BITS
 from unipot.data.spec import DatasetSpec
 from unipot.data.store import Store, StoreWriter, open_dataset
+from unipot.data.store_format import group_hash, reduced_formula
 from unipot.neighbors import neighbor_list
 from unipot.structure import Structure
 
@@ -26,7 +28,7 @@ def assert_equal(a: Structure, b: Structure, rtol: float = 0.0) -> None:
     for name in ("positions", "cell"):
         np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=rtol, atol=rtol)
     assert (a.id, a.group, a.total_charge, a.spin_multiplicity) == (b.id, b.group, b.total_charge, b.spin_multiplicity)
-    assert list(a.labels) == list(b.labels)
+    assert sorted(a.labels) == sorted(b.labels)
     for name in a.labels:
         np.testing.assert_allclose(a.labels[name], b.labels[name], rtol=rtol, atol=rtol)
         assert a.labels[name].shape == b.labels[name].shape and b.labels[name].dtype == np.float64
@@ -115,7 +117,7 @@ def test_content_hash_depends_on_order(make_store, varied):
 
 def test_verify_finds_an_altered_record(make_store):
     store = make_store()
-    data = store.path / "data.mdb"
+    data = store.path / "shards" / "00000.mdb"
     content = bytearray(data.read_bytes())
     position = content.index(store[3].positions.tobytes())
     content[position] ^= 1
@@ -187,7 +189,7 @@ def _write_and_die(path: Path, structure: Structure) -> None:
     writer = StoreWriter(path, name="a", level_of_theory="PBE", labels=["energy", "forces"])
     writer.__enter__()
     writer.add(structure)
-    writer._commit()
+    writer._flush()
     os._exit(9)
 
 
@@ -216,7 +218,7 @@ def test_a_newer_format_is_refused(make_store):
 )
 def test_damage_is_one_sentence_with_the_path(make_store, damage):
     store = make_store()
-    data, ids = store.path / "data.mdb", store.path / "ids.npy"
+    data, ids = store.path / "shards" / "00000.mdb", store.path / "index" / "ids_offsets.npy"
     size = data.stat().st_size
     changes = {
         "truncated": lambda: data.write_bytes(data.read_bytes()[: size // 2]),
@@ -236,14 +238,67 @@ def test_damage_is_one_sentence_with_the_path(make_store, damage):
 
 def test_a_damaged_record_is_named(make_store):
     store = make_store()
-    data = store.path / "data.mdb"
+    data = store.path / "shards" / "00000.mdb"
     content = bytearray(data.read_bytes())
-    record = store._record(3)
-    position = content.index(record)
+    position = content.index(bytes(store.record(3)))
     content[position : position + 2] = b"\xff\xff"  # number of atoms
     data.write_bytes(bytes(content))
-    with pytest.raises(ValueError, match="structure 3 .*'s-3'.*cannot be read"):
+    with pytest.raises(ValueError, match="shard 00000.mdb, structure 3 .*'s-3'.*cannot be read"):
         Store(store.path)[3]
+
+
+def test_a_flipped_bit_in_a_record_is_found_by_its_checksum(make_store):
+    store = make_store()
+    data = store.path / "shards" / "00000.mdb"
+    content = bytearray(data.read_bytes())
+    record = bytes(store.record(3))
+    content[content.index(record) + record.index(store[3].labels["forces"].tobytes())] ^= 1
+    data.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="shard 00000.mdb, structure 3 .*its checksum differs"):
+        Store(store.path)[3]
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_compression_changes_no_bit(make_store, varied, compression):
+    if compression:
+        pytest.importorskip("zstandard", reason="the package for compressed stores")
+    store = make_store(structures=varied, compression=compression)
+    assert store.metadata["compression"] == compression
+    for before, after in zip(varied, store, strict=True):
+        assert_equal(before, after)
+    store.verify()
+
+
+def test_an_unknown_compression_is_refused(make_store, varied):
+    with pytest.raises(ValueError, match="compression is 'rar'; use one of: None, zstd"):
+        make_store(structures=varied, compression="rar")
+
+
+def test_compositions_come_from_the_index(make_store, varied):
+    store = make_store(structures=varied)
+    expected = np.array([np.bincount(s.atomic_numbers, minlength=119) for s in varied])
+    assert np.array_equal(store.composition_counts(), expected)
+    assert np.array_equal(store.composition_counts(1, 3), expected[1:3])
+    assert np.array_equal(store.composition_counts_of([4, 0, 4]), expected[[4, 0, 4]])
+
+
+def test_columns_hold_energies_labels_and_formulas(make_store, varied):
+    store = make_store(structures=varied)
+    energies = [float(s.labels.get("energy", np.nan)) for s in varied]
+    assert np.array_equal(store.column("energy"), energies, equal_nan=True)
+    assert [int(bits) for bits in store.column("label_bits")] == [sum(1 << LABEL_BITS[name] for name in s.labels) for s in varied]
+    assert [int(f) for f in store.column("formula")] == [group_hash(reduced_formula(s.atomic_numbers)) for s in varied]
+    with pytest.raises(KeyError, match="column 'mass' is not known"):
+        store.column("mass")
+
+
+def test_supercells_have_one_reduced_formula():
+    assert reduced_formula(np.array([8, 1, 1])) == reduced_formula(np.array([1, 1, 1, 8, 8, 1])) == "H2O1"
+
+
+def test_an_unknown_energy_kind_is_refused(make_store, varied):
+    with pytest.raises(ValueError, match="energy_kind is 'free'; use one of: total, adsorption, formation"):
+        make_store(structures=varied, energy_kind="free")
 
 
 def test_a_folder_that_is_no_store_says_how_to_make_one(tmp_path):

@@ -75,14 +75,66 @@ def test_no_dataset_is_refused(tmp_path):
 
 def test_scale_is_the_largest_of_force_rms_and_residual(tmp_path, toy_data):
     datasets = open_datasets({"a": dataset(toy_data["metals"])}, cache=tmp_path, seed=0, console=QUIET)
-    found = head_statistics(datasets, HeadsConfig(n_hidden=8, scale="auto", direct_forces=False))[0]
-    assert found.scale == max(found.force_rms, found.fit.rmse_per_atom) > 0.05
-    assert found.fit.rank == 3 and found.level_of_theory == "EMT"
-    fixed = head_statistics(datasets, HeadsConfig(n_hidden=8, scale=2.5, direct_forces=False))[0]
+    found = head_statistics(datasets, HeadsConfig(n_hidden=8, scale="auto", direct_forces=False), cache=tmp_path, console=QUIET)[0]
+    assert found.scale == max(found.force_rms, found.report.rmse_per_atom) > 0.05
+    assert found.report.rank == 3 and found.level_of_theory == "EMT"
+    fixed = head_statistics(datasets, HeadsConfig(n_hidden=8, scale=2.5, direct_forces=False), cache=tmp_path, console=QUIET)[0]
     assert fixed.scale == 2.5
 
 
 @pytest.mark.parametrize("scale", ["automatic", -1.0])
-def test_impossible_scale_is_refused(scale):
+def test_impossible_scale_is_refused(scale, tmp_path):
     with pytest.raises(ValueError, match="heads.scale is"):
-        head_statistics([], HeadsConfig(n_hidden=8, scale=scale, direct_forces=False))
+        head_statistics([], HeadsConfig(n_hidden=8, scale=scale, direct_forces=False), cache=tmp_path, console=QUIET)
+
+
+def test_elements_that_are_held_out_on_purpose_stay_out_of_training(tmp_path, toy_data, capsys):
+    held = {"split_by": "elements", "held_out_elements": ["Ni"]}
+    (alone,) = open_datasets({"a": dataset(toy_data["metals"], **held)}, cache=tmp_path, seed=0, console=Console(width=200))
+    said = capsys.readouterr().out
+    assert not any(28 in alone.store[i].atomic_numbers for i in alone.train_indices) and len(alone.train_indices) < len(alone.store)
+    assert len(alone.validation_indices) == 0 and "13 held-out structures have elements that training lacks; left out of validation" in said
+    # another set of the same head trains on nickel, so nickel can be evaluated
+    both = {"a": dataset(toy_data["metals"], **held, head="one"), "b": dataset(toy_data["metals"], head="one")}
+    first, _ = open_datasets(both, cache=tmp_path, seed=0, console=QUIET)
+    assert len(first.validation_indices) == 13 and all(28 in first.store[i].atomic_numbers for i in first.validation_indices)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"split_by": "elements", "held_out_elements": ["Pt"]}, "no structure contains Pt, so nothing is held out"),
+        ({"held_out_elements": ["Ni"]}, "dataset 'a': held-out elements Ni are given but the split is by 'group'"),
+        ({"split_by": "colour"}, "dataset 'a': split by 'colour' is not known"),
+    ],
+)
+def test_impossible_splits_are_refused(tmp_path, toy_data, options, said):
+    with pytest.raises(ValueError, match=said):
+        open_datasets({"a": dataset(toy_data["metals"], **options)}, cache=tmp_path, seed=0, console=QUIET)
+
+
+def test_a_table_with_columns_and_splits_of_its_own_is_converted(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "tables").mkdir()
+    for split, shift in (("train", 0.0), ("test", 100.0)):
+        rows = {"z": [[1, 1]] * 6, "xyz": [[[0.0, 0, 0], [0, 0, 0.7 + 0.01 * k]] for k in range(6)], "e": [shift + k for k in range(6)]}
+        pq.write_table(pa.table(rows), tmp_path / "tables" / f"{split}.parquet")
+    config = dataset(
+        tmp_path / "tables",
+        labels=["energy"],
+        sources={"energy": LabelConfig(key="e", unit="eV")},
+        columns={"atomic_numbers": "z", "positions": "xyz"},
+        split="test",
+    )
+    store = open_datasets({"a": config}, cache=tmp_path / "cache", seed=0, console=QUIET)[0].store
+    assert [float(structure.labels["energy"]) for structure in store] == [100.0 + k for k in range(6)]
+
+
+def test_stores_are_read_from_the_local_cache(tmp_path, toy_data):
+    configs = {"a": dataset(toy_data["metals"])}
+    local = tmp_path / "local"
+    item = open_datasets(configs, cache=tmp_path / "cache", seed=0, console=QUIET, local_cache=str(local))[0]
+    assert item.store.path.parent == local
+    item.store.verify()

@@ -69,7 +69,7 @@ def test_heads_keep_their_order_and_levels_of_theory(saved):
 
 def test_card_states_heads_elements_units_and_data(saved):
     card = load_artifact(saved[0]).card
-    assert card["heads"]["b-2"] == {"level_of_theory": "level 1", "elements": ["H", "C", "N", "O", "Al", "Cu"]}
+    assert card["heads"]["b-2"] == {"level_of_theory": "level 1", "energy_kind": "total", "elements": ["H", "C", "N", "O", "Al", "Cu"]}
     assert card["units"]["stress"]["unit"] == "eV/A^3"
     assert card["licence"] == "CC-BY-4.0" and card["datasets"][0]["licence"] == "CC0-1.0"
 
@@ -198,7 +198,7 @@ def test_flipped_bit_is_refused(saved):
 def test_newer_format_is_refused(saved):
     path, _ = saved
     rewrite(path, card={**read_card(path), "format_version": 99})
-    with pytest.raises(ArtifactError, match="has format 99, this unipot reads formats up to 1; upgrade unipot"):
+    with pytest.raises(ArtifactError, match="has format 99, this unipot reads formats up to 2; upgrade unipot"):
         load_potential(path)
 
 

@@ -1,4 +1,4 @@
-"""The upgrade mechanism, on synthetic steps: there is only one real format so far."""
+"""The upgrade mechanism, on synthetic steps; the real ones are tested on the artifacts in `tests/golden`."""
 
 from __future__ import annotations
 

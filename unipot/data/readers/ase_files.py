@@ -16,6 +16,7 @@ from unipot.data.labels import (
     convert_label,
     missing_keys_message,
 )
+from unipot.data.readers.extxyz_pieces import Piece, read_piece
 from unipot.properties import PROPERTIES
 from unipot.structure import Structure
 
@@ -31,8 +32,11 @@ def read_ase_file(
     labels: Mapping[str, LabelSource],
     group_key: str | None = None,
     id_key: str | None = None,
+    piece: Piece | None = None,
+    id_prefix: str | None = None,
+    check_keys: bool = True,
 ) -> Iterator[Structure | SkippedItem]:
-    """Stream the frames of a file.
+    """Stream the frames of a file, or of a piece of it.
 
     A label key is looked up in the frame's calculator results (where ASE puts `energy`, `forces` and `stress` of
     extended XYZ, in its own sign), then in `info`, then in its per-atom arrays. An absent key is a missing label.
@@ -42,6 +46,9 @@ def read_ase_file(
         labels: property name -> where it is found, its unit and sign.
         group_key: info key that says which material or trajectory a frame belongs to; by default frames stand alone.
         id_key: info key of a unique id; by default `<file>-<frame>`.
+        piece: bytes of an extended XYZ file, from `extxyz_pieces.find_pieces`; None reads the whole file.
+        id_prefix: in place of the file's name in default ids.
+        check_keys: refuse a label key that no frame has; a caller that reads pieces checks them together.
 
     Yields:
         Structures, and a `SkippedItem` for each frame without any of the labels or with a defect.
@@ -54,7 +61,7 @@ def read_ase_file(
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; give the path of a structure file that ASE reads, such as extended XYZ")
-    return _read(file, dict(labels), group_key, id_key)
+    return _read(file, dict(labels), group_key, id_key, piece, id_prefix or file.stem, check_keys)
 
 
 def default_labels(path: str | Path) -> dict[str, LabelSource]:
@@ -83,33 +90,54 @@ def default_labels(path: str | Path) -> dict[str, LabelSource]:
     return {name: source for name, source in ASE_LABELS.items() if name in found}
 
 
-def _read(file: Path, labels: dict[str, LabelSource], group_key: str | None, id_key: str | None) -> Iterator[Structure | SkippedItem]:
-    unseen = dict(labels)
+def keys_of(path: str | Path) -> set[str]:
+    """Names of everything besides the geometry that the first hundred frames of a file carry.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    return set().union(*(_keys(atoms) for atoms in islice(_frames(Path(path)), _FRAMES_FOR_DEFAULTS)))
+
+
+def _read(
+    file: Path,
+    labels: dict[str, LabelSource],
+    group_key: str | None,
+    id_key: str | None,
+    piece: Piece | None,
+    id_prefix: str,
+    check_keys: bool,
+) -> Iterator[Structure | SkippedItem]:
+    unseen = dict(labels) if check_keys else {}
     keys: set[str] = set()
+    first = piece.first_frame if piece else 0
     n_frames = 0
-    for number, atoms in enumerate(_frames(file)):
+    for number, atoms in enumerate(_frames(file, piece), start=first):
         n_frames += 1
         for name in [name for name, source in unseen.items() if _lookup(atoms, source.key, name) is not None]:
             del unseen[name]
         if unseen:
             keys |= _keys(atoms)
-        yield _structure(atoms, labels, f"{file.stem}-{number}", group_key, id_key)
+        yield _structure(atoms, labels, f"{id_prefix}-{number}", group_key, id_key)
     if n_frames == 0:
         raise ValueError(f"{file}: there are no frames in this file; check that it is complete")
     if unseen:
         raise ValueError(missing_keys_message(str(file), unseen, keys))
 
 
-def _frames(file: Path) -> Iterator[Atoms]:
+def _frames(file: Path, piece: Piece | None = None) -> Iterator[Atoms]:
     from ase.io import iread
 
-    number = 0
+    number = piece.first_frame if piece else 0
     try:
-        for atoms in iread(file, index=":"):
+        for atoms in read_piece(file, piece) if piece else iread(file, index=":"):
             yield atoms
             number += 1
     except Exception as error:  # ASE's parsers raise whatever their code runs into
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str):
+            what = f"{error.args[0]!r} is no element symbol; check which column holds the elements"
+            raise ValueError(f"{file}: frame {number} cannot be read by ASE: {what}") from error
         raise ValueError(f"{file}: frame {number} cannot be read by ASE ({reason}); the file is damaged or of an unknown format") from error
 
 

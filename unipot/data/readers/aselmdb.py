@@ -1,19 +1,27 @@
-"""fairchem's `.aselmdb` files: ASE rows in LMDB, with charge, spin and ids in each row's `data`."""
+"""fairchem's `.aselmdb` files: ASE rows as compressed JSON in LMDB, with charge, spin and ids in each row's `data`.
+
+The rows are decoded here (LMDB, zlib, JSON, ASE's `__ndarray__` envelope), which needs no package but lmdb and is
+faster than going through ASE's row and `Atoms` objects.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unipot.data.labels import LabelSource, SkippedItem, check_sources, convert_label, missing_keys_message
+from unipot.data.labels import CALCULATOR, LabelSource, SkippedItem, check_sources, convert_label, missing_keys_message
 from unipot.structure import Structure
 
 _CALCULATOR_RESULTS = ("energy", "free_energy", "forces", "stress")
+#: eV, eV/A or eV/A^3: `data` and calculator results that differ by more contradict each other
+_AGREEMENT = 1e-6
 
 
 def read_aselmdb(
@@ -22,6 +30,9 @@ def read_aselmdb(
     labels: Mapping[str, LabelSource],
     group_key: str | None = None,
     id_key: str | None = None,
+    rows: range | None = None,
+    id_prefix: str | None = None,
+    check_keys: bool = True,
 ) -> Iterator[Structure | SkippedItem]:
     """Stream the rows of one file, or of every `.aselmdb` file below a folder, in order of name and row.
 
@@ -34,18 +45,111 @@ def read_aselmdb(
         labels: property name -> where it is found, its unit and sign. fairchem's files hold eV, eV/A and eV/A^3 (`tension`).
         group_key: key that says which material or trajectory a row belongs to.
         id_key: key of a unique id; by default `<file without suffix>-<row id>`.
+        rows: row ids to read, of each file; None reads all.
+        id_prefix: in place of the file's name in default ids.
+        check_keys: refuse a label key that no row has; a caller that reads pieces checks them together.
 
     Yields:
         Structures, and a `SkippedItem` for each row that cannot be used.
 
     Raises:
         FileNotFoundError: there is no such file, or no `.aselmdb` file in the folder.
-        ImportError: ase-db-backends is not installed.
         ValueError: a file is damaged or empty, or a label key is in no row.
     """
     check_sources(labels)
     root = Path(path)
-    return _read(root, _files(root), dict(labels), group_key, id_key)
+    return _read(root, _files(root), dict(labels), group_key, id_key, rows, id_prefix, check_keys)
+
+
+def last_row_id(file: Path) -> int:
+    """The largest row id that a file may have; 0 for an empty one.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    with _environment(file) as environment, environment.begin() as transaction:
+        return int(_decode(transaction.get(b"nextid"), file, "nextid") or 1) - 1
+
+
+def read_aselmdb_file(
+    file: Path,
+    *,
+    labels: Mapping[str, LabelSource],
+    id_prefix: str,
+    group: Callable[[RowFields], str],
+) -> Iterator[Structure | SkippedItem]:
+    """Stream one file of a recipe: ids are `<id_prefix>-<row id>`, the group is what `group` makes of a row.
+
+    A cell that no periodic axis uses (OMol25 stores one without meaning) is left out.
+
+    Raises:
+        ValueError: the file is damaged, or the group cannot be told (counted as a skipped row).
+    """
+    for row_id, row in _rows(file):
+        fields = RowFields(row)
+        if not fields.pbc.any():
+            fields.cell = np.zeros((3, 3))
+        yield _structure(fields, dict(labels), f"{id_prefix}-{row_id}", group, None)
+
+
+class RowFields:
+    """One decoded row: geometry as arrays, everything else by key.
+
+    Attributes:
+        numbers: (n_atoms,) atomic numbers.
+        cell: (3, 3) Å.
+        pbc: (3,) bool.
+        info: the row's `data` and key-value pairs.
+    """
+
+    def __init__(self, row: dict[str, Any]) -> None:
+        self.row = row
+        self.info: dict[str, Any] = {**(row.get("key_value_pairs") or {}), **(row.get("data") or {})}
+        self.numbers = np.asarray(row["numbers"])
+        self.cell = np.asarray(row.get("cell", np.zeros((3, 3))), dtype=np.float64).reshape(3, 3)
+        self.pbc = np.asarray(row.get("pbc", np.zeros(3)), dtype=bool)
+
+    def keys(self) -> set[str]:
+        return set(self.info) | {name for name in _CALCULATOR_RESULTS if name in self.row}
+
+    def label(self, name: str, source: LabelSource) -> Any:
+        """The raw label, or None where the row does not have it.
+
+        Raises:
+            ValueError: `data` and the calculator results contradict each other.
+        """
+        if source.key == CALCULATOR:
+            return self.row.get(name)
+        stored, computed = self.info.get(source.key), self._result(source.key)
+        if stored is not None and computed is not None and not _agree(stored, computed):
+            raise ValueError(f"{source.key!r} of data and of the calculator results differ")
+        return computed if stored is None else stored
+
+    def has(self, name: str, source: LabelSource) -> bool:
+        if source.key == CALCULATOR:
+            return self.row.get(name) is not None
+        return self.info.get(source.key) is not None or self._result(source.key) is not None
+
+    def first(self, *keys: str) -> Any:
+        """The value of the first of `keys` that the row has, or None."""
+        return next((self.info[key] for key in keys if self.info.get(key) is not None), None)
+
+    def fixed(self) -> np.ndarray:
+        """(n_atoms,) bool, atoms of the `FixAtoms` constraints."""
+        fixed = np.zeros(len(self.numbers), dtype=bool)
+        for constraint in self.row.get("constraints") or ():
+            if constraint.get("name") == "FixAtoms":
+                fixed[np.asarray(constraint["kwargs"]["indices"], dtype=np.int64)] = True
+        return fixed
+
+    def _result(self, key: str) -> Any:
+        # top-level keys of a row are also masses, initial charges, ...: only calculator results count
+        return self.row.get(key) if key in _CALCULATOR_RESULTS else None
+
+
+def _agree(one: Any, other: Any) -> bool:
+    one, other = np.ravel(one), np.ravel(other)
+    return one.shape == other.shape and bool(np.allclose(one, other, rtol=0, atol=_AGREEMENT, equal_nan=True))
 
 
 def _files(root: Path) -> list[Path]:
@@ -60,135 +164,112 @@ def _files(root: Path) -> list[Path]:
 
 
 def _read(
-    root: Path, files: list[Path], labels: dict[str, LabelSource], group_key: str | None, id_key: str | None
+    root: Path,
+    files: list[Path],
+    labels: dict[str, LabelSource],
+    group_key: str | None,
+    id_key: str | None,
+    rows: range | None,
+    id_prefix: str | None,
+    check_keys: bool,
 ) -> Iterator[Structure | SkippedItem]:
-    unseen = dict(labels)
+    unseen = dict(labels) if check_keys else {}
     keys: set[str] = set()
     n_rows = 0
+    group = (lambda fields: _text(fields, group_key, "group_key")) if group_key else (lambda fields: "")
     for file in files:
-        stem = str((file.relative_to(root) if root.is_dir() else Path(file.name)).with_suffix(""))
-        for row in _rows(file):
+        stem = id_prefix or str((file.relative_to(root) if root.is_dir() else Path(file.name)).with_suffix(""))
+        for row_id, row in _rows(file, rows):
             n_rows += 1
-            fields = _Fields(row)
-            for name in [name for name, source in unseen.items() if fields.has(source.key)]:
+            fields = RowFields(row)
+            for name in [name for name, source in unseen.items() if fields.has(name, source)]:
                 del unseen[name]
             if unseen:
                 keys |= fields.keys()
-            yield _structure(fields, labels, f"{stem}-{row.id}", group_key, id_key)
-    if n_rows == 0:
+            yield _structure(fields, labels, f"{stem}-{row_id}", group, id_key)
+    if n_rows == 0 and rows is None:
         raise ValueError(f"{root}: there are no rows; check that the download is complete")
     if unseen:
         raise ValueError(missing_keys_message(str(root), unseen, keys))
 
 
-def _rows(file: Path) -> Iterator[Any]:
-    import lmdb
-    from ase.db import connect
-
-    try:
-        import ase_db_backends  # noqa: F401  (registers the format with ase.db)
-    except ImportError as error:
-        raise ImportError(f"{file}: reading .aselmdb needs ase-db-backends; install it with: pip install 'unipot[fairchem]'") from error
-    _check_complete(file)
-    try:
-        # read-only: the default reserves 2 TB of address space for writing and needs write permission
-        database = connect(file, type="aselmdb", readonly=True, use_lock_file=False)
-    except (lmdb.Error, zlib.error, ValueError, OSError) as error:
-        raise ValueError(f"{file} is not a readable .aselmdb file ({error}); it may be cut short, fetch it again") from error
-    try:
-        for row_id in database.ids:
-            try:
-                row = database.get(id=row_id)
-            except (lmdb.Error, zlib.error, ValueError, KeyError) as error:
-                raise ValueError(f"{file}: row {row_id} is damaged ({error}); fetch the file again") from error
-            yield row
-    finally:
-        database.close()
+def _rows(file: Path, chosen: range | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Row id and decoded row, in order of id; of all rows or of those chosen."""
+    with _environment(file) as environment, environment.begin() as transaction:
+        deleted = set(_decode(transaction.get(b"deleted_ids"), file, "deleted_ids") or ())
+        for row_id in chosen or range(1, int(_decode(transaction.get(b"nextid"), file, "nextid") or 1)):
+            if row_id in deleted:
+                continue
+            row = _decode(transaction.get(str(row_id).encode()), file, f"row {row_id}")
+            if not isinstance(row, dict) or "numbers" not in row or "positions" not in row:
+                raise ValueError(f"{file}: row {row_id} is missing or holds no atoms; fetch the file again")
+            yield row_id, row
 
 
-def _check_complete(file: Path) -> None:
-    """Refuse a file that ends before the last page it names: reading behind the end kills the process (SIGBUS)."""
+@contextmanager
+def _environment(file: Path) -> Iterator[Any]:
+    """The LMDB environment, read-only, without a lock file, closed in the end; whole files only."""
     import lmdb
 
     try:
-        with lmdb.open(str(file), subdir=False, readonly=True, lock=False, max_dbs=0) as environment:
-            needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    except lmdb.Error as error:
+        environment = lmdb.open(str(file), subdir=False, readonly=True, lock=False, max_dbs=0)
+    except (lmdb.Error, OSError) as error:
         raise ValueError(f"{file} is not a readable .aselmdb file ({error}); it may be cut short, fetch it again") from error
-    size = file.stat().st_size
-    if size < needed:
-        raise ValueError(f"{file} is cut short: it has {size} bytes of at least {needed}; fetch it again")
+    with environment:
+        # reading behind the end of the file kills the process (SIGBUS)
+        needed, size = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"], file.stat().st_size
+        if size < needed:
+            raise ValueError(f"{file} is cut short: it has {size} bytes of at least {needed}; fetch it again")
+        try:
+            yield environment
+        except lmdb.Error as error:
+            raise ValueError(f"{file} is damaged ({error}); fetch it again") from error
 
 
-class _Fields:
-    """Lookup of keys in one ASE row."""
+def _decode(value: bytes | None, file: Path, where: str) -> Any:
+    if value is None:
+        return None
+    try:
+        return json.loads(zlib.decompress(value), object_hook=_array)
+    except (zlib.error, ValueError, TypeError) as error:  # JSON and Unicode errors are ValueErrors
+        raise ValueError(f"{file}: {where} is damaged ({error}); fetch the file again") from error
 
-    def __init__(self, row: Any) -> None:
-        self.row = row
-        self.info: dict[str, Any] = {**row.key_value_pairs, **dict(row.data or {})}
 
-    def keys(self) -> set[str]:
-        return set(self.info) | {name for name in _CALCULATOR_RESULTS if name in self.row}
-
-    def label(self, source: LabelSource) -> Any:
-        """The raw label, or None where the row does not have it.
-
-        Raises:
-            ValueError: `data` and the calculator results contradict each other.
-        """
-        stored = self.info.get(source.key)
-        # attributes of the row are also masses, initial charges, ...: only calculator results count
-        computed = self.row.get(source.key) if source.key in _CALCULATOR_RESULTS else None
-        if stored is not None and computed is not None and not np.array_equal(np.ravel(stored), np.ravel(computed)):
-            raise ValueError(f"{source.key!r} of data and of the calculator results differ")
-        return computed if stored is None else stored
-
-    def has(self, key: str) -> bool:
-        return self.info.get(key) is not None or key in _CALCULATOR_RESULTS and self.row.get(key) is not None
-
-    def first(self, *keys: str) -> Any:
-        return next((self.info[key] for key in keys if self.info.get(key) is not None), None)
+def _array(value: dict[str, Any]) -> Any:
+    """ASE's envelope of an array, `{"__ndarray__": [shape, dtype, flat values]}`; other objects as they are."""
+    if "__ndarray__" in value:
+        shape, dtype, flat = value["__ndarray__"]
+        return np.array(flat, dtype=dtype).reshape(shape)
+    return value.get("array", value) if "__ase_objtype__" in value else value  # a `Cell` is its array
 
 
 def _structure(
-    fields: _Fields, labels: dict[str, LabelSource], default_id: str, group_key: str | None, id_key: str | None
+    fields: RowFields, labels: dict[str, LabelSource], default_id: str, group: Callable[[RowFields], str], id_key: str | None
 ) -> Structure | SkippedItem:
-    row = fields.row
     try:
-        raw = {name: fields.label(source) for name, source in labels.items()}
+        raw = {name: fields.label(name, source) for name, source in labels.items()}
         if all(value is None for value in raw.values()):
             return SkippedItem(where=default_id, reason=f"has none of the labels {', '.join(raw)}", invalid=False)
-        cell = np.asarray(row.cell, dtype=np.float64).reshape(3, 3)
-        n_atoms, volume = len(row.numbers), float(abs(np.linalg.det(cell)))
+        n_atoms, volume = len(fields.numbers), float(abs(np.linalg.det(fields.cell)))
         spin = fields.first("spin_multiplicity", "spin")
         return Structure(
-            atomic_numbers=row.numbers,
-            positions=row.positions,
-            cell=cell,
-            pbc=row.pbc,
+            atomic_numbers=fields.numbers,
+            positions=fields.row["positions"],
+            cell=fields.cell,
+            pbc=fields.pbc,
             total_charge=float(fields.first("total_charge", "charge") or 0.0),
             spin_multiplicity=int(spin) if spin else None,
-            fixed=_fixed(row, n_atoms),
+            fixed=fields.fixed(),
             labels={name: convert_label(name, labels[name], value, n_atoms, volume) for name, value in raw.items() if value is not None},
             id=_text(fields, id_key, "id_key") if id_key else default_id,
-            group=_text(fields, group_key, "group_key") if group_key else "",
+            group=group(fields),
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, IndexError, KeyError) as error:
         return SkippedItem(where=default_id, reason=re.sub(r"^structure ('.*?'|without id): ", "", str(error)))
 
 
-def _text(fields: _Fields, key: str, option: str) -> str:
+def _text(fields: RowFields, key: str, option: str) -> str:
     value = fields.first(key)
     if value is None:
         raise ValueError(f"{option}={key!r} is missing")
     return str(value)
-
-
-def _fixed(row: Any, n_atoms: int) -> np.ndarray:
-    from ase.constraints import FixAtoms
-
-    fixed = np.zeros(n_atoms, dtype=bool)
-    for constraint in row.constraints:
-        if isinstance(constraint, FixAtoms):
-            fixed[constraint.get_indices()] = True
-    return fixed

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unipot.data.labels import LabelSource, SkippedItem, check_sources, convert_label, missing_keys_message
+from unipot.data.readers.exported import describe_dataset
 from unipot.properties import PROPERTIES
 from unipot.structure import SYMBOLS, Structure
 
@@ -21,32 +22,46 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "pbc": ("pbc", "periodic"),
     "total_charge": ("total_charge", "charge"),
     "spin_multiplicity": ("spin_multiplicity", "spin"),
+    "fixed": ("fixed",),
 }
 #: in place of a column for `pbc`: every structure is periodic along all axes, or along none
 PBC_CONSTANTS = {"all": True, "none": False}
 BATCH_SIZE = 256
+#: the split that stands for all of them, one after the other
+ALL_SPLITS = "all"
+#: the hub's own convention for files of a split
+_SPLIT_FILE = re.compile(r"(.+?)-\d{5}-of-\d{5}\.(parquet|arrow)")
 
 
 def read_huggingface(
     path: str | Path,
     *,
-    labels: Mapping[str, LabelSource],
+    labels: Mapping[str, LabelSource] | None = None,
     group_key: str | None = None,
     id_key: str | None = None,
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
+    row_groups: range | None = None,
+    first_row: int = 0,
+    id_prefix: str | None = None,
 ) -> Iterator[Structure | SkippedItem]:
     """Stream the rows of a dataset; nothing is downloaded or converted as a whole.
+
+    What unipot exported is read back without options: its files say which column holds what.
 
     Args:
         path: a `.parquet` or `.arrow` file, a folder of them, a folder written by `save_to_disk`, or `hf://owner/name`
             (`hf://owner/name/configuration` where the dataset has several).
-        labels: property name -> column, unit and sign. `a.b` means field b of the nested column a.
+        labels: property name -> column, unit and sign. `a.b` means field b of the nested column a. None: as the files say
+            themselves, which those that unipot exported do.
         group_key: column that says which material or trajectory a row belongs to.
         id_key: column of a unique id; by default `<name>-<row>`.
         columns: geometry field (a key of `COLUMNS`) -> column name, where the names differ from those understood;
             for `pbc` also `all` or `none`.
-        split: which split to read; needed where there are several.
+        split: which split to read, or `all`; needed where there are several.
+        row_groups: read only these row groups of a Parquet file.
+        first_row: number of the first row that is read, for default ids.
+        id_prefix: in place of the name in default ids.
 
     Yields:
         Structures, and a `SkippedItem` for each row that cannot be used.
@@ -55,9 +70,44 @@ def read_huggingface(
         FileNotFoundError: there is no such file, or the hub does not have the dataset or cannot be reached.
         ValueError: a column is missing or ambiguous, the split is unknown, or a file is damaged or empty.
     """
+    described = describe_dataset(path) if labels is None else None
+    if described is not None:
+        labels, group_key, id_key = described.labels, group_key or described.group_key, id_key or described.id_key
+    labels = dict(labels or {})
     check_sources(labels)
-    dataset, name = _open(str(path), split)
-    return _read(dataset, name, str(path), dict(labels), dict(columns or {}), group_key, id_key)
+    if row_groups is not None:
+        tables, name = _row_groups(Path(path), row_groups), Path(path).stem
+    else:
+        dataset, name = _open(str(path), split)
+        tables = _tables(dataset, str(path))
+    return _read(tables, id_prefix or name, first_row, str(path), labels, dict(columns or {}), group_key, id_key)
+
+
+def local_files(path: Path, split: str | None) -> list[Path]:
+    """Parquet or Arrow files of a file or folder, sorted; none for a folder that `save_to_disk` wrote.
+
+    Raises:
+        FileNotFoundError: there are none of that split.
+        ValueError: the folder mixes both kinds.
+    """
+    saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+    return [] if saved else _local_files(path, split)[1]
+
+
+def rows_of_groups(file: Path) -> list[int]:
+    """Rows of each row group of a Parquet file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        metadata = pyarrow.parquet.read_metadata(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _unreadable(str(file), error) from error
+    return [metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)]
 
 
 def _open(path: str, split: str | None) -> tuple[Any, str]:
@@ -86,8 +136,11 @@ def _open(path: str, split: str | None) -> tuple[Any, str]:
 
 def _local_files(root: Path, split: str | None) -> tuple[str, list[Path]]:
     files = sorted(f for f in root.rglob("*") if f.suffix in (".parquet", ".arrow")) if root.is_dir() else [root]
-    if split is not None:
-        # the hub's own convention: <split>-00000-of-00003.parquet, or a folder of that name
+    splits = sorted({found[1] for file in files if (found := _SPLIT_FILE.fullmatch(file.name))})
+    if split is None and len(splits) > 1:
+        raise ValueError(f"{root}: there are several splits; set split to one of: {', '.join([*splits, ALL_SPLITS])}")
+    if split not in (None, ALL_SPLITS):
+        # <split>-00000-of-00003.parquet, or a folder of that name
         files = [f for f in files if re.match(rf"{re.escape(split)}([-_.]|$)", f.name) or split in f.relative_to(root).parts[:-1]]
     if not files:
         wanted = f" of split {split!r}" if split else ""
@@ -108,6 +161,9 @@ def _open_hub(name: str, split: str | None) -> tuple[Any, str]:
     full = f"{owner}/{dataset_name}"
     try:
         loaded = datasets.load_dataset(full, configuration or None, split=split, streaming=True)
+    except ValueError as error:  # which configurations or splits there are stands in its second line
+        reason = " ".join(str(error).strip().splitlines()[:2])
+        raise ValueError(f"hf://{full}: {reason}; a configuration is given as hf://{full}/<configuration>, a split as split=") from error
     except (OSError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
@@ -120,15 +176,33 @@ def _open_hub(name: str, split: str | None) -> tuple[Any, str]:
 def _choose(path: str, splits: Mapping[str, Any], split: str | None) -> Any:
     if split is None and len(splits) == 1:
         return next(iter(splits.values()))
+    if split == ALL_SPLITS:
+        import datasets
+
+        return datasets.concatenate_datasets(list(splits.values()))
     if split not in splits:
         said = f"there is no split {split!r}" if split else "there are several splits"
-        raise ValueError(f"{path}: {said}; set split to one of: {', '.join(splits)}")
+        raise ValueError(f"{path}: {said}; set split to one of: {', '.join([*splits, ALL_SPLITS])}")
     return splits[split]
 
 
+def _row_groups(file: Path, chosen: range) -> Iterator[Any]:
+    """Arrow tables of some row groups."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(file) as content:
+            for batch in content.iter_batches(batch_size=BATCH_SIZE, row_groups=list(chosen)):
+                yield pyarrow.Table.from_batches([batch])
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _unreadable(str(file), error) from error
+
+
 def _read(
-    dataset: Any,
+    tables: Iterator[Any],
     name: str,
+    first_row: int,
     path: str,
     labels: dict[str, LabelSource],
     mapping: dict[str, str],
@@ -137,11 +211,11 @@ def _read(
 ) -> Iterator[Structure | SkippedItem]:
     fields: _Columns | None = None
     n_rows = 0
-    for table in _tables(dataset, path):
+    for table in tables:
         if fields is None:
             fields = _Columns(path, table.column_names, mapping, labels, group_key, id_key)
         for row in range(table.num_rows):
-            yield fields.structure(table, row, f"{name}-{n_rows}")
+            yield fields.structure(table, row, f"{name}-{first_row + n_rows}")
             n_rows += 1
     if n_rows == 0:
         raise ValueError(f"{path}: there are no rows; check the split and that the download is complete")
@@ -189,13 +263,13 @@ class _Columns:
         if missing:
             raise ValueError(missing_keys_message(path, missing, available))
         for option, key in (("group_key", group_key), ("id_key", id_key)):
-            if key is not None and key not in available:
+            if key is not None and key not in available and key.split(".")[0] not in available:
                 raise ValueError(f"{path}: {option}={key!r} is no column; columns are: {', '.join(available)}")
 
     def structure(self, table: Any, row: int, default_id: str) -> Structure | SkippedItem:
         """Row `row` of an Arrow table."""
         value = lambda field: _value(table, self.geometry[field], row)  # noqa: E731
-        text = lambda key, default: default if key is None else str(_value(table, key, row))  # noqa: E731
+        text = lambda key, default: default if (found := _value(table, key, row)) is None else str(found)  # noqa: E731
         try:
             raw = {name: _value(table, source.key, row) for name, source in self.labels.items()}
             raw = {name: found for name, found in raw.items() if found is not None}
@@ -203,14 +277,15 @@ class _Columns:
                 return SkippedItem(where=default_id, reason=f"has none of the labels {', '.join(self.labels)}", invalid=False)
             numbers = _atomic_numbers(value("atomic_numbers"))
             cell = _cell(value("cell"))
-            spin = value("spin_multiplicity")
+            spin, charge, fixed = value("spin_multiplicity"), value("total_charge"), value("fixed")
             return Structure(
                 atomic_numbers=numbers,
                 positions=_rows_of_three("positions", value("positions"), len(numbers)),
                 cell=cell,
                 pbc=self._pbc(value("pbc"), cell),
-                total_charge=float(value("total_charge") or 0.0),
+                total_charge=0.0 if charge is None else float(charge),
                 spin_multiplicity=int(spin) if spin else None,
+                fixed=None if fixed is None else np.asarray(fixed, dtype=bool),
                 labels={name: _label(name, self.labels[name], found, len(numbers), cell) for name, found in raw.items()},
                 id=text(self.id_key, default_id),
                 group=text(self.group_key, ""),

@@ -1,9 +1,4 @@
-"""Periodic neighbour lists with one edge convention and interchangeable engines.
-
-An edge (i, j, S) means: atom j, translated by S·cell, lies within the cutoff of atom i, so that
-r_ij = R_j + S·cell − R_i. Both directions are present; edges are sorted by centre i. An atom is its own
-neighbour only through a non-zero S.
-"""
+"""Engines that find the neighbours of one structure, from the fastest to the yardstick."""
 
 from __future__ import annotations
 
@@ -13,44 +8,56 @@ from importlib.util import find_spec
 
 import numpy as np
 
+from unipot.neighbors import limits
+
 #: cells of more cutoff³ than this go to the reference engine; vesin 0.6 overflows and kills the process near 1e12
 MAX_BOXES = 1e8
 
 #: edge_index (2, n_edges) int64 and cell_shifts (n_edges, 3) int64
 Edges = tuple[np.ndarray, np.ndarray]
 
+#: centres, neighbours, offsets (n_edges, 3), in any order
+Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-def neighbor_list(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, engine: str = "auto") -> Edges:
-    """All pairs within `cutoff`.
+
+def pairs_of_structure(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, engine: str, name: str) -> Pairs:
+    """Pairs of one structure by an engine that is not compiled, ordered by (i, j, S_0, S_1, S_2).
 
     Args:
-        positions: (n_atoms, 3) Å; may lie outside the cell.
-        cell: (3, 3) Å, rows are lattice vectors; ignored along axes that are not periodic.
+        positions: (n_atoms, 3) Å.
+        cell: (3, 3) Å.
         pbc: (3,) bool.
-        cutoff: Å, positive.
-        engine: one of `ENGINES`, or `auto` for the fastest that is installed.
-
-    Returns:
-        edge_index (2, n_edges) int64, row 0 centre i, row 1 neighbour j, sorted by i; cell_shifts (n_edges, 3) int64.
-
-    Raises:
-        ValueError: the cutoff is not positive, or the engine is unknown.
+        cutoff: Å.
+        engine: one of `ENGINES` but `numba`, or `auto`.
+        name: what messages call the structure.
     """
-    if not cutoff > 0:
-        raise ValueError(f"cutoff is {cutoff}; it must be a positive length in Å")
-    if engine == "auto":
-        engine = default_engine()
-    if engine not in ENGINES:
-        raise ValueError(f"neighbour engine {engine!r} is not known; use one of: auto, {', '.join(ENGINES)}")
-    pbc = np.asarray(pbc, dtype=bool)
-    positions = np.ascontiguousarray(positions, dtype=np.float64)
+    limits.check_structure(positions, cell, pbc, cutoff, name)
+    engine = chosen_engine(engine)
+    if len(positions) == 0:
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 3), np.int64)
     positions = _without_gaps(positions, cell, pbc, cutoff)
     cell = complete_cell(positions, cell, pbc, cutoff)
     if abs(np.linalg.det(cell)) > MAX_BOXES * cutoff**3:
         engine = "reference"
     centre, neighbor, shifts = ENGINES[engine](positions, cell, pbc, float(cutoff))
     order = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], neighbor, centre))
-    return np.stack([centre, neighbor])[:, order].astype(np.int64), shifts[order].astype(np.int64)
+    return centre[order], neighbor[order], shifts[order]
+
+
+def chosen_engine(engine: str) -> str:
+    """The name of the engine that runs.
+
+    Raises:
+        ValueError: there is no such engine, or its package is not installed.
+    """
+    if engine == "auto":
+        return default_engine()
+    if engine not in ENGINES:
+        raise ValueError(f"neighbour engine {engine!r} is not known; use one of: auto, {', '.join(ENGINES)}")
+    if engine != "reference" and not find_spec(engine):
+        extra = {"vesin": "pip install 'unipot[vesin]'"}.get(engine, f"pip install {engine}")
+        raise ValueError(f"neighbour engine {engine!r} needs a package that is not installed: {extra}, or use engine 'auto'")
+    return engine
 
 
 def _without_gaps(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> np.ndarray:
@@ -94,11 +101,18 @@ def complete_cell(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cuto
 
 @cache
 def default_engine() -> str:
-    """The fastest installed engine (vesin, then matscipy), or the dependency-free reference."""
-    return next((name for name in ("vesin", "matscipy") if find_spec(name)), "reference")
+    """The fastest installed engine (numba, vesin, then matscipy), or the dependency-free reference."""
+    return next((name for name in ("numba", "vesin", "matscipy") if find_spec(name)), "reference")
 
 
-def _vesin(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _numba(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Pairs:
+    from unipot.neighbors.batched import batch_neighbor_list
+
+    (centre, neighbor), shifts = batch_neighbor_list(positions, cell[None], pbc[None], np.array([len(positions)]), cutoff, "numba")
+    return centre, neighbor, shifts
+
+
+def _vesin(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Pairs:
     from vesin import NeighborList
 
     engine = NeighborList(cutoff=cutoff, full_list=True)
@@ -106,13 +120,13 @@ def _vesin(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: flo
     return np.asarray(centre), np.asarray(neighbor), np.asarray(shifts)
 
 
-def _matscipy(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _matscipy(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Pairs:
     from matscipy.neighbours import neighbour_list
 
     return neighbour_list("ijS", positions=positions, cell=cell, pbc=pbc, cutoff=cutoff)
 
 
-def _reference(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _reference(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Pairs:
     """Every image within reach, one by one: slow, short, and the yardstick for the other engines."""
     heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)  # distance between opposite faces
     wraps = np.floor(positions @ np.linalg.inv(cell)).astype(int) * pbc  # cells by which an atom lies outside
@@ -131,7 +145,8 @@ def _reference(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff:
     return centre, neighbor, shifts - wraps[neighbor] + wraps[centre]
 
 
-ENGINES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, float], tuple[np.ndarray, np.ndarray, np.ndarray]]] = {
+ENGINES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, float], Pairs]] = {
+    "numba": _numba,
     "vesin": _vesin,
     "matscipy": _matscipy,
     "reference": _reference,

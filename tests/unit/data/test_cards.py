@@ -1,0 +1,118 @@
+"""Cards: every mistake is one sentence that names the file, the key and what is allowed."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from unipot.data.cards import RawFile, check_card, load_card, raw_files
+from unipot.data.recipes import load_recipe
+from unipot.resources import data_recipes_dir
+
+
+@pytest.fixture
+def card() -> dict:
+    return yaml.safe_load((data_recipes_dir() / "_template" / "card.yaml").read_text())
+
+
+def test_the_template_follows_the_schema(card):
+    check_card(card, "card.yaml")
+
+
+CASES = {
+    "missing key": (lambda c: c.pop("licence"), "key 'licence' is missing"),
+    "unknown key": (lambda c: c.update(license="MIT"), "key 'license' is not known (did you mean 'licence'?)"),
+    "sentence as kind": (lambda c: c.update(energy_kind="total energy"), "energy_kind is 'total energy'; use one of: total, adsorption"),
+    "raw unit": (lambda c: c["properties"]["energy"].update(unit="kcal/mol"), "properties of energy has unit 'kcal/mol'"),
+    "unknown property": (lambda c: c["properties"].update(enthalpy={}), "properties has 'enthalpy', which is no property"),
+    "no coverage": (lambda c: c["properties"]["forces"].pop("coverage"), "properties of forces lacks 'coverage'"),
+    "boolean element": (lambda c: c.update(elements=["H", False]), "elements has False, which is no element symbol"),
+    "short hash": (lambda c: c["sources"][0].update(sha256="abc"), "sources [0] sha256 is 'abc'; give 64 lower-case hexadecimal digits"),
+    "number as md5": (lambda c: c["sources"][0].update(md5=123), "sources [0] md5 is 123; give 32 lower-case"),
+    "outside": (lambda c: c["sources"][0].update(file="../x"), "sources [0] file is '../x'; give a path below the raw folder"),
+    "scheme": (lambda c: c["sources"][0].update(urls=["ftp://a/b"]), "sources [0] urls has 'ftp://a/b'; a mirror begins with https://"),
+    "from nowhere": (lambda c: c["sources"][0].update(urls=[]), "has neither urls nor access"),
+    "key of a source": (lambda c: c["sources"][0].update(size=3), "sources [0] has the key 'size'; keys of a source are: file, urls"),
+    "twice": (lambda c: c["sources"].append(c["sources"][0]), "sources [1] repeats the file 'frames.jsonl.gz'"),
+    "bytes in words": (lambda c: c["sources"][0].update(bytes="3 GB"), "sources [0] bytes is '3 GB'; give a whole number"),
+    "when": (lambda c: c["sources"][0].update(when={"split": "train"}), "when is {'split': 'train'}; give {option: [values]}"),
+    "unpack": (lambda c: c["sources"][0].update(unpack="tar"), "unpack is for files that end in .tar"),
+    "verified as list": (lambda c: c.update(verified=["all"]), "verified is ['all']; give true or false"),
+    "nothing unverified": (lambda c: c.pop("unverified"), "verified is false; list under unverified"),
+    "nothing checked": (lambda c: (c.pop("unverified"), c.update(verified=True)), "verified is true; list under checked"),
+    "unknown threshold": (lambda c: c.update(quarantine={"max_forces": 3}), "max_forces is not known (did you mean 'max_force'?)"),
+    "trap with a colon": (lambda c: c.update(known_traps=[{"a": "b"}]), "known_traps is [{'a': 'b'}]; give a list of texts"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mistake_is_named_with_its_file_and_key(case, card):
+    change, words = CASES[case]
+    changed = copy.deepcopy(card)
+    change(changed)
+    with pytest.raises(ValueError) as raised:
+        check_card(changed, "my/card.yaml")
+    assert str(raised.value).startswith("my/card.yaml: ") and words in str(raised.value)
+
+
+def test_a_recipe_without_card_or_with_a_broken_one_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="every recipe has a card"):
+        load_card(tmp_path / "card.yaml")
+    (tmp_path / "card.yaml").write_text("a: [1")
+    with pytest.raises(ValueError, match="not valid YAML"):
+        load_card(tmp_path / "card.yaml")
+
+
+def test_raw_files_know_when_they_are_needed_and_what_they_unpack_to(card):
+    card["sources"] = [
+        {"file": "a/train.tar.gz", "urls": ["https://x.y/z"], "unpack": "tar", "when": {"split": ["train", "all"]}, "bytes": 5},
+        {"file": "b.h5", "access": "ask"},
+    ]
+    check_card(card, "card.yaml")
+    first, second = raw_files(card)
+    assert first == RawFile(
+        file="a/train.tar.gz", urls=("https://x.y/z",), size=5, unpack="tar", when={"split": ("train", "all")}
+    )
+    assert first.unpacked == "a/train"
+    assert [first.needed_for({"split": split}) for split in ("train", "test", "all")] == [True, False, True]
+    assert second.needed_for({"split": "test"}) and second.access == "ask"
+
+
+def _recipe(folder: Path, card: dict, code: str) -> Path:
+    (folder / "my_dataset").mkdir(parents=True)
+    (folder / "my_dataset" / "card.yaml").write_text(yaml.safe_dump(card))
+    (folder / "my_dataset" / "recipe.py").write_text(code)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("def parts(raw): return ['a']", "has no function structures"),
+        ("def structures(): yield", "sources lists files but recipe.py has no parts"),
+        ("LABELS = ('energy',)\ndef structures(): yield", "LABELS is \\('energy',\\) but the card says \\('energy', 'forces'\\)"),
+    ],
+)
+def test_card_and_code_must_agree(tmp_path, card, code, words):
+    with pytest.raises(ValueError, match=words):
+        load_recipe(_recipe(tmp_path, card, code), "my_dataset")
+
+
+def test_when_names_an_option_of_the_code(tmp_path, card):
+    card["sources"][0]["when"] = {"fold": [1]}
+    code = "def parts(raw, split='train'): return ['a']\ndef structures(raw, part): yield"
+    with pytest.raises(ValueError, match="when of 'frames.jsonl.gz' names the option 'fold'; recipe.py has: split"):
+        load_recipe(_recipe(tmp_path, card, code), "my_dataset")
+
+
+def test_parts_that_are_none_or_repeated_are_refused(tmp_path, card):
+    code = "def parts(raw, n=0): return ['a'] * n\ndef structures(raw, part): yield"
+    recipe = load_recipe(_recipe(tmp_path, card, code), "my_dataset")
+    with pytest.raises(ValueError, match="finds nothing to read"):
+        recipe.parts(tmp_path)
+    with pytest.raises(ValueError, match="the part 'a' appears twice"):
+        recipe.parts(tmp_path, n=2)
+    assert recipe.parts(tmp_path, n=1) == ["a"]

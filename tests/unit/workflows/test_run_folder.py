@@ -1,0 +1,24 @@
+"""Which configurations may continue a run."""
+
+import pytest
+
+from unipot.workflows.compose import RESOLVED_CONFIG, load_config, to_yaml
+from unipot.workflows.config import PretrainConfig
+from unipot.workflows.run_folder import _refuse_changes
+
+WORDS = ["run=runs/a", "datasets.a.path=a.extxyz", "datasets.a.level_of_theory=PBE"]
+
+
+def test_run_from_before_an_option_existed_is_continued(tmp_path):
+    config = load_config("pretrain", PretrainConfig, WORDS)
+    old = to_yaml(config).replace("  references: {}\n", "").replace("    energy_kind: null\n", "")
+    assert old.count("\n") == to_yaml(config).count("\n") - 2
+    (tmp_path / RESOLVED_CONFIG).write_text(old)
+    _refuse_changes(tmp_path, config)
+
+
+def test_other_references_are_another_run(tmp_path):
+    (tmp_path / RESOLVED_CONFIG).write_text(to_yaml(load_config("pretrain", PretrainConfig, WORDS)))
+    changed = load_config("pretrain", PretrainConfig, [*WORDS, "heads.references.a.mode=none"])
+    with pytest.raises(ValueError, match="was started with heads.references.a.mode=None, now it is none"):
+        _refuse_changes(tmp_path, changed)

@@ -1,0 +1,149 @@
+"""`unipot duplicates`: frames of equal geometry within and across stores, and held-out frames that training has seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from unipot.data.duplicate_report import DuplicateSummary, Leakage, StoreRows, duplicates_of, leakage
+from unipot.data.duplicates import DISPLACEMENT, Clusters
+from unipot.data.store import Store
+from unipot.workflows.datasets import OpenDataset
+
+#: held-out frames that a training run looks at; evenly spaced where there are more
+_MAX_HELD_OUT = 100_000
+_EXAMPLES = 3
+
+
+@dataclass(kw_only=True)
+class DuplicatesConfig:
+    """`unipot duplicates`: `stores` are searched within and across; `held_out` stores are searched for frames of `stores`."""
+
+    stores: list[str] = field(default_factory=list)
+    held_out: list[str] = field(default_factory=list)  # test or validation stores that should share nothing with `stores`
+    displacement: float = DISPLACEMENT  # Å by which atoms of candidates may lie apart
+    verify: bool = True  # compare all distances within 6 Å of the candidates too
+    output: str | None = "duplicates.json"  # null: print only
+    listed: int = 1000  # clusters and leaked frames named in the file
+
+
+def duplicates(config: DuplicatesConfig, console: Console | None = None) -> dict[str, Any]:
+    """Search, print the tables and write the findings as JSON.
+
+    Args:
+        config: what to search.
+        console: standard output by default.
+
+    Returns:
+        What the JSON file holds: counts, clusters with ids, energies that contradict each other, leaked frames.
+
+    Raises:
+        ValueError: no store is given, or an option is not allowed.
+        FileNotFoundError: a store is not there.
+    """
+    console = console or Console(width=None if Console().is_terminal else 140)
+    if not config.stores:
+        raise ValueError("unipot duplicates needs at least one store: stores=[a.unipot,b.unipot]")
+    if config.listed < 0:
+        raise ValueError(f"listed is {config.listed}; give the number of clusters to name in the file, 0 for none")
+    stores = [Store(path) for path in config.stores]
+    held_out = [Store(path) for path in config.held_out]
+    clusters, summary = duplicates_of(stores, displacement=config.displacement, verify=config.verify)
+    rows = StoreRows(stores)
+    console.print(_duplicates_table(rows, clusters, summary))
+    for contradiction in summary.contradictions:
+        console.print(f"  same geometry, other energy: {contradiction}", highlight=False, markup=False, soft_wrap=True)
+    result: dict[str, Any] = {
+        "stores": config.stores,
+        "displacement": config.displacement,
+        **summary.to_dict(),
+        "groups": [[rows.name(row) for row in clusters[k].tolist()] for k in range(min(len(clusters), config.listed))],
+    }
+    if held_out:
+        result["leakage"] = _leakages(stores, held_out, config, console)
+    if config.output:
+        Path(config.output).write_text(json.dumps(result, indent=1) + "\n")
+        console.print(f"wrote {config.output}", highlight=False)
+    return result
+
+
+def show_leakage(console: Console, datasets: Sequence[OpenDataset]) -> None:
+    """Say which held-out frames of a dataset its own training frames repeat; nothing where there are none.
+
+    Args:
+        console: where to.
+        datasets: with their split.
+    """
+    table = _leakage_table("held-out frames that training has seen (validation will flatter)")
+    for item in datasets:
+        n_held_out = len(item.validation_indices)
+        if n_held_out == 0:
+            continue
+        chosen = np.unique(np.linspace(0, n_held_out - 1, min(n_held_out, _MAX_HELD_OUT)).astype(np.int64))
+        held_out = np.asarray(item.validation_indices[chosen])
+        found = leakage(item.store, item.train_indices, item.validation_store, held_out)
+        if len(found):
+            table.add_row(*_leakage_row(item.spec.name, found, item.store, item.validation_store))
+    if table.row_count:
+        console.print(table)
+
+
+def _duplicates_table(rows: StoreRows, clusters: Clusters, summary: DuplicateSummary) -> Table:
+    columns = ("store", "structures", "repeat a frame of the same store", "share a geometry with another store")
+    how = "distances compared" if summary.verified else "by fingerprint only"
+    title = f"{summary.n_structures:,} frames repeat an earlier one, {summary.n_clusters:,} geometries ({how})"
+    table = Table(*columns, title=title, title_justify="left")
+    within, across = _counts(rows, clusters)
+    for k, store in enumerate(rows.stores):
+        cells = (str(store.path), f"{len(store):,}", f"{within[k]:,}", f"{across[k]:,}")
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _counts(rows: StoreRows, clusters: Clusters) -> tuple[np.ndarray, np.ndarray]:
+    """Per store: frames that repeat one of the same store, and frames whose geometry another store has too."""
+    n_stores = len(rows.stores)
+    store = np.searchsorted(rows.bounds, clusters.members, side="right") - 1
+    cluster = np.repeat(np.arange(len(clusters)), np.diff(clusters.offsets))
+    _, first, counts = np.unique(cluster * n_stores + store, return_index=True, return_counts=True)
+    within, across = np.zeros(n_stores, dtype=np.int64), np.zeros(n_stores, dtype=np.int64)
+    np.add.at(within, store[first], counts - 1)
+    n_stores_of = np.bincount(cluster[first], minlength=len(clusters))
+    shared = n_stores_of[cluster[first]] > 1
+    np.add.at(across, store[first][shared], counts[shared])
+    return within, across
+
+
+def _leakages(stores: Sequence[Store], held_out: Sequence[Store], config: DuplicatesConfig, console: Console) -> list[dict[str, Any]]:
+    table = _leakage_table("held-out frames that are in the searched stores")
+    found = []
+    for held in held_out:
+        for store in stores:
+            everything = range(len(store)), range(len(held))
+            leaked = leakage(store, everything[0], held, everything[1], displacement=config.displacement, verify=config.verify)
+            table.add_row(*_leakage_row(str(store.path), leaked, store, held, str(held.path)))
+            pairs = zip(leaked.held_out[: config.listed].tolist(), leaked.training[: config.listed].tolist(), strict=True)
+            ids = [[held.ids[mine], store.ids[theirs]] for mine, theirs in pairs]
+            row = {"training": str(store.path), "held_out": str(held.path), "structures": len(leaked), "of": leaked.n_held_out, "ids": ids}
+            found.append(row)
+    console.print(table)
+    return found
+
+
+def _leakage_table(title: str) -> Table:
+    return Table("training", "held out", "leaked", "for example (held out = training)", title=title, title_justify="left")
+
+
+def _leakage_row(name: str, found: Leakage, training: Store, held_out: Store, held_name: str = "") -> list[Text]:
+    pairs = zip(found.held_out[:_EXAMPLES].tolist(), found.training[:_EXAMPLES].tolist(), strict=True)
+    examples = ", ".join(f"{held_out.ids[mine]} = {training.ids[theirs]}" for mine, theirs in pairs)
+    cells = (name, f"{held_name} {found.n_held_out:,} frames".strip(), f"{len(found):,}", examples)
+    return [Text(cell) for cell in cells]
