@@ -38,7 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, toy_data: dict[str, Path]) -
     (folder / "truncated.safetensors").write_bytes(model.read_bytes()[:-100])
     store = folder / "store.unipot"
     assert main(["prepare", f"path={metals}", f"out={store}", "level_of_theory=EMT"]) == 0
-    data = store / "data.mdb"
+    data = store / "shards" / "00000.mdb"
     data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
     return {"metals": metals, "model": model, "folder": folder, "store": store, "run": run}
 

@@ -126,7 +126,7 @@ class Converter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Give the folder back; it goes when nothing in it is worth continuing."""
         assert self._lock is not None
-        if not any((self.folder / "shards").glob("[0-9]*/shard.json")) and not any((self.folder / "parts").glob("*.json")):
+        if not any((self.folder / "shards").glob("[0-9]*/shard.json")):
             shutil.rmtree(self.folder, ignore_errors=True)
         elif kind is not None:
             self.say(f"what is finished stays in {self.folder}; the same command goes on from there")

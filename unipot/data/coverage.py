@@ -48,7 +48,7 @@ def coverage_map(stores: Sequence[Store], n_structures: int, seed: int = 0) -> C
         seed: of the sample.
     """
     rows = [sample_rows(len(store), n_structures, seed) for store in stores]
-    fingerprints = [np.asarray(store.column("fingerprint")[r], dtype=np.float64) for store, r in zip(stores, rows, strict=True)]
+    fingerprints = [np.asarray(_reopened(store).column("fingerprint")[r], dtype=np.float64) for store, r in zip(stores, rows, strict=True)]
     fractions = [_fractions(store, r) for store, r in zip(stores, rows, strict=True)]
     weights = np.concatenate([np.full(len(r), 1 / len(r)) for r in rows]) / len(rows)
     blocks = (_scaled(np.concatenate(fingerprints), weights, each=True), _scaled(np.concatenate(fractions), weights))
@@ -56,7 +56,7 @@ def coverage_map(stores: Sequence[Store], n_structures: int, seed: int = 0) -> C
     bounds = np.cumsum([0, *[len(r) for r in rows]])
     descriptors = [pooled[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
     plane, explained = _principal_plane(pooled, weights)
-    kinds = [_own_kind(np.asarray(store.groups[r])) for store, r in zip(stores, rows, strict=True)]
+    kinds = [_own_kind(np.asarray(_reopened(store).groups[r])) for store, r in zip(stores, rows, strict=True)]
     return CoverageMap(
         points=[part @ plane for part in descriptors],
         explained=explained,
@@ -75,8 +75,13 @@ def _coverage(descriptors: Sequence[np.ndarray], kinds: Sequence[np.ndarray], se
     return covered
 
 
+def _reopened(store: Store) -> Store:
+    """With memory maps of its own: what is read through them is given back after use."""
+    return Store(store.path)
+
+
 def _fractions(store: Store, rows: np.ndarray) -> np.ndarray:
-    counts = store.composition_counts_of(rows)
+    counts = _reopened(store).composition_counts_of(rows)
     return counts / counts.sum(axis=1, keepdims=True)
 
 

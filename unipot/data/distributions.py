@@ -112,6 +112,7 @@ def distributions(stores: Sequence[Store], quantity: Quantity, seed: int = 0) ->
         quantity: of what.
         seed: of the sample behind quantiles and the range of the axis.
     """
+    stores = [Store(store.path) for store in stores]  # maps of their own, which are given back before the next quantity
     samples = [_finite(quantity.values(store, sample_rows(len(store), SAMPLE, seed))) for store in stores]
     edges = bin_edges(samples, quantity.scale, quantity.linear_within)
     found: list[Distribution | None] = []
@@ -159,6 +160,7 @@ def composition_residuals(store: Store, seed: int = 0) -> tuple[np.ndarray, str]
     Returns:
         (n,) eV/atom over a sample of the structures with an energy, and a sentence on the fit ("" without energies).
     """
+    store = Store(store.path)  # maps of its own, as above
     rows = sample_rows(len(store), SAMPLE, seed)
     regression = CompositionRegression()
     for counts, energies in labelled_compositions(store, rows):

@@ -290,8 +290,8 @@ def _session() -> Iterator[Session]:
     from requests.adapters import HTTPAdapter
     from urllib3.util import Retry
 
-    # reading is tried again by _fetch, which continues where the bytes ended
-    retry = Retry(total=MAX_TRIES, read=0, other=0, status_forcelist=_BUSY, backoff_factor=BACKOFF, raise_on_status=False)
+    # connecting and reading are tried again by _fetch, which continues where the bytes ended
+    retry = Retry(total=MAX_TRIES, connect=0, read=0, other=0, status_forcelist=_BUSY, backoff_factor=BACKOFF, raise_on_status=False)
     with requests.Session() as session:
         for scheme in ("https://", "http://"):
             session.mount(scheme, HTTPAdapter(max_retries=retry))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,10 +50,11 @@ from unipot.reporting.structure_images import structure_figure
 from unipot.reporting.tables import Cell, ReportTable
 from unipot.structure import MAX_ATOMIC_NUMBER, SYMBOLS, Structure
 
-#: groups are counted exactly up to this many structures, which takes 8 bytes each
-_GROUPS_UP_TO = 20_000_000
+#: groups that the census does not give are counted up to this many structures
+_GROUPS_UP_TO = 2_000_000
 #: atoms of all structures that are read for distances, per store
 MAX_SAMPLED_ATOMS = 300_000
+_LONGEST_NAME = 28
 _RESIDUAL = "energy after composition regression, eV/atom"
 _QUANTITIES = (ATOMS, NEIGHBORS, MAX_FORCE, NET_FORCE, MAX_STRESS, PRESSURE, VOLUME, CLOSEST)
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
@@ -83,11 +85,12 @@ def facts_table(stores: Sequence[Store], names: Sequence[str]) -> ReportTable:
     return ReportTable(title="Datasets" if len(stores) > 1 else "Dataset", columns=("", *names), rows=rows)
 
 
-def page_sections(stores: Sequence[Store], names: Sequence[str], sampling: Sampling) -> list[Section]:
-    """Everything on the page, in order."""
+def page_sections(stores: Sequence[Store], names: Sequence[str], sampling: Sampling, facts: ReportTable) -> list[Section]:
+    """Everything on the page, in order; `facts` from `facts_table`."""
+    names = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 9]}…{name[-8:]}" for name in names]
     quarantined = [_quarantine(store, name) for store, name in zip(stores, names, strict=True)]
     sections = [
-        Section(title="Facts", tables=[facts_table(stores, names), *[table for table in quarantined if table is not None]]),
+        Section(title="Facts", tables=[facts, *[table for table in quarantined if table is not None]]),
         _traps(stores, names),
         _elements(stores, names),
         _distributions(stores, names, sampling),
@@ -110,7 +113,7 @@ def _facts(store: Store) -> dict[str, Cell]:
         "energy zero": _line(card.get("energy_zero")),
         "structures": f"{n:,}",
         "atoms": f"{metadata['n_atoms']:,}",
-        "groups (material, trajectory)": f"{len(np.unique(store.groups)):,}" if n <= _GROUPS_UP_TO else "not counted",
+        "groups (material, trajectory)": _n_groups(store),
         "elements": f"{len(store.elements)}: {' '.join(metadata['elements'])}",
     }
     for label, count in metadata["label_counts"].items():
@@ -124,6 +127,14 @@ def _facts(store: Store) -> dict[str, Cell]:
         "folder": str(store.path),
     }
     return {key: value for key, value in facts.items() if value not in (None, "")}
+
+
+def _n_groups(store: Store) -> str:
+    census = store.path / "census.json"
+    counted = json.loads(census.read_text(encoding="utf-8")).get("n_groups") if census.exists() else None
+    if counted is None and len(store) <= _GROUPS_UP_TO:
+        counted = len(np.unique(store.groups))
+    return "not counted" if counted is None else f"{counted:,}"
 
 
 def _quarantine(store: Store, name: str) -> ReportTable | None:
@@ -224,6 +235,7 @@ def _pairs(stores: Sequence[Store], names: Sequence[str], sampling: Sampling) ->
 
 def _sampled_structures(store: Store, sampling: Sampling) -> list[Structure]:
     """A seeded sample, cut where it holds enough atoms."""
+    store = Store(store.path)  # memory maps of its own, which are given back after use
     rows = sample_rows(len(store), sampling.n_structures, sampling.seed)
     n_atoms = np.asarray(store.n_atoms[rows])
     if n_atoms.sum() > MAX_SAMPLED_ATOMS:
@@ -294,6 +306,7 @@ def formula(structure: Structure) -> str:
 
 
 def _rows_of_different_formulas(store: Store, n: int, seed: int) -> list[int]:
+    store = Store(store.path)
     rows = np.random.default_rng(seed).permutation(sample_rows(len(store), 50 * n, seed))
     _, first = np.unique(np.asarray(store.column("formula")[rows]), return_index=True)
     order = [*np.sort(first).tolist(), *np.setdiff1d(np.arange(len(rows)), first).tolist()]

@@ -175,7 +175,7 @@ def coverage_figure(coverage: CoverageMap, names: Sequence[str]) -> bytes:
 def overlap_figure(covered: np.ndarray, names: Sequence[str]) -> bytes:
     """Matrix of the share of each store (row) that another (column) covers; SVG."""
     n = len(names)
-    figure, (axis,) = new_figure(1, size=(0.95 * n + 3.2, 0.7 * n + 1.8))
+    figure, (axis,) = new_figure(1, size=(0.95 * n + 4.2, 0.7 * n + 2.6))
     axis.set_facecolor(_MISSING)
     image = axis.imshow(100 * covered, cmap="cividis", vmin=0, vmax=100, aspect="auto")
     for (row, column), value in np.ndenumerate(covered):

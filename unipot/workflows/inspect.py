@@ -62,8 +62,8 @@ def inspect(config: InspectConfig, console: Console | None = None) -> Path:
     sampling = Sampling(n_structures=config.n_structures, n_points=config.n_points, n_images=config.n_images, seed=config.seed)
     total = sum(len(store) for store in stores)
     subtitle = f"{total:,} structures in {len(stores)} dataset{'s' if len(stores) > 1 else ''}; samples drawn with seed {config.seed}"
-    path = write_report(config.output, ", ".join(names), subtitle, page_sections(stores, names, sampling))
     facts = facts_table(stores, names)
+    path = write_report(config.output, ", ".join(names), subtitle, page_sections(stores, names, sampling, facts))
     short = tuple(row for row in facts.rows if row[0] not in _ON_THE_PAGE_ONLY)
     console.print(ReportTable(title=facts.title, columns=facts.columns, rows=short).to_rich())
     console.print(f"page: {path}", highlight=False, soft_wrap=True)
@@ -71,6 +71,6 @@ def inspect(config: InspectConfig, console: Console | None = None) -> Path:
 
 
 def names_of(stores: list[Store]) -> list[str]:
-    """One name per store; with the folder where two have the same."""
+    """One name per store; those that have the same are numbered, and the table of facts tells their folders."""
     names = [store.name for store in stores]
-    return [name if names.count(name) == 1 else f"{name} ({store.path})" for name, store in zip(names, stores, strict=True)]
+    return [name if names.count(name) == 1 else f"{name} ({names[: k + 1].count(name)})" for k, name in enumerate(names)]

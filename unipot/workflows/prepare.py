@@ -109,11 +109,9 @@ def prepare(config: PrepareConfig, console: Console | None = None) -> Store:
 
 def _prepare_parquet(config: PrepareConfig, console: Console) -> Store:
     """Export a store as it is, or make one of the source first; it stays, so that nothing is converted twice."""
-    plain = PrepareConfig(
-        path=config.path, name=config.name, to=config.to, out=config.out, check_disk=config.check_disk, overwrite=config.overwrite
-    )
+    changes = (config.labels, config.level_of_theory, config.energy_kind, config.quarantine, config.precision != PrepareConfig.precision)
     existing = store_folders(config.path) if config.path else []
-    as_it_is = config == plain and [Path(str(config.path))] == existing
+    as_it_is = not any(changes) and [Path(str(config.path))] == existing
     name = config.name or _default_name(config)
     folder = Path(config.out or f"{name}-parquet")
     refuse_existing(folder, config.overwrite)
@@ -121,6 +119,8 @@ def _prepare_parquet(config: PrepareConfig, console: Console) -> Store:
         store = Store(existing[0])
     else:
         target = folder.parent / f"{name}{SUFFIX}"
+        if any(target.absolute() == store.absolute() for store in existing):
+            raise ValueError(f"{target} would have to be changed before the export; give the changed store a name of its own with name=")
         if target.exists() and not config.overwrite:
             raise FileExistsError(
                 f"{target}, the store to be exported, exists already; export it: unipot prepare path={target} to=parquet out={folder}, "

@@ -13,12 +13,18 @@ from unipot.structure import Structure
 
 
 def store_folders(path: str | Path) -> list[Path]:
-    """The stores that `path` stands for: one, those directly in a folder, or those of a pattern with `*`; [] where none is."""
+    """The stores that `path` stands for: one, those of a folder that holds nothing else, or those of a pattern with `*`.
+
+    [] where it stands for anything else.
+    """
     path = str(path)
     if _is_store(Path(path)):
         return [Path(path)]
-    names = glob.glob(path) if "*" in path else [str(folder) for folder in Path(path).glob("*")] if Path(path).is_dir() else []
-    return sorted(Path(name) for name in names if _is_store(Path(name)) and not Path(name).name.startswith("."))
+    if "*" in path:
+        found = [Path(name) for name in glob.glob(path)]
+    else:
+        found = [entry for entry in Path(path).glob("*") if not entry.name.startswith(".")] if Path(path).is_dir() else []
+    return sorted(found) if all(_is_store(entry) for entry in found) else []
 
 
 def describe_stores(path: str | Path) -> SourceDescription:
