@@ -17,9 +17,10 @@ from unipot.structure import Structure
 def batch():
     rng = np.random.default_rng(0)
     water = {"energy": -14.2, "forces": rng.normal(size=(3, 3))}
+    copper = {"stress": 0.1 * np.eye(3)}
     structures = [
         Structure(atomic_numbers=[8, 1, 1], positions=rng.normal(size=(3, 3)), labels=water, id="a"),
-        Structure(atomic_numbers=[29], positions=np.zeros((1, 3)), cell=2.6 * np.eye(3), pbc=True, labels={"stress": 0.1 * np.eye(3)}, id="b"),
+        Structure(atomic_numbers=[29], positions=np.zeros((1, 3)), cell=2.6 * np.eye(3), pbc=True, labels=copper, id="b"),
         Structure(atomic_numbers=[2], positions=np.zeros((1, 3)), id="c"),
     ]  # fmt: skip
     return collate(structures, cutoff=3.0, head_index=[1, 0, 1])

@@ -9,7 +9,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from unipot.batch import AtomBatch, with_neighbors
 from unipot.data.budget import Budget, check_budget, pack_in_order
@@ -379,7 +379,7 @@ def _check_loading(num_workers: int, prefetch_factor: int | None, neighbors: str
 
 def pack_all(batches: list[AtomBatch]) -> list[PackedBatch]:
     """The micro-batches of a step as they leave a worker."""
-    return [pack(batch) for batch in batches]
+    return [pack(batch, shared=get_worker_info() is not None) for batch in batches]
 
 
 def _as_is(item: Any) -> Any:

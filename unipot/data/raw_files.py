@@ -73,10 +73,16 @@ def contents_size(file: str, size: int) -> int:
     return size * (_INFLATION if file.endswith(_COMPRESSED) else 1)
 
 
-def fetch_all(sources: Sequence[RawFile], folder: Path, on_progress: Progress) -> RawFolder:
+def fetch_all(sources: Sequence[RawFile], folder: Path, on_progress: Progress, *, verify: bool = True) -> RawFolder:
     """Download what is missing in `folder`, verify what is there, unpack archives.
 
     Two processes may do this at once: the second one waits for each file and then finds it.
+
+    Args:
+        sources: what the recipe reads.
+        folder: where the files go.
+        on_progress: called with file, bytes done, bytes in all.
+        verify: compare files that are there already with the card; what is downloaded is always compared.
 
     Raises:
         OSError: a file cannot be fetched from any mirror, or not be written.
@@ -92,7 +98,7 @@ def fetch_all(sources: Sequence[RawFile], folder: Path, on_progress: Progress) -
                         raise FileNotFoundError(missing_sentence([source], folder))
                     fetched = download(source, folder, on_progress=lambda done, total, name=source.file: on_progress(name, done, total))
                     _note_verified(fetched.path, fetched.sha256)
-                files.append(_check_and_unpack(source, folder, verify=True))
+                files.append(_check_and_unpack(source, folder, verify=verify))
     return RawFolder(folder, tuple(file for file in files if file))
 
 

@@ -51,8 +51,7 @@ def periodic_table_figure(structures: np.ndarray, atoms: np.ndarray) -> bytes:
     if not structures.any():
         raise ValueError("a periodic table needs at least one element that occurs")
     figure, (axis,) = new_figure(1, size=(10.4, 5.3))
-    present = structures[structures > 0]
-    scale = LogNorm(max(float(present.min()), 1.0) / 1.001, float(present.max()) * 1.001)
+    scale = LogNorm(1, max(float(structures.max()), 10.0))
     colours = colormaps[_MAP]
     for number in range(1, MAX_ATOMIC_NUMBER + 1):
         row, column = place_of(number)

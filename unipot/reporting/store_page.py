@@ -221,7 +221,7 @@ def _pairs(stores: Sequence[Store], names: Sequence[str], sampling: Sampling) ->
         )
         matrix = (
             "Below and on the diagonal the smallest distance in the whole sample over the sum of covalent radii (far below 1: suspicious "
-            f"contacts), above it in how many structures the pair occurs; grey: it does not. At most {MAX_ELEMENTS} elements."
+            f"contacts; numbers: Å), above it in how many structures the pair occurs; grey: in none. At most {MAX_ELEMENTS} elements."
         )
         violins = (
             f"Smallest distance per structure of the (at most {MAX_VIOLINS}) most frequent pairs; black: median, orange: sum of covalent "
@@ -251,7 +251,7 @@ def _coverage(stores: Sequence[Store], names: Sequence[str], sampling: Sampling)
         "The descriptor of a structure is its 16-number fingerprint (invariants of the neighbourhoods within 6 Å, averaged over atoms) "
         "beside the atomic fraction of each element. Both parts are scaled to the same total variance over the datasets, each dataset "
         f"with equal weight. A seeded sample of at most {sampling.n_points:,} structures per dataset is projected on the two directions of "
-        "largest variance; distances that the plane hides still count in the overlap."
+        "largest variance." + (" Distances that the plane hides still count in the overlap." if len(stores) > 1 else "")
     ]
     figures = [Figure(caption="Each point is a structure; near points are similar structures.", image=coverage_figure(found, names))]
     if len(stores) > 1:

@@ -12,7 +12,7 @@ from unipot.data.cards import RawFile
 from unipot.data.raw_files import RawFolder, fetch_all, use_existing
 
 
-def fetch_raw_files(sources: Sequence[RawFile], folder: Path, *, console: Console) -> RawFolder:
+def fetch_raw_files(sources: Sequence[RawFile], folder: Path, *, verify: bool, console: Console) -> RawFolder:
     """Download what is missing, verify and unpack; see `unipot.data.raw_files.fetch_all`."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -23,8 +23,8 @@ def fetch_raw_files(sources: Sequence[RawFile], folder: Path, *, console: Consol
                 tasks[file] = progress.add_task(file, total=total)
             progress.update(tasks[file], completed=done, total=total)
 
-        found = fetch_all(sources, folder, show)
-    _warn_unverified(sources, console)
+        found = fetch_all(sources, folder, show, verify=verify)
+    _say_what_was_verified(sources, verify, console)
     return found
 
 
@@ -33,14 +33,14 @@ def find_raw_files(sources: Sequence[RawFile], folder: Path, *, verify: bool, al
     found = use_existing(sources, folder, verify=verify, allow_missing=allow_missing)
     for file in found.missing:
         console.print(f"  {file} is missing and left out", highlight=False, soft_wrap=True)
-    if verify:
-        _warn_unverified(sources, console)
-    else:
-        console.print("  sizes and hashes of the raw files are not compared with the card (verify=false)", highlight=False)
+    _say_what_was_verified(sources, verify, console)
     return found
 
 
-def _warn_unverified(sources: Sequence[RawFile], console: Console) -> None:
+def _say_what_was_verified(sources: Sequence[RawFile], verify: bool, console: Console) -> None:
+    if not verify:
+        console.print("  sizes and hashes of the raw files are not compared with the card (verify=false)", highlight=False)
+        return
     unknown = [source.file for source in sources if source.sha256 is None and source.md5 is None]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""

@@ -53,7 +53,7 @@ class PrepareConfig:
     options: dict[str, Any] = field(default_factory=dict)  # of the recipe
     raw: str | None = None  # folder with the recipe's raw files; null: they are downloaded
     offline: bool = False  # download nothing
-    verify: bool = True  # compare raw files in `raw` with sizes and hashes of the card
+    verify: bool = True  # compare raw files that are there with sizes and hashes of the card
     allow_missing: bool = False  # convert the raw files that are there
     workers: int | None = None  # processes; null: one per processor where there is enough to do
     structures_per_shard: int = 100_000
@@ -197,7 +197,7 @@ def _raw_files(recipe: Recipe, config: PrepareConfig, target: Path, console: Con
         require_space({folder: to_fetch, target.parent: store_bytes}, f"recipe {recipe.name!r}")
     if existing:
         return find_raw_files(needed, folder, verify=config.verify, allow_missing=config.allow_missing, console=console)
-    return fetch_raw_files(needed, folder, console=console)
+    return fetch_raw_files(needed, folder, verify=config.verify, console=console)
 
 
 def _store_bytes(recipe: Recipe, options: Mapping[str, Any]) -> int:

@@ -22,7 +22,8 @@ def alloy(k: int, **changes) -> Structure:
     """Four atoms of two kinds on a random lattice site each; energies of −3 and −5 eV per atom and some noise."""
     rng = np.random.default_rng(k)
     numbers = rng.permutation([29, 29, 13, 13] if k % 2 else [29, 29, 29, 13])
-    sites = np.array([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]) + rng.uniform(-0.15, 0.15, (4, 3))  # too far apart to be near-identical
+    lattice = np.array([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
+    sites = lattice + rng.uniform(-0.15, 0.15, (4, 3))  # too far apart to be near-identical
     energy = float(np.where(numbers == 29, -3.0, -5.0).sum() + rng.normal() * 0.1)
     labels = {"energy": np.array(energy), "forces": np.zeros((4, 3))}
     fields = {"atomic_numbers": numbers, "positions": sites @ (np.eye(3) * 4), "cell": np.eye(3) * 4, "pbc": [True] * 3, "id": f"a-{k}"}

@@ -194,6 +194,47 @@ def test_damaged_empty_and_missing_files_are_named(tmp_path: Path) -> None:
         read_huggingface(tmp_path, labels=LABELS)
 
 
+def test_fixed_atoms_charges_and_null_ids_and_groups_are_read(tmp_path: Path) -> None:
+    table = {"fixed": [[True, False, False], None], "charge": [None, -1.0], "id": [None, "b"], "meta": [{"run": "r"}, {"run": None}]}
+    first, second = read(parquet(tmp_path / "a.parquet", **table), id_key="id", group_key="meta.run")
+    assert first.fixed.tolist() == [True, False, False] and not second.fixed.any()
+    assert (first.total_charge, second.total_charge) == (0.0, -1.0)
+    assert (first.id, second.id, first.group, second.group) == ("a-0", "b", "r", "")
+
+
+def test_files_of_several_splits_are_not_mixed_unasked(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match="there are several splits; set split to one of: test, train, all"):
+        read(tmp_path)
+    assert len(read(tmp_path, split="all")) == 4
+
+
+def test_configurations_of_a_hub_dataset_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def load_dataset(name: str, configuration: str | None, **options: Any) -> Any:
+        raise ValueError("Config name is missing.\nPlease pick one among the available configs: ['small', 'large']\nExample of usage: …")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(ValueError, match=r"hf://owner/name: Config name is missing.*'small', 'large'.*hf://owner/name/<configuration>"):
+        read_huggingface("hf://owner/name", labels=LABELS)
+
+
+def test_an_export_on_the_hub_is_described_by_its_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+    import huggingface_hub
+    import yaml
+
+    labels = {"energy": {"key": "energy", "unit": "eV", "sign": "positive", "virial": False}}
+    said = {"format": "unipot-parquet", "format_version": 1, "name": "water", "level_of_theory": "PBE", "energy_kind": "total"}
+    card = f"---\n{yaml.safe_dump({'unipot': {**said, 'precision': 'float64', 'labels': labels, 'group_key': None, 'id_key': None}})}---\n"
+    stream = datasets.Dataset.from_dict(ROWS).to_iterable_dataset()
+    monkeypatch.setattr(huggingface_hub.DatasetCard, "load", lambda name: huggingface_hub.DatasetCard(card))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, configuration, **options: datasets.IterableDatasetDict({"train": stream}))
+    assert [set(s.labels) for s in read_huggingface("hf://owner/water")] == [{"energy"}, {"energy"}]  # type: ignore[union-attr]
+
+
 def test_hub_names_reach_the_hub_as_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 

@@ -62,7 +62,7 @@ def test_licence_citation_and_traps_come_from_the_recipes_card(tmp_path):
     assert "CC-BY-4.0" in page and "A. Author (2020)" in page and "Mind the &lt;gap&gt;." in page
 
 
-@pytest.mark.parametrize("n", [1, 2, 13])
+@pytest.mark.parametrize("n", [1, 13])
 def test_stores_of_few_lone_atoms_with_energies_only_have_a_page(tmp_path, n):
     name = "a-name-of-unusual-length-for-a-dataset"
     with StoreWriter(tmp_path / "a.unipot", name=name, level_of_theory="PBE", labels=("energy",)) as writer:

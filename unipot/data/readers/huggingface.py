@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unipot.data.labels import LabelSource, SkippedItem, check_sources, convert_label, missing_keys_message
+from unipot.data.readers.arrow_cells import ArrowCells
 from unipot.data.readers.exported import describe_dataset
 from unipot.properties import PROPERTIES
 from unipot.structure import SYMBOLS, Structure
@@ -214,8 +215,9 @@ def _read(
     for table in tables:
         if fields is None:
             fields = _Columns(path, table.column_names, mapping, labels, group_key, id_key)
-        for row in range(table.num_rows):
-            yield fields.structure(table, row, f"{name}-{first_row + n_rows}")
+        cells = ArrowCells(table)
+        for row in range(len(cells)):
+            yield fields.structure(cells, row, f"{name}-{first_row + n_rows}")
             n_rows += 1
     if n_rows == 0:
         raise ValueError(f"{path}: there are no rows; check the split and that the download is complete")
@@ -266,12 +268,12 @@ class _Columns:
             if key is not None and key not in available and key.split(".")[0] not in available:
                 raise ValueError(f"{path}: {option}={key!r} is no column; columns are: {', '.join(available)}")
 
-    def structure(self, table: Any, row: int, default_id: str) -> Structure | SkippedItem:
-        """Row `row` of an Arrow table."""
-        value = lambda field: _value(table, self.geometry[field], row)  # noqa: E731
-        text = lambda key, default: default if (found := _value(table, key, row)) is None else str(found)  # noqa: E731
+    def structure(self, cells: ArrowCells, row: int, default_id: str) -> Structure | SkippedItem:
+        """Row `row` of a table."""
+        value = lambda field: cells.value(self.geometry[field], row)  # noqa: E731
+        text = lambda key, default: default if (found := cells.value(key, row)) is None else str(found)  # noqa: E731
         try:
-            raw = {name: _value(table, source.key, row) for name, source in self.labels.items()}
+            raw = {name: cells.value(source.key, row) for name, source in self.labels.items()}
             raw = {name: found for name, found in raw.items() if found is not None}
             if not raw:
                 return SkippedItem(where=default_id, reason=f"has none of the labels {', '.join(self.labels)}", invalid=False)
@@ -316,40 +318,6 @@ class _Columns:
                 raise ValueError("there is a cell but pbc is not stated; state columns.pbc as a column, 'all' or 'none'")
             return False
         return np.asarray(stored, dtype=bool)
-
-
-def _value(table: Any, column: str | None, row: int) -> Any:
-    """One cell of the table: None, a Python scalar or string, or an array with nested lists as dimensions."""
-    if column is None:
-        return None
-    name, *path = column.split(".") if column not in table.column_names else [column]
-    scalar = table.column(name)[row]
-    for field in path:
-        if not scalar.is_valid:
-            return None
-        scalar = scalar[field]
-    if not scalar.is_valid:
-        return None
-    return _array(scalar) if hasattr(scalar, "values") else scalar.as_py()
-
-
-def _array(scalar: Any) -> np.ndarray:
-    """A (nested) Arrow list as an array; ragged lists are refused."""
-    values, lengths = scalar.values, [len(scalar.values)]
-    while hasattr(values, "flatten") and hasattr(values.type, "value_type"):
-        inner = values.flatten()
-        length = len(inner) // max(len(values), 1)
-        if length * len(values) != len(inner) or (np.diff(_list_offsets(values)) != length).any():
-            raise ValueError("lists of unequal length where an array is expected")
-        lengths.append(length)
-        values = inner
-    return values.to_numpy(zero_copy_only=False).reshape(lengths)
-
-
-def _list_offsets(values: Any) -> np.ndarray:
-    if hasattr(values, "offsets"):
-        return values.offsets.to_numpy()
-    return np.arange(len(values) + 1) * values.type.list_size  # fixed-size lists
 
 
 def _atomic_numbers(stored: Any) -> np.ndarray:
