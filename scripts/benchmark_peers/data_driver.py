@@ -107,7 +107,10 @@ def measure(source: Path, work: Path, logs: Path, pythons: dict[str, str], n: in
                 title = f"{'with' if edges else 'without'} neighbours, {number} workers"
                 say(title)
                 report["reading"][title] = measure_in_turns(jobs, rounds=options.rounds, slice_seconds=options.slice_seconds)
-        report["edges"] = _edge_counts(contenders, workers, options)
+                if edges and number == min(options.workers):
+                    report["edges"] = _edge_counts(contenders, workers, number, n)
+                for worker in workers.values():
+                    worker.ask("forget")
     return report
 
 
@@ -163,15 +166,16 @@ class _Read:
         return answer["seconds"], answer["structures"]
 
 
-def _edge_counts(contenders: list[Contender], workers: dict[str, WorkerProcess], options: Any) -> dict[str, int]:
-    """Edges of whole passes by each format: all must see the same graph."""
+def _edge_counts(contenders: list[Contender], workers: dict[str, WorkerProcess], number: int, n: int) -> dict[str, int]:
+    """Edges of one pass by each format: all must see the same graph."""
     counts = {}
     for contender in contenders:
-        if contender.edges is False or 0 not in options.workers:
+        if contender.edges is False:
             continue
-        worker, n_batches = workers[contender.package], -(-sum(FRAMES.values()) // BATCH_SIZE)
         try:
-            counts[contender.label] = worker.ask("read", key=f"{contender.kind}/0/True", steps=n_batches)["edges"]
+            answer = workers[contender.package].ask("read", key=f"{contender.kind}/{number}/True", steps=-(-n // BATCH_SIZE))
         except WorkerError as error:
             print(f"{contender.label}: {error}", file=sys.stderr)
+            continue
+        counts[contender.label] = round(answer["edges"] * n / answer["structures"])
     return counts

@@ -6,6 +6,7 @@ loader of shuffled batches, `read` goes through some of them, `quit` ends.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,6 +98,12 @@ class DataWorker:
         receive = getattr(self.formats[kind](), "receive", _as_is) if workers else _as_is
         self.readers[key] = (iter(loader), 2 * workers, receive)
         return {"batches": len(batches)}
+
+    def forget(self) -> dict[str, Any]:
+        """Close every loader, so that no file stays open."""
+        self.readers.clear()
+        gc.collect()
+        return {}
 
     def read(self, key: str, steps: int) -> dict[str, Any]:
         """Go through `steps` batches; what workers prepared while others were measured is drawn first, untimed."""
