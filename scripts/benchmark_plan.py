@@ -30,10 +30,10 @@ sys.path.insert(0, str(REPOSITORY))  # so that the checkout is measured, not an 
 
 from benchmark_peers.conditions import commit, hardware, package_version  # noqa: E402
 
-from unipot.data.budget import structure_cost  # noqa: E402
-from unipot.data.permutation import mix64  # noqa: E402
-from unipot.data.plan import MixturePlan  # noqa: E402
-from unipot.data.selection import Selection  # noqa: E402
+from unipot.data.mixture.budget import structure_cost  # noqa: E402
+from unipot.data.mixture.permutation import mix64  # noqa: E402
+from unipot.data.mixture.plan import MixturePlan  # noqa: E402
+from unipot.data.mixture.selection import Selection  # noqa: E402
 from unipot.data.spec import MixtureSpec  # noqa: E402
 
 SIZES = (10**6, 10**7, 10**8, 5 * 10**8)

@@ -182,7 +182,7 @@ def prepare_store(data: Path, name: str, path: Path) -> Path:
     """A store made from the training file of one reference dataset; one that is there already is kept."""
     from ase.io import iread
 
-    from unipot.data.store_writer import StoreWriter
+    from unipot.data.storage.writer import StoreWriter
     from unipot.structure import Structure
     from unipot.units import voigt_to_matrix
 

@@ -135,7 +135,7 @@ def training_optimizer(potential: Potential, learning_rate: float) -> torch.opti
 
 def mixture_data_module(stores: list[str], structures_per_step: int, cutoff: float, seed: int) -> Any:
     """The data module of training over stores, each with a head of its own; validation sets are left empty."""
-    from unipot.data.datamodule import MixtureDataModule
+    from unipot.data.mixture.datamodule import MixtureDataModule
     from unipot.data.spec import DatasetSpec, MixtureSpec
     from unipot.data.store import Store
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unipot.data.catalog.recipes import Recipe, load_recipe
 from unipot.data.labels import SkippedItem
-from unipot.data.recipes import Recipe, load_recipe
 from unipot.resources import data_recipes_dir
 from unipot.structure import Structure
 from unipot.units import voigt_to_matrix

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unipot.data.recipes import load_recipe
+from unipot.data.catalog.recipes import load_recipe
 from unipot.resources import data_recipes_dir
 
 # recipe -> step of the central difference (Å), tolerance (eV/Å); xTB energies are converged to about 1e-7 eV

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from unipot.data.catalog.recipes import load_recipe
 from unipot.data.labels import SkippedItem
-from unipot.data.recipes import load_recipe
 from unipot.resources import data_recipes_dir
 from unipot.structure import Structure
 

@@ -11,10 +11,10 @@ from ase import Atoms
 from ase.calculators.morse import MorsePotential
 from rich.console import Console
 
-from unipot.data.cards import check_card
+from unipot.data.catalog.cards import check_card
+from unipot.data.catalog.raw_files import use_existing
+from unipot.data.catalog.recipes import load_recipe
 from unipot.data.labels import SkippedItem
-from unipot.data.raw_files import use_existing
-from unipot.data.recipes import load_recipe
 from unipot.resources import data_recipes_dir
 from unipot.structure import Structure
 from unipot.workflows.prepare import PrepareConfig, prepare

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from unipot.data.recipes import load_recipe, recipe_names
+from unipot.data.catalog.recipes import load_recipe, recipe_names
 from unipot.resources import data_recipes_dir
 from unipot.structure import Structure
 from unipot.workflows.prepare import PrepareConfig, prepare

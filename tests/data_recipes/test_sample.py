@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unipot.data.recipes import load_recipe
+from unipot.data.catalog.recipes import load_recipe
 from unipot.resources import data_recipes_dir
 
 FOLDER = data_recipes_dir() / "malonaldehyde_pbe"

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unipot.data.storage.upgrade import upgrade_store
 from unipot.data.store import Store
-from unipot.data.store_upgrade import upgrade_store
 
 GOLDEN = Path(__file__).with_name("store-v1.unipot")
 EXPECTED = json.loads(GOLDEN.with_suffix(".json").read_text())

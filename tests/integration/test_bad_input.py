@@ -21,8 +21,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
 from unipot.cli import main
-from unipot.data.quarantine import read_quarantine
-from unipot.data.shard import ShardWriter
+from unipot.data.quality.quarantine import read_quarantine
+from unipot.data.storage.shard import ShardWriter
 from unipot.data.store import Store
 from unipot.resources import data_recipes_dir
 

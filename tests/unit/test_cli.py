@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from unipot.cli import VERBS, main
-from unipot.data.recipes import recipe_names
+from unipot.data.catalog.recipes import recipe_names
 from unipot.resources import data_recipes_dir
 
 

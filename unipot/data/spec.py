@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unipot.data.splits import SplitSpec
+from unipot.data.mixture.splits import SplitSpec
 from unipot.properties import check_energy_kind, property_named
 
 _DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -27,7 +27,7 @@ class DatasetSpec:
         labels: properties the run relies on; the run refuses to start when the store has none of one of them.
         head: head that evaluates this dataset; "" takes the name, lower case, with `_` and `.` turned into `-`.
         weight: relative share of draws; None leaves it to `MixtureSpec.temperature`. All datasets or none.
-        validation_path: store to validate on; None holds out a part of `path`, see `unipot.data.splits.SplitSpec`.
+        validation_path: store to validate on; None holds out a part of `path`, see `unipot.data.mixture.splits.SplitSpec`.
         validation_fraction: 0 to 1, used when `validation_path` is None.
         split_by: group, composition, elements or structure, likewise.
         held_out_elements: symbols, for a split by elements.

@@ -1,6 +1,6 @@
 """The store: a folder `<name>.unipot/` of packed records in LMDB shards, with a memory-mapped index beside them.
 
-`unipot.data.store_format` shows the folder; `StoreWriter` and `unipot prepare` make one.
+`unipot.data.storage.format` shows the folder; `StoreWriter` and `unipot prepare` make one.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from unipot.data.columns import COLUMNS, TextColumn, chunks, dense_compositions, load_column
 from unipot.data.edge_counts import STORED_CUTOFFS, count_edges_batch
-from unipot.data.record import RecordCodec
-from unipot.data.shard_reader import ShardReader
 from unipot.data.spec import DatasetSpec
-from unipot.data.store_format import SUFFIX, read_metadata, update_content_hash
-from unipot.data.store_writer import StoreWriter
+from unipot.data.storage.columns import COLUMNS, TextColumn, chunks, dense_compositions, load_column
+from unipot.data.storage.format import SUFFIX, read_metadata, update_content_hash
+from unipot.data.storage.record import RecordCodec
+from unipot.data.storage.shard_reader import ShardReader
+from unipot.data.storage.writer import StoreWriter
 from unipot.structure import SYMBOLS, Structure
 
 __all__ = ["SUFFIX", "Store", "StoreWriter", "open_dataset"]
@@ -119,7 +119,7 @@ class Store:
         return self.column("group")
 
     def column(self, name: str) -> np.ndarray:
-        """A column of `unipot.data.columns.COLUMNS`, memory-mapped.
+        """A column of `unipot.data.storage.columns.COLUMNS`, memory-mapped.
 
         Raises:
             KeyError: there is no such column.

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from unipot.data.coverage import NEIGHBOR, WITHIN, CoverageMap, coverage_map
-from unipot.data.disk import in_words
-from unipot.data.distributions import (
+from unipot.data.conversion.disk import in_words
+from unipot.data.conversion.source_description import recipe_card
+from unipot.data.overview.coverage import NEIGHBOR, WITHIN, CoverageMap, coverage_map
+from unipot.data.overview.distributions import (
     ATOMS,
     CLOSEST,
     ENERGY,
@@ -30,9 +31,8 @@ from unipot.data.distributions import (
     sample_rows,
     structures_per_element,
 )
-from unipot.data.pair_distances import CUTOFF, pair_distances
-from unipot.data.quarantine import QuarantineEntry, read_quarantine
-from unipot.data.source_description import recipe_card
+from unipot.data.overview.pair_distances import CUTOFF, pair_distances
+from unipot.data.quality.quarantine import QuarantineEntry, read_quarantine
 from unipot.data.store import Store
 from unipot.reporting.html import Figure, Section
 from unipot.reporting.periodic_table import periodic_table_figure

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unipot.data.coverage import CoverageMap
-from unipot.data.distributions import Distribution, Quantity
-from unipot.data.pair_distances import PairDistances
+from unipot.data.overview.coverage import CoverageMap
+from unipot.data.overview.distributions import Distribution, Quantity
+from unipot.data.overview.pair_distances import PairDistances
 from unipot.reporting.canvas import COLOURS, colour_of, new_figure, styled, svg_bytes
 from unipot.structure import SYMBOLS
 

@@ -36,7 +36,7 @@ class DatasetConfig:
     `labels` must be present in the data. `sources` is needed only for a file whose labels are not what ASE calls
     energy (eV), forces (eV/Å) and stress (eV/Å³, positive under tension). `energy_kind`: total, adsorption or formation;
     null takes the store's own, and total for a structure file. `split_by`: group (the default), composition, elements or
-    structure; `held_out_elements` for a split by elements (see `unipot.data.splits`).
+    structure; `held_out_elements` for a split by elements (see `unipot.data.mixture.splits`).
     """
 
     path: str = MISSING

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from unipot.data.conversion import BusyError
+from unipot.data.conversion.converter import BusyError
+from unipot.data.conversion.parts import FileSource, first_file, format_of
 from unipot.data.labels import LabelSource
-from unipot.data.local_cache import locally
-from unipot.data.parts import FileSource, first_file, format_of
+from unipot.data.mixture.selection import Selection
+from unipot.data.mixture.splits import containing, split
 from unipot.data.readers.ase_files import default_labels
-from unipot.data.selection import Selection
 from unipot.data.spec import DatasetSpec, energy_kinds_of_heads, levels_of_heads
-from unipot.data.splits import containing, split
 from unipot.data.statistics import elements_present
+from unipot.data.storage.local_cache import locally
 from unipot.data.store import Store, open_dataset
 from unipot.training.distributed import is_main_process
 from unipot.workflows.config import DatasetConfig
@@ -59,7 +59,7 @@ def open_datasets(
         cache: folder for the stores made from structure files.
         seed: of the splits.
         console: what is assumed and skipped is said here.
-        local_cache: folder on a disk of this machine from which stores are read, see `unipot.data.local_cache`.
+        local_cache: folder on a disk of this machine from which stores are read, see `unipot.data.storage.local_cache`.
 
     Raises:
         ValueError: there are no datasets, one head has several levels of theory or kinds of energy, or a configured label is absent.

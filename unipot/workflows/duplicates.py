@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unipot.data.duplicate_report import DuplicateSummary, Leakage, StoreRows, duplicates_of, leakage
-from unipot.data.duplicates import DISPLACEMENT, Clusters
+from unipot.data.quality.duplicate_report import DuplicateSummary, Leakage, StoreRows, duplicates_of, leakage
+from unipot.data.quality.duplicates import DISPLACEMENT, Clusters
 from unipot.data.store import Store
 from unipot.workflows.datasets import OpenDataset
 

@@ -12,7 +12,7 @@ import torch
 from omegaconf import MISSING, OmegaConf
 from rich.console import Console
 
-from unipot.data.selection import Selection
+from unipot.data.mixture.selection import Selection
 from unipot.data.spec import head_name_for
 from unipot.models.potential import Potential
 from unipot.reporting.evaluation import Evaluation, error_table, evaluate_head, full_table

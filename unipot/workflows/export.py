@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from unipot.data.budget import position_chunks
-from unipot.data.selection import Selection
+from unipot.data.mixture.budget import position_chunks
+from unipot.data.mixture.selection import Selection
 from unipot.models.potential import Potential
 from unipot.structure import Structure
 from unipot.training.distributed import is_main_process

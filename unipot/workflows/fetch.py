@@ -8,12 +8,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from unipot.data.cards import RawFile
-from unipot.data.raw_files import RawFolder, fetch_all, use_existing
+from unipot.data.catalog.cards import RawFile
+from unipot.data.catalog.raw_files import RawFolder, fetch_all, use_existing
 
 
 def fetch_raw_files(sources: Sequence[RawFile], folder: Path, *, verify: bool, console: Console) -> RawFolder:
-    """Download what is missing, verify and unpack; see `unipot.data.raw_files.fetch_all`."""
+    """Download what is missing, verify and unpack; see `unipot.data.catalog.raw_files.fetch_all`."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         tasks: dict[str, TaskID] = {}
@@ -29,7 +29,7 @@ def fetch_raw_files(sources: Sequence[RawFile], folder: Path, *, verify: bool, c
 
 
 def find_raw_files(sources: Sequence[RawFile], folder: Path, *, verify: bool, allow_missing: bool, console: Console) -> RawFolder:
-    """Use the files of a folder; see `unipot.data.raw_files.use_existing`."""
+    """Use the files of a folder; see `unipot.data.catalog.raw_files.use_existing`."""
     found = use_existing(sources, folder, verify=verify, allow_missing=allow_missing)
     for file in found.missing:
         console.print(f"  {file} is missing and left out", highlight=False, soft_wrap=True)

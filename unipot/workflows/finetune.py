@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import MISSING
 from rich.console import Console
 
-from unipot.data.selection import Selection
+from unipot.data.mixture.selection import Selection
 from unipot.data.store import Store
 from unipot.models.potential import Potential
 from unipot.reporting.evaluation import Evaluation, error_table

@@ -18,7 +18,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
-from unipot.data.datamodule import MixtureDataModule
+from unipot.data.mixture.datamodule import MixtureDataModule
 from unipot.models.potential import Potential
 from unipot.training.callbacks import RunState, StepLog, StepProgress, Validation
 from unipot.training.checkpoint import read_run_state

@@ -14,19 +14,19 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from unipot.data.conversion import Conversion, ConversionProgress, Converter
-from unipot.data.disk import in_words, require_space, writing_to
-from unipot.data.finishing import Finished, finishing_pass
-from unipot.data.part_conversion import ShardSettings
-from unipot.data.parts import PartSource
-from unipot.data.quarantine import FILE_NAME, Thresholds, quarantine_lines
-from unipot.data.quarantine_summary import quarantine_table, summarize_quarantine
-from unipot.data.record import RecordCodec
-from unipot.data.review import REVIEW
-from unipot.data.shard import read_shard_info
+from unipot.data.conversion.converter import Conversion, ConversionProgress, Converter
+from unipot.data.conversion.disk import in_words, require_space, writing_to
+from unipot.data.conversion.finishing import Finished, finishing_pass
+from unipot.data.conversion.part_conversion import ShardSettings
+from unipot.data.conversion.parts import PartSource
+from unipot.data.conversion.review import REVIEW
+from unipot.data.quality.quarantine import FILE_NAME, Thresholds, quarantine_lines
+from unipot.data.quality.quarantine_summary import quarantine_table, summarize_quarantine
 from unipot.data.spec import check_dataset_name
+from unipot.data.storage.assembly import assemble_store
+from unipot.data.storage.record import RecordCodec
+from unipot.data.storage.shard import read_shard_info
 from unipot.data.store import Store
-from unipot.data.store_assembly import assemble_store
 from unipot.properties import check_energy_kind
 
 #: bytes of raw files below which starting worker processes costs more than it saves

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from unipot.data.conversion.parts import FileSource, PartSource
+from unipot.data.conversion.source_description import SourceDescription
+from unipot.data.conversion.store_source import StoreSource
 from unipot.data.labels import LabelSource
-from unipot.data.parts import FileSource, PartSource
-from unipot.data.quarantine import Thresholds
+from unipot.data.quality.quarantine import Thresholds
 from unipot.data.readers.exported import describe_dataset
 from unipot.data.readers.unipot_store import describe_stores, store_folders
-from unipot.data.source_description import SourceDescription
-from unipot.data.store_source import StoreSource
 from unipot.workflows.make_store import Job
 
 if TYPE_CHECKING:

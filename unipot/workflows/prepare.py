@@ -9,13 +9,13 @@ from typing import Any
 
 from rich.console import Console
 
-from unipot.data.disk import in_words, require_space
+from unipot.data.catalog.raw_files import RawFolder, bytes_to_fetch, contents_size, raw_folder
+from unipot.data.catalog.recipes import Recipe, load_recipe
+from unipot.data.conversion.disk import in_words, require_space
+from unipot.data.conversion.parts import FileSource, RecipeSource, format_of
 from unipot.data.labels import LabelSource
-from unipot.data.parts import FileSource, RecipeSource, format_of
-from unipot.data.quarantine import Thresholds
-from unipot.data.raw_files import RawFolder, bytes_to_fetch, contents_size, raw_folder
+from unipot.data.quality.quarantine import Thresholds
 from unipot.data.readers.unipot_store import store_folders
-from unipot.data.recipes import Recipe, load_recipe
 from unipot.data.store import SUFFIX, Store
 from unipot.properties import property_named
 from unipot.resources import data_recipes_dir
@@ -259,7 +259,7 @@ def _assumed_labels(path: str, format: str, console: Console) -> dict[str, Label
             f"{path}: the labels of a {format} source must be stated, for example labels.energy.key=energy labels.energy.unit=eV "
             "labels.forces.key=forces labels.forces.unit=eV/A"
         )
-    from unipot.data.parts import first_file
+    from unipot.data.conversion.parts import first_file
     from unipot.data.readers.ase_files import default_labels
 
     labels = default_labels(first_file(path, format))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from unipot.data.datamodule import MixtureDataModule
+from unipot.data.mixture.datamodule import MixtureDataModule
 from unipot.data.spec import MixtureSpec
 from unipot.training.module import TrainingModule
 from unipot.workflows import tables

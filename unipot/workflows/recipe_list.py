@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from unipot.data.disk import in_words
-from unipot.data.recipes import Recipe, load_recipe, recipe_names
+from unipot.data.catalog.recipes import Recipe, load_recipe, recipe_names
+from unipot.data.conversion.disk import in_words
 from unipot.resources import data_recipes_dir
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from unipot.data.budget import position_chunks
+from unipot.data.mixture.budget import position_chunks
 from unipot.structure import symbols_of
 from unipot.training.losses import StepLoss
 from unipot.training.metrics import REPORTED, MetricTable

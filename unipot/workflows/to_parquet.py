@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from unipot.data.disk import in_words, require_space
-from unipot.data.export_parquet import export_parquet
+from unipot.data.conversion.disk import in_words, require_space
+from unipot.data.parquet.export import export_parquet
 from unipot.data.store import Store
 
 

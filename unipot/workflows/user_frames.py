@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from unipot.batch import AtomBatch
-from unipot.data.datamodule import evaluation_batches
+from unipot.data.mixture.datamodule import evaluation_batches
 from unipot.data.spec import DatasetSpec, head_name_for
 from unipot.data.store import Store, open_dataset
 from unipot.finetune.hold_out import choose_frames, hold_out

@@ -10,7 +10,7 @@ import numpy as np
 from omegaconf import MISSING, OmegaConf
 from rich.console import Console
 
-from unipot.data.selection import Selection
+from unipot.data.mixture.selection import Selection
 from unipot.data.store import Store
 from unipot.models.potential import Potential
 from unipot.reporting.evaluation import Evaluation, evaluate_head

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unipot.data.cards import RawFile, check_card, load_card, raw_files
-from unipot.data.recipes import load_recipe
+from unipot.data.catalog.cards import RawFile, check_card, load_card, raw_files
+from unipot.data.catalog.recipes import load_recipe
 from unipot.resources import data_recipes_dir
 
 

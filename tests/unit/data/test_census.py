@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from unipot.data.census import Census
 from unipot.data.labels import SkippedItem
-from unipot.data.measurements import measure
+from unipot.data.quality.census import Census
+from unipot.data.quality.measurements import measure
 from unipot.structure import Structure
 from unipot.units import GPA
 

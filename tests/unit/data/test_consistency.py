@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from unipot.data.consistency import ConsistencyCheck, ConsistencyReport
+from unipot.data.quality.consistency import ConsistencyCheck, ConsistencyReport
 from unipot.data.readers.ase_files import default_labels, read_ase_file
 from unipot.structure import Structure
 from unipot.units import GPA, HARTREE

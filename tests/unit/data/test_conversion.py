@@ -19,13 +19,14 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from rich.console import Console
 
-from unipot.data import part_conversion, parts, store_assembly
-from unipot.data.conversion import BusyError, Converter
+from unipot.data.conversion import part_conversion, parts
+from unipot.data.conversion.converter import BusyError, Converter
+from unipot.data.conversion.part_conversion import ShardSettings
+from unipot.data.conversion.parts import FileSource, RecipeSource
+from unipot.data.conversion.workers import run_all
 from unipot.data.labels import ASE_LABELS, LabelSource
-from unipot.data.part_conversion import ShardSettings
-from unipot.data.parts import FileSource, RecipeSource
+from unipot.data.storage import assembly as store_assembly
 from unipot.data.store import Store
-from unipot.data.workers import run_all
 from unipot.workflows.make_store import Job, StoreOptions, make_store
 from unipot.workflows.prepare import PrepareConfig, prepare
 
@@ -201,7 +202,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from rich.console import Console
-from unipot.data.parts import RecipeSource
+from unipot.data.conversion.parts import RecipeSource
 from unipot.workflows.make_store import Job, StoreOptions, make_store
 if __name__ == "__main__":
     root, workers = Path(sys.argv[1]), int(sys.argv[2])

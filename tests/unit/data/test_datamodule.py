@@ -12,8 +12,8 @@ import torch
 
 from unipot.batch import AtomBatch, collate
 from unipot.cli import _is_for_user, _sentence
-from unipot.data.datamodule import EvaluationDataset, MixtureDataModule, StepDataset, evaluation_batches
-from unipot.data.selection import Selection
+from unipot.data.mixture.datamodule import EvaluationDataset, MixtureDataModule, StepDataset, evaluation_batches
+from unipot.data.mixture.selection import Selection
 from unipot.data.spec import DatasetSpec, MixtureSpec
 
 N_STEPS = 9

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unipot.batch import AtomBatch, collate
-from unipot.data.decode import decode_batch
+from unipot.data.storage.decode import decode_batch
 from unipot.data.store import Store
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unipot.data import distributions as module
-from unipot.data.coverage import WITHIN, coverage_map
-from unipot.data.distributions import (
+from unipot.data.overview import distributions as module
+from unipot.data.overview.coverage import WITHIN, coverage_map
+from unipot.data.overview.distributions import (
     ATOMS,
     ENERGY,
     MAX_FORCE,
@@ -25,7 +25,7 @@ from unipot.data.distributions import (
     sample_rows,
     structures_per_element,
 )
-from unipot.data.pair_distances import pair_distances
+from unipot.data.overview.pair_distances import pair_distances
 from unipot.data.store import Store, StoreWriter
 from unipot.structure import Structure
 from unipot.units import GPA

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from unipot.data import download as module
-from unipot.data.cards import RawFile
-from unipot.data.disk import DiskError
-from unipot.data.download import download
-from unipot.data.raw_files import fetch_all, use_existing
+from unipot.data.catalog import download as module
+from unipot.data.catalog.cards import RawFile
+from unipot.data.catalog.download import download
+from unipot.data.catalog.raw_files import fetch_all, use_existing
+from unipot.data.conversion.disk import DiskError
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

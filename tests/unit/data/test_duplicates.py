@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unipot.data import duplicates
-from unipot.data.duplicate_report import duplicates_of, leakage, verified_clusters
-from unipot.data.duplicates import LIMITS, Clusters, candidate_clusters
-from unipot.data.geometry_match import distances_of, same_geometry
-from unipot.data.measurements import measure
+from unipot.data.quality import duplicates
+from unipot.data.quality.duplicate_report import duplicates_of, leakage, verified_clusters
+from unipot.data.quality.duplicates import LIMITS, Clusters, candidate_clusters
+from unipot.data.quality.geometry_match import distances_of, same_geometry
+from unipot.data.quality.measurements import measure
 from unipot.data.readers.ase_files import default_labels, read_ase_file
-from unipot.data.store_format import group_hash, reduced_formula
+from unipot.data.storage.format import group_hash, reduced_formula
 from unipot.structure import Structure
 
 
@@ -94,7 +94,7 @@ def test_a_cluster_is_divided_by_geometry():
 
 def test_in_large_clusters_only_closer_candidates_are_compared(monkeypatch):
     """A chain of bond lengths, each a little longer than the one before; the last repeats the fifth."""
-    from unipot.data import duplicate_report
+    from unipot.data.quality import duplicate_report
 
     lengths = [1.0 + 5e-5 * k for k in range(40)] + [1.0 + 5e-5 * 5]
     rows = [Structure(atomic_numbers=[1, 1], positions=[[0, 0, 0], [d, 0, 0]]) for d in lengths]
@@ -126,7 +126,7 @@ def test_energies_of_other_levels_do_not_contradict(make_store, make_structure):
 
 
 def test_leakage_finds_held_out_frames_in_training(make_store, make_structure, monkeypatch):
-    from unipot.data import duplicate_report
+    from unipot.data.quality import duplicate_report
 
     frames = [make_structure(k, n_atoms=4) for k in range(8)]
     turned = replace(frames[5], id="turned", positions=frames[5].positions[:, [1, 2, 0]])

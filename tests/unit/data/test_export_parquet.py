@@ -12,14 +12,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unipot.data import export_parquet as export_module
-from unipot.data.export_card import size_category
-from unipot.data.export_parquet import export_parquet
+from unipot.data.conversion.source_description import SourceDescription
 from unipot.data.labels import SkippedItem
-from unipot.data.parquet_table import METADATA_KEY
+from unipot.data.parquet import export as export_module
+from unipot.data.parquet.card import size_category
+from unipot.data.parquet.export import export_parquet
+from unipot.data.parquet.table import METADATA_KEY
 from unipot.data.readers import read_structures
 from unipot.data.readers.huggingface import read_huggingface
-from unipot.data.source_description import SourceDescription
 from unipot.data.store import Store, StoreWriter
 from unipot.structure import Structure
 

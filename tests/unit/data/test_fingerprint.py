@@ -9,10 +9,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from unipot.data.duplicates import LIMITS
-from unipot.data.fingerprint import SIZE, element_weights
-from unipot.data.geometry_match import distances_of, same_geometry
-from unipot.data.measurements import measure
+from unipot.data.quality.duplicates import LIMITS
+from unipot.data.quality.fingerprint import SIZE, element_weights
+from unipot.data.quality.geometry_match import distances_of, same_geometry
+from unipot.data.quality.measurements import measure
 from unipot.structure import Structure
 
 #: float32 sums in another order

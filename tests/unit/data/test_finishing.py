@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unipot.data.finishing import Finished, finishing_pass
-from unipot.data.quarantine import Thresholds
-from unipot.data.record import RecordCodec
-from unipot.data.review import REVIEW, ShardReview
-from unipot.data.shard import ShardWriter, read_shard_info
+from unipot.data.conversion.finishing import Finished, finishing_pass
+from unipot.data.conversion.review import REVIEW, ShardReview
+from unipot.data.quality.quarantine import Thresholds
+from unipot.data.storage.record import RecordCodec
+from unipot.data.storage.shard import ShardWriter, read_shard_info
 from unipot.structure import Structure
 
 LABELS = ("energy", "forces")

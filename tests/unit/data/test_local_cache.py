@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from unipot.data.local_cache import locally
+from unipot.data.storage.local_cache import locally
 from unipot.data.store import Store
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from ase.data import covalent_radii
 
-from unipot.data import measurements as module
-from unipot.data.columns import MEASURED
 from unipot.data.edge_counts import STORED_CUTOFFS, count_edges
-from unipot.data.measurements import measure
+from unipot.data.quality import measurements as module
+from unipot.data.quality.measurements import measure
+from unipot.data.storage.columns import MEASURED
 from unipot.neighbors import neighbor_list
 from unipot.structure import Structure
 

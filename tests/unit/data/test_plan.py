@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unipot.data.budget import Budget, pack_in_order
-from unipot.data.permutation import permute, permute_each, round_keys
-from unipot.data.plan import MixturePlan
-from unipot.data.selection import Selection
+from unipot.data.mixture.budget import Budget, pack_in_order
+from unipot.data.mixture.permutation import permute, permute_each, round_keys
+from unipot.data.mixture.plan import MixturePlan
+from unipot.data.mixture.selection import Selection
 from unipot.data.spec import MixtureSpec
 
 #: what `test_draws_are_those_of_the_first_version` recorded
@@ -312,7 +312,7 @@ def test_packing_in_chunks_is_packing_at_once(sizes, chunk):
     atoms, edges = np.array(sizes, dtype=np.int64).reshape(-1, 2).T
     budget = Budget(max_atoms=20, max_edges=60, max_cost=200)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unipot.data.budget.CHUNK", chunk)
+        patch.setattr("unipot.data.mixture.budget.CHUNK", chunk)
         in_chunks = pack_in_order(atoms, edges, budget, np.arange(len(atoms)))
     expected, start = [0], 0
     for k in range(1, len(atoms)):

@@ -13,7 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from rich.console import Console
 
-from unipot.data.recipes import load_recipe
+from unipot.data.catalog.recipes import load_recipe
 from unipot.data.store import Store
 from unipot.workflows.config import LabelConfig
 from unipot.workflows.prepare import PrepareConfig, prepare

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from unipot.data.labels import SkippedItem
-from unipot.data.measurements import measure
-from unipot.data.quarantine import QuarantineEntry, Thresholds, Violation, quarantine_lines, read_quarantine, screen, violations
-from unipot.data.quarantine_summary import quarantine_table, summarize_quarantine
+from unipot.data.quality.measurements import measure
+from unipot.data.quality.quarantine import QuarantineEntry, Thresholds, Violation, quarantine_lines, read_quarantine, screen, violations
+from unipot.data.quality.quarantine_summary import quarantine_table, summarize_quarantine
 from unipot.data.readers.ase_files import default_labels, read_ase_file
 from unipot.structure import Structure
 

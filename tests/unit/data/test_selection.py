@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unipot.data.selection import Selection
+from unipot.data.mixture.selection import Selection
 
 masks = st.builds(
     lambda n, fraction, seed: np.random.default_rng(seed).random(n) < fraction,

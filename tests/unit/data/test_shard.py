@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unipot.data.measurements import measure
-from unipot.data.record import RecordCodec
-from unipot.data.shard import ShardWriter, read_shard_info
+from unipot.data.quality.measurements import measure
+from unipot.data.storage.assembly import assemble_store
+from unipot.data.storage.record import RecordCodec
+from unipot.data.storage.shard import ShardWriter, read_shard_info
 from unipot.data.store import Store
-from unipot.data.store_assembly import assemble_store
 
 LABELS = ("energy", "forces")
 OPTIONS = {"name": "set", "level_of_theory": "PBE", "labels": LABELS}

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unipot.data import splits
-from unipot.data.splits import SPLITS_BY, SplitSpec, containing, split
+from unipot.data.mixture import splits
+from unipot.data.mixture.splits import SPLITS_BY, SplitSpec, containing, split
 from unipot.data.statistics import elements_present
-from unipot.data.store_format import group_hash, reduced_formula
+from unipot.data.storage.format import group_hash, reduced_formula
 
 #: by of a split -> what two structures that stay together have in common
 TOGETHER = {"group": lambda row: row[0], "composition": lambda row: reduced_formula(np.array(row[1])), "structure": lambda row: row[2]}

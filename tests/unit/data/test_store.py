@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from unipot.data.edge_counts import STORED_CUTOFFS
-from unipot.data.record import LABEL_BITS
 from unipot.data.spec import DatasetSpec
+from unipot.data.storage.format import group_hash, reduced_formula
+from unipot.data.storage.record import LABEL_BITS
 from unipot.data.store import Store, StoreWriter, open_dataset
-from unipot.data.store_format import group_hash, reduced_formula
 from unipot.neighbors import neighbor_list
 from unipot.structure import Structure
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from unipot.data.pair_distances import pair_distances
+from unipot.data.overview.pair_distances import pair_distances
 from unipot.reporting.periodic_table import periodic_table_figure, place_of, short_number
 from unipot.reporting.store_plots import distribution_figure, overlap_figure, own_axis_figure, pair_matrix_figure, pair_violin_figure
 from unipot.reporting.structure_images import arrange, draw_structure, structure_figure, view

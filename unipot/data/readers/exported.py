@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from unipot.data.parquet_table import METADATA_KEY
-from unipot.data.source_description import SourceDescription
+from unipot.data.conversion.source_description import SourceDescription
+from unipot.data.parquet.table import METADATA_KEY
 
 HUB = "hf://"
 

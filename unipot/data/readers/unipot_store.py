@@ -6,8 +6,8 @@ import glob
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from unipot.data.conversion.source_description import SourceDescription
 from unipot.data.labels import SkippedItem
-from unipot.data.source_description import SourceDescription
 from unipot.data.store import Store
 from unipot.structure import Structure
 

@@ -1,0 +1,201 @@
+"""Recipes: folders `data_recipes/<name>/` with `recipe.py`, which makes structures, and `card.yaml`, which describes them."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from unipot.data.catalog.cards import RawFile, load_card, raw_files
+from unipot.data.labels import SkippedItem
+from unipot.structure import Structure
+
+#: arguments of `parts` and `structures` that are not options
+_RAW_ARGUMENTS = ("raw", "part")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A dataset and the code that reads or makes it, in canonical units.
+
+    A recipe either makes its structures (`structures(**options)`) or reads raw files: `parts(raw, **options)` names the
+    units of work and `structures(raw, part, **options)` streams one of them.
+
+    Attributes:
+        name: of its folder.
+        folder: with `recipe.py` and `card.yaml`.
+        level_of_theory: of its labels.
+        energy_kind: `total`, `adsorption` or `formation`.
+        labels: properties its structures may carry.
+        card: contents of `card.yaml`.
+        sources: raw files of the card.
+        make: the recipe's `structures` function.
+        list_parts: the recipe's `parts` function; None when it reads no files.
+    """
+
+    name: str
+    folder: Path
+    level_of_theory: str
+    energy_kind: str
+    labels: tuple[str, ...]
+    card: dict[str, Any]
+    sources: tuple[RawFile, ...]
+    make: Callable[..., Iterator[Structure | SkippedItem]]
+    list_parts: Callable[..., list[str]] | None = None
+
+    @property
+    def reads_files(self) -> bool:
+        return self.list_parts is not None
+
+    @property
+    def digest(self) -> str:
+        """Hash of `recipe.py`; another one may give other structures."""
+        return hashlib.sha256((self.folder / "recipe.py").read_bytes()).hexdigest()
+
+    def parts(self, raw: Path, **options: Any) -> list[str]:
+        """Names of the units of work, in a fixed order; one without a name for a recipe that reads no files.
+
+        Raises:
+            ValueError: an option is unknown, there are no parts, or one appears twice.
+        """
+        self.check_options(options)
+        if self.list_parts is None:
+            return [""]
+        parts = list(self.list_parts(raw, **_accepted(self.list_parts, options)))
+        if not parts:
+            raise ValueError(f"recipe {self.name!r} finds nothing to read in {raw}; put the files of its card there")
+        twice = sorted({part for part in parts if parts.count(part) > 1}) if len(set(parts)) < len(parts) else []
+        if twice:
+            raise ValueError(f"recipe {self.name!r}: the part {twice[0]!r} appears twice; parts() must name each unit of work once")
+        return parts
+
+    def structures(self, raw: Path | None = None, part: str = "", **options: Any) -> Iterator[Structure | SkippedItem]:
+        """Stream the structures, of one part where the recipe reads files.
+
+        Raises:
+            ValueError: the recipe has no option of that name.
+        """
+        self.check_options(options)
+        if self.reads_files:
+            return iter(self.make(raw, part, **_accepted(self.make, options)))
+        return iter(self.make(**options))
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuse options that the recipe does not have.
+
+        Raises:
+            ValueError: the closest name is given.
+        """
+        allowed = list(self.option_defaults())
+        for option in options:
+            if option not in allowed:
+                close = get_close_matches(option, allowed, n=1)
+                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                raise ValueError(f"recipe {self.name!r} has no option {option!r}{hint}; it has: {', '.join(allowed) or 'none'}")
+
+    def option_defaults(self) -> dict[str, Any]:
+        """Option -> default, as the signatures of `parts` and `structures` say."""
+        found: dict[str, Any] = {}
+        for function in (self.list_parts, self.make):
+            if function is not None:
+                found |= {name: p.default for name, p in inspect.signature(function).parameters.items() if p.kind != p.VAR_KEYWORD}
+        return {name: default for name, default in found.items() if not (self.reads_files and name in _RAW_ARGUMENTS)}
+
+    def level_for(self, options: Mapping[str, Any]) -> str:
+        """Level of theory of the labels that these options choose; `levels_of_theory` of the card says where it is another one."""
+        values = {**self.option_defaults(), **options}
+        chosen = [levels[values[option]] for option, levels in self.card.get("levels_of_theory", {}).items() if values[option] in levels]
+        return chosen[0] if chosen else self.level_of_theory
+
+    def needed_files(self, options: Mapping[str, Any]) -> list[RawFile]:
+        """Raw files that a conversion with these options reads."""
+        values = {**self.option_defaults(), **options}
+        return [source for source in self.sources if source.needed_for(values)]
+
+    def n_structures(self, options: Mapping[str, Any]) -> int | None:
+        """How many structures to expect, where the recipe has an option `n_frames`; for progress bars."""
+        value = {**self.option_defaults(), **options}.get("n_frames")
+        return value if isinstance(value, int) else None
+
+
+def recipe_names(folder: Path) -> list[str]:
+    """Names of the recipes in `folder`."""
+    return sorted(path.parent.name for path in folder.glob("*/recipe.py") if not path.parent.name.startswith("_"))
+
+
+def load_recipe(folder: Path, name: str) -> Recipe:
+    """The recipe `name` of `folder`; a `name` with a '/' is the path of a recipe's own folder.
+
+    Raises:
+        FileNotFoundError: the recipe has no card.
+        ValueError: there is no such recipe, its card does not follow the schema, or card and code disagree.
+    """
+    if "/" in name:
+        folder, name = Path(name).parent, Path(name).name
+    names = recipe_names(folder)
+    if name not in names:
+        close = get_close_matches(name, names, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"recipe {name!r} is not known{hint}; recipes are: {', '.join(names) or f'none in {folder}'}")
+    file = folder / name / "recipe.py"
+    card = load_card(folder / name / "card.yaml")
+    module = _module(file, name)
+    if card["name"] != name:
+        raise ValueError(f"{folder / name / 'card.yaml'}: name is {card['name']!r} but the folder is {name!r}; make them equal")
+    for attribute, key in (("LEVEL_OF_THEORY", card["level_of_theory"]), ("LABELS", tuple(card["properties"]))):
+        stated = getattr(module, attribute, key)
+        if (tuple(stated) if attribute == "LABELS" else stated) != key:
+            raise ValueError(f"{file}: {attribute} is {stated!r} but the card says {key!r}; make them equal")
+    recipe = Recipe(
+        name=name,
+        folder=folder / name,
+        level_of_theory=card["level_of_theory"],
+        energy_kind=card["energy_kind"],
+        labels=tuple(card["properties"]),
+        card=card,
+        sources=raw_files(card),
+        make=_function(module, "structures", file),
+        list_parts=_function(module, "parts", file) if hasattr(module, "parts") else None,
+    )
+    _check_sources(recipe)
+    return recipe
+
+
+def _check_sources(recipe: Recipe) -> None:
+    file = recipe.folder / "card.yaml"
+    if recipe.sources and not recipe.reads_files:
+        raise ValueError(f"{file}: sources lists files but recipe.py has no parts(raw, **options); add it, or set sources: []")
+    options = recipe.option_defaults()
+    named = [(f"when of {source.file!r}", option) for source in recipe.sources for option in source.when]
+    for where, option in [*named, *(("levels_of_theory", option) for option in recipe.card.get("levels_of_theory", {}))]:
+        if option not in options:
+            known = ", ".join(options) or "none"
+            raise ValueError(f"{file}: {where} names the option {option!r}; recipe.py has: {known}")
+
+
+def _function(module: ModuleType, name: str, file: Path) -> Callable[..., Any]:
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(f"{file} has no function {name}; data_recipes/_template/recipe.py shows what a recipe is made of")
+    return function
+
+
+def _accepted(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options that the function takes: `parts` may need fewer than `structures`."""
+    parameters = inspect.signature(function).parameters
+    takes_all = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+    return {name: value for name, value in options.items() if takes_all or name in parameters}
+
+
+def _module(file: Path, name: str) -> ModuleType:
+    spec = spec_from_file_location(f"unipot_recipe_{name}", file)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

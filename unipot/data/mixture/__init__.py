@@ -1,0 +1,1 @@
+"""Which structures a step of training sees: splits, the plan, budgets, and the loaders."""

@@ -1,0 +1,1 @@
+"""What stores hold, in numbers to look at: distributions, distances, coverage."""

@@ -1,0 +1,1 @@
+"""Stores as Hugging Face datasets: tables, files and the dataset card."""

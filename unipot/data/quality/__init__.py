@@ -1,0 +1,1 @@
+"""Is it good data? Measurements, census, consistency of labels, quarantine, duplicates."""

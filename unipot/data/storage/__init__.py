@@ -1,0 +1,1 @@
+"""What a store is made of: records, shards, index columns, and reading them straight into batches."""
