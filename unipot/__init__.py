@@ -7,12 +7,13 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Structure": "unipot.structure",
+    "energy_difference_uncertainty": "unipot.models.last_layer",
     "Potential": "unipot.models.potential",
     "UnipotCalculator": "unipot.calculator",
     "load_potential": "unipot.zoo.artifact",
 }
 
-__all__ = ["Potential", "Structure", "UnipotCalculator", "__version__", "load_potential"]
+__all__ = ["Potential", "Structure", "UnipotCalculator", "__version__", "energy_difference_uncertainty", "load_potential"]
 
 
 def __getattr__(name: str) -> Any:

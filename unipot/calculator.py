@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from torch import Tensor
 
 from unipot.batch import AtomBatch, Predictions, collate
+from unipot.models.last_layer import energy_difference_uncertainty, predict_uncertainty, require_posterior
 from unipot.models.potential import Potential
 from unipot.structure import Structure, symbols_of
 from unipot.units import matrix_to_voigt
@@ -25,7 +27,8 @@ class UnipotCalculator(Calculator):
     """Energy (eV), forces (eV/Å), stress (eV/Å³, Voigt xx yy zz yz xz xy, positive under tension) and energies per atom (eV).
 
     Stress exists only for atoms that are periodic along all axes. Total charge and spin multiplicity are taken from
-    `atoms.info["total_charge"]` and `atoms.info["spin_multiplicity"]`. What the energies are (total, adsorption or
+    `atoms.info["total_charge"]` and `atoms.info["spin_multiplicity"]`; which of them the model reads stands in `conditions`,
+    and a charge or open shell that it does not read is warned of once. What the energies are (total, adsorption or
     formation) stands in `energy_kind` and, with head and level of theory, in `parameters`, which ASE writes to its files.
 
     Args:
@@ -33,10 +36,13 @@ class UnipotCalculator(Calculator):
             (later changes of its weights are seen after the next `reset()`), and is not modified.
         head: which head predicts; may be left out if there is only one.
         device: where to compute. With a `Potential`: must be left out, or the device it is on.
+        uncertainty: also give `results["energy_uncertainty"]` (eV) and `results["forces_uncertainty"]` (n_atoms, 3) eV/Å, standard
+            deviations from the head's last-layer posterior; one more pass per last-layer weight.
         dtype: torch.float32 or torch.float64, by default the one the model was saved in. With a `Potential`: as device.
 
     Raises:
-        ValueError: no head was given though the model has several, or device or dtype differ from those of the `Potential`.
+        ValueError: no head was given though the model has several, uncertainties are wanted of a head without a posterior, or
+            device or dtype differ from those of the `Potential`.
         KeyError: the model has no such head; the message lists those it has.
 
     Example:
@@ -56,6 +62,7 @@ class UnipotCalculator(Calculator):
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        uncertainty: bool = False,
         **ase_options: Any,
     ) -> None:
         super().__init__(**ase_options)
@@ -70,21 +77,31 @@ class UnipotCalculator(Calculator):
         self.head = _chosen_head(self.potential, head)
         self._head_index = self.potential.heads.index(self.head)
         self._info: tuple[Any, ...] = ()
+        self.uncertainty = uncertainty
+        if uncertainty:
+            require_posterior(self.potential.heads[self.head])
         chosen = self.potential.heads[self.head]
         self.parameters.update(head=self.head, level_of_theory=chosen.level_of_theory, energy_kind=chosen.energy_kind)
+        self.parameters.update(conditions=", ".join(self.conditions) or "none")
+        self._warned = False
 
     @property
     def energy_kind(self) -> str:
         """`total`, `adsorption` or `formation`, see `unipot.properties.ENERGY_KINDS`."""
         return self.potential.heads[self.head].energy_kind
 
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Which of `total_charge` and `spin_multiplicity` predictions depend on."""
+        return self.potential.backbone.conditions
+
     def set(self, **options: Any) -> dict[str, Any]:
         """ASE's `set`; what the model says of itself stays.
 
         Raises:
-            ValueError: head, level of theory or kind of energy would change.
+            ValueError: head, level of theory, kind of energy or what is read would change.
         """
-        if fixed := sorted({"head", "level_of_theory", "energy_kind"} & set(options)):
+        if fixed := sorted({"head", "level_of_theory", "energy_kind", "conditions"} & set(options)):
             raise ValueError(f"{fixed[0]} of a calculator is fixed; make another one: UnipotCalculator(model, head=...)")
         return super().set(**options)
 
@@ -113,12 +130,27 @@ class UnipotCalculator(Calculator):
         wanted = ("energy", "forces", "stress") if periodic else ("energy", "forces")
         predictions = self.potential(batch, properties=wanted, create_graph=False)
         self.results = _results(predictions, periodic)
+        if self.uncertainty:
+            widths = predict_uncertainty(self.potential, batch)
+            self.results["energy_uncertainty"] = float(widths.energy[0])
+            self.results["forces_uncertainty"] = _numpy(widths.forces)
         if "energies" in properties:
             with torch.no_grad():
-                self.results["energies"] = self.potential.heads(self.potential.backbone(batch), batch).double().cpu().numpy()
+                self.results["energies"] = self.potential.atomic_energies(batch).cpu().numpy()
         self._info = _info_of(atoms)
         if not all(np.isfinite(value).all() for value in self.results.values()):
             raise ValueError(f"the prediction for {atoms.get_chemical_formula()} is not finite; {_closest_pair(batch)}")
+
+    def energy_difference_uncertainty(self, images: Sequence[Atoms], coefficients: Sequence[float]) -> float:
+        """Standard deviation (eV) of Σ_s c_s E_s, what the energies have in common cancelled.
+
+        An adsorption energy has the coefficients (1, −1, −1) for pair, slab and molecule, a barrier (1, −1).
+
+        Raises:
+            ValueError: see `unipot.models.last_layer.energy_difference_uncertainty`.
+        """
+        structures = [Structure.from_ase(atoms, id=atoms.get_chemical_formula()) for atoms in images]
+        return energy_difference_uncertainty(self.potential, structures, coefficients, self.head)
 
     def batch_of(self, atoms: Atoms) -> AtomBatch:
         """`atoms` as the batch that training would make of it.
@@ -127,9 +159,20 @@ class UnipotCalculator(Calculator):
             ValueError: a position is not finite, or an element is unknown to the model or head.
         """
         structure = Structure.from_ase(atoms, id=atoms.get_chemical_formula())
+        self._warn_of_unread(structure)
         self._require_known(structure.atomic_numbers)
         batch = collate([structure], cutoff=self.potential.cutoff, head_index=[self._head_index], dtype=self.potential.dtype)
         return batch.to(self.potential.device)
+
+    def _warn_of_unread(self, structure: Structure) -> None:
+        unread = [("total charge", structure.total_charge)] * ("total_charge" not in self.conditions and structure.total_charge != 0)
+        open_shell = (structure.spin_multiplicity or 1) > 1 and "spin_multiplicity" not in self.conditions
+        unread += [("spin multiplicity", structure.spin_multiplicity)] * open_shell
+        if unread and not self._warned:
+            self._warned = True
+            words = " and ".join(f"{name} {value:g}" for name, value in unread)
+            sentence = f"{structure.id}: this model does not read {words}; energies are those it has learned for the geometry"
+            warnings.warn(sentence, stacklevel=4)
 
     def _require_known(self, atomic_numbers: np.ndarray) -> None:
         reference = self.potential.heads[self.head].reference

@@ -11,9 +11,10 @@ import torch
 
 from unipot.models import Backbone, CompositionReference, Head, HeadBank, Potential, build_backbone
 
-#: registered name -> tiny hyperparameters
+#: registered name, or a name and what is special -> tiny hyperparameters
 BACKBONES: dict[str, dict[str, Any]] = {
     "native": {"n_channels": 8, "n_vector_channels": 4, "n_layers": 2},
+    "native, charge and spin": {"n_channels": 8, "n_vector_channels": 4, "n_layers": 2, "charge": True, "spin": True},
     "escn-md": {"sphere_channels": 8, "hidden_channels": 8, "edge_channels": 8, "num_layers": 2, "num_distance_basis": 8, "cutoff": 5.0},
 }
 #: package a backbone needs beyond the core
@@ -24,11 +25,12 @@ HEAD_ELEMENTS = (1, 6, 7, 8, 29)
 @pytest.fixture(scope="session", params=list(BACKBONES))
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     """Random weights, float64."""
-    package = NEEDS.get(request.param)
+    name = request.param.partition(",")[0]
+    package = NEEDS.get(name)
     if package and find_spec(package) is None:
-        pytest.skip(f"backbone {request.param!r} needs the package {package!r}, which is not installed")
+        pytest.skip(f"backbone {name!r} needs the package {package!r}, which is not installed")
     torch.manual_seed(0)
-    return build_backbone(request.param, BACKBONES[request.param]).double().eval()
+    return build_backbone(name, BACKBONES[request.param]).double().eval()
 
 
 @pytest.fixture(scope="session")

@@ -85,3 +85,7 @@ def test_features_of_an_isolated_atom_are_zero(backbone):
 
 def test_features_of_separated_fragments_are_independent(backbone):
     testing.check_separated_fragments(backbone)
+
+
+def test_features_see_charge_and_spin_exactly_if_the_backbone_says_so(backbone):
+    testing.check_conditions(backbone)

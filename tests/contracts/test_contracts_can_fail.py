@@ -27,7 +27,7 @@ class FlawedBackbone(nn.Module):
         self.unused = nn.Parameter(torch.ones(1, dtype=torch.float64))
         self.flaw = flaw
         self.memory: Tensor | None = None
-        for name in ("name", "hyperparameters", "cutoff", "n_channels", "n_vector_channels", "elements", "parity"):
+        for name in ("name", "hyperparameters", "cutoff", "n_channels", "n_vector_channels", "elements", "conditions", "parity"):
             setattr(self, name, getattr(self.sound, name))
         self.equivariance_tolerance = self.sound.equivariance_tolerance
 
@@ -103,6 +103,10 @@ BACKBONE_FLAWS: dict[str, tuple[Callable[..., float], Flaw]] = {
     ),
     "smooth at the cutoff, control": (testing.check_smooth_cutoff, lambda m, f, b: 0 * f.scalars),
     "isolated atom": (testing.check_isolated_atom, lambda m, f, b: f.scalars + 1e-6),
+    "charge and spin, not read": (
+        testing.check_conditions,
+        lambda m, f, b: f.scalars * (1 + 1e-6 * b.total_charge[b.structure_index][:, None]),
+    ),
     "separated fragments": (
         testing.check_separated_fragments,
         lambda m, f, b: f.scalars * (1 + b.sum_over_atoms(f.scalars).mean(1)[b.structure_index][:, None]),
@@ -136,6 +140,13 @@ def test_sound_twin_passes_where_the_flawed_one_fails():
     sound = FlawedBackbone(lambda m, f, b: f.scalars)
     for check, _ in BACKBONE_FLAWS.values():
         check(sound)
+
+
+def test_charge_that_a_backbone_claims_to_read_and_does_not_is_caught():
+    backbone = FlawedBackbone(lambda m, f, b: f.scalars)
+    backbone.conditions = ("total_charge",)
+    with pytest.raises(ContractViolation, match="total_charge 1 is read: the control failed"):
+        testing.check_conditions(backbone)
 
 
 def test_message_of_a_violation_holds_claim_and_figures():

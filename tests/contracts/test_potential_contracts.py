@@ -97,5 +97,9 @@ def test_unknown_element_is_refused_by_name(potential):
     testing.check_unknown_element(potential)
 
 
+def test_charge_and_spin_reach_the_energy_exactly_if_the_backbone_says_so(potential):
+    testing.check_conditions(potential)
+
+
 def test_all_contracts_in_one_call_report_a_deviation_each(potential):
     assert len(testing.check_potential(potential, skip=["double backward"])) >= 20

@@ -13,6 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 
 from unipot.batch import collate
+from unipot.calculator import UnipotCalculator
 from unipot.cli import main
 from unipot.reporting.evaluation import Evaluation
 from unipot.structure import Structure
@@ -92,7 +93,8 @@ def batch_of(potential, atoms, head):
 def test_zero_learning_steps_of_the_new_head_keep_the_parents_forces_bitwise(files, pretrained):
     """Step-0 contract through the whole workflow: one step at a rate of 1e-30 changes no float32 weight."""
     folder = files["folder"] / "still"
-    assert finetune(files, pretrained, folder, "optimizer.learning_rate=1e-30", "optimizer.weight_decay=0", steps=1) == 0
+    still = ("optimizer.learning_rate=1e-30", "optimizer.weight_decay=0", "alignment=shift")
+    assert finetune(files, pretrained, folder, *still, steps=1) == 0
     before, after = load_potential(pretrained / "best.safetensors"), load_potential(folder / "last.safetensors")
     alignment = json.loads((folder / "alignment_report.json").read_text())["alignment"]
     shift = alignment["fit"]["shift_per_element_eV"]
@@ -202,6 +204,8 @@ def test_report_compares_the_runs_in_one_file(files, pretrained, run, scratch, t
         ("parent_head=molecule", "did you mean 'molecules'"),
         ("labels=[energy,stress]", "carries the label 'stress'"),
         ("n_train=500", "n_train is 500, but there are 24 usable frames"),
+        ("alignment=best", "alignment is 'best'; use one of: auto, shift, last-layer, value-layer"),
+        ("uncertainty=yes", "uncertainty is 'yes'; use one of: last-layer, none"),
         ("finetune=ful", "options are: freeze-k, full, heads-only, layer-wise"),
         ("learning_rate=1", "'learning_rate' is not known"),
         ("from_scratch=true parent_head=metals", "neither a parent_head nor replay"),
@@ -236,3 +240,27 @@ def test_evaluate_lists_the_heads_when_none_fits(files, pretrained, capsys, tmp_
     arguments = ["evaluate", f"checkpoint={pretrained / 'best.safetensors'}", f"data={files['test']}", f"output={tmp_path}"]
     assert main(arguments) == 2
     assert "one of: metals, molecules" in capsys.readouterr().err
+
+
+def test_alignment_candidates_and_error_bars_are_in_the_artifact(files, run):
+    card = load_artifact(run / "best.safetensors").card
+    readout = card["finetune"]["alignment"]["readout"]
+    shift, *others = readout["held_out"]
+    assert (shift["candidate"], readout["asked"]) == ("shift", "auto")
+    chosen = next(entry for entry in readout["held_out"] if entry["candidate"] == readout["chosen"])
+    assert others and chosen["forces"] <= shift["forces"] and chosen["energy"] <= shift["energy"]
+    assert {"energy_mae", "force_mae", "stress_mae"} <= card["finetune"]["parents"][0].keys()
+    assert card["uncertainty"]["calibrated_on"] == "held-out"
+    atoms = read(files["test"], 0)
+    atoms.calc = UnipotCalculator(run / "best.safetensors", head="methanol", uncertainty=True)
+    atoms.get_potential_energy()
+    assert atoms.calc.results["energy_uncertainty"] > 0
+    assert atoms.calc.results["forces_uncertainty"].shape == (len(atoms), 3)
+
+
+def test_uncertainty_none_leaves_the_artifact_without_error_bars(files, pretrained, tmp_path):
+    assert finetune(files, pretrained, tmp_path, "uncertainty=none", "alignment=last-layer", "n_train=10", steps=2) == 0
+    artifact = load_artifact(tmp_path / "best.safetensors")
+    assert all(artifact.potential.heads[name].posterior is None for name in artifact.potential.head_names)
+    assert artifact.card["finetune"]["alignment"]["readout"]["chosen"] == "last-layer"
+    assert "uncertainty" not in artifact.card

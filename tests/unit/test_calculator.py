@@ -155,6 +155,25 @@ def test_changed_charge_is_noticed(make_potential, crystal):
     assert crystal.calc.check_state(crystal) == ["info"]
 
 
+def test_charge_that_the_model_does_not_read_is_warned_of_once(make_potential, crystal):
+    crystal.calc = UnipotCalculator(make_potential())
+    neutral = crystal.get_potential_energy()
+    crystal.info.update(total_charge=1, spin_multiplicity=2)
+    with pytest.warns(UserWarning, match="does not read total charge 1 and spin multiplicity 2"):
+        assert crystal.get_potential_energy() == neutral
+    crystal.info["total_charge"] = 2
+    assert crystal.get_potential_energy() == neutral and crystal.calc.parameters["conditions"] == "none"
+
+
+@pytest.mark.parametrize(("key", "value"), [("total_charge", 1), ("charge", -1), ("spin_multiplicity", 2), ("spin", 3)])
+def test_charge_and_spin_of_the_atoms_reach_the_prediction(make_potential, crystal, key, value):
+    crystal.calc = UnipotCalculator(make_potential(charge=True, spin=True))
+    assert crystal.calc.parameters["conditions"] == "total_charge, spin_multiplicity"
+    neutral = crystal.get_potential_energy()
+    crystal.info[key] = value
+    assert abs(crystal.get_potential_energy() - neutral) > 1e-6
+
+
 def test_potential_in_training_mode_is_left_as_it_is(make_potential, crystal):
     potential = make_potential().train()
     crystal.calc = UnipotCalculator(potential)

@@ -1,14 +1,15 @@
-"""A new head that starts exactly where its parent is, plus a stated energy shift per element.
+"""A new head that starts where its parent is, plus a stated energy shift per element, or better by a solved readout layer.
 
-The copy shares no storage with its parent; forces and stress do not see the reference energies, so before the first
-optimizer step they are the parent's bit for bit, and all other heads are left untouched.
+The copy shares no storage with its parent, and all other heads are left untouched. With the shift alone, forces and stress are the
+parent's bit for bit before the first optimizer step: they do not see the reference energies. A layer of the readout that is
+solved for in closed form (`unipot.finetune.readout_fit`) replaces the parent's where that makes held-out frames better.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ import torch
 
 from unipot.batch import AtomBatch
 from unipot.finetune.composition_shift import CompositionShift, fit_composition_shift
+from unipot.finetune.readout_choice import ReadoutChoice, choose_readout
+from unipot.finetune.readout_fit import SHIFT, write_change
 from unipot.models.heads import Head
 from unipot.models.potential import Potential
 from unipot.structure import SYMBOLS
@@ -33,6 +36,7 @@ class AlignmentReport:
         new_elements: elements without a reference in the parent; theirs comes from the fit.
         carried_over: elements known to the parent but absent from the frames; they move with the common shift.
         warnings: sentences the user should read.
+        readout: what was tried beyond the shift, and what was taken.
     """
 
     parent: str
@@ -42,9 +46,12 @@ class AlignmentReport:
     new_elements: tuple[int, ...]
     carried_over: tuple[int, ...]
     warnings: tuple[str, ...]
+    readout: ReadoutChoice = field(default_factory=ReadoutChoice)
 
     def shift_of(self, atomic_numbers: Any) -> float:
         """Stated energy difference new head − parent, eV, of a structure of elements known to the parent.
+
+        Where a layer of the readout was solved for, its contribution comes on top and depends on the geometry.
 
         Raises:
             KeyError: an element has no parent reference, so there is no parent energy to differ from.
@@ -67,6 +74,7 @@ class AlignmentReport:
             "new_elements": [SYMBOLS[z] for z in self.new_elements],
             "carried_over_with_common_shift": [SYMBOLS[z] for z in self.carried_over],
             "warnings": list(self.warnings),
+            "readout": self.readout.to_dict(),
         }
 
 
@@ -78,8 +86,10 @@ def align_head(
     batches: Sequence[AtomBatch],
     ridge: float | None = None,
     energy_kind: str | None = None,
+    alignment: str = SHIFT,
+    groups: Sequence[Any] | None = None,
 ) -> AlignmentReport:
-    """Add head `name`: a copy of `parent` whose reference is shifted onto the labels of `batches`.
+    """Add head `name`: a copy of `parent` whose reference, and maybe one layer, is fitted to the labels of `batches`.
 
     Args:
         potential: changed in place; only the new head is added.
@@ -89,11 +99,13 @@ def align_head(
         batches: the user's training frames; their `head_index` is ignored.
         ridge: see `fit_composition_shift`; None chooses it by the left-out error.
         energy_kind: of the new head; None takes the parent's.
+        alignment: `shift` for the reference alone, a layer of the readout, or `auto`: what held-out frames favour.
+        groups: of the frames, in order; relatives are held out together.
 
     Raises:
         KeyError: there is no head `parent`.
-        ValueError: `name` exists already, the backbone does not know an element, or an element has no reference and the
-            frames have no energies to fit one.
+        ValueError: `alignment` is unknown or not possible, `name` exists already, the backbone does not know an element, or an
+            element has no reference and the frames have no energies to fit one.
     """
     if name in potential.heads.names:
         raise ValueError(f"head {name!r} exists already; choose another name for the new head than {', '.join(potential.heads.names)}")
@@ -102,13 +114,13 @@ def align_head(
     parent_head = potential.heads[parent]
     counts, labels = energy_labels(batches, elements)
     with completed_references(parent_head, elements) as new_elements:
-        energies = predicted_energies(potential, parent, batches)
         head = parent_head.copy(name, level_of_theory, energy_kind)
-    if new_elements and len(labels) == 0:
-        raise ValueError(
-            f"head {parent!r} has no reference energy for {_symbols(new_elements)} and the frames carry no energies to fit one; "
-            "give energies, or choose another parent_head"
-        )
+        choice = choose_readout(potential, parent, batches, elements, alignment, groups)
+        if choice.fit is not None:
+            write_change(head, choice.fit)
+        energies = _energies_of(potential, head, batches)
+    if len(labels) == 0:
+        _require_references(parent, new_elements)
     fit = fit_composition_shift(counts, labels - energies, elements, ridge) if len(labels) else None
     carried = tuple(int(z) for z in torch.nonzero(head.reference.known).ravel().tolist() if z not in elements)
     if fit is not None:
@@ -121,7 +133,8 @@ def align_head(
         fit=fit,
         new_elements=new_elements,
         carried_over=carried,
-        warnings=(*_warnings(parent, fit, new_elements), *_kind_warning(parent_head, head)),
+        warnings=(*_warnings(parent, fit, new_elements), *_kind_warning(parent_head, head), *choice.warnings),
+        readout=choice,
     )
 
 
@@ -206,6 +219,23 @@ def predicted_energies(potential: Potential, head: str, batches: Sequence[AtomBa
     finally:
         potential.train(training)
     return np.concatenate(found)
+
+
+def _energies_of(potential: Potential, head: Head, batches: Sequence[AtomBatch]) -> np.ndarray:
+    """`predicted_energies` of a head that the potential does not have (yet)."""
+    potential.heads.add(head)
+    try:
+        return predicted_energies(potential, head.name, batches)
+    finally:
+        del potential.heads.heads[head.name]
+
+
+def _require_references(parent: str, missing: Sequence[int]) -> None:
+    if missing:
+        raise ValueError(
+            f"head {parent!r} has no reference energy for {_symbols(missing)} and the frames carry no energies to fit one; "
+            "give energies, or choose another parent_head"
+        )
 
 
 def _energy_mask(batch: AtomBatch) -> torch.Tensor:

@@ -24,19 +24,25 @@ class ParentScore:
     Attributes:
         head: its name.
         level_of_theory: of that head.
+        energy_mae: eV/atom after the composition shift; nan without energies.
         energy_rmse: eV/atom after the composition shift; nan without energies.
         force_mae: eV/Å over components; nan without forces.
         force_rmse: eV/Å over components; nan without forces.
         force_cosine: mean over atoms of the cosine between predicted and labelled force; nan without forces.
+        stress_mae: eV/Å³ over components; nan without stress.
+        stress_rmse: eV/Å³ over components; nan without stress.
         unknown_elements: symbols without a reference in this head.
     """
 
     head: str
     level_of_theory: str
+    energy_mae: float
     energy_rmse: float
     force_mae: float
     force_rmse: float
     force_cosine: float
+    stress_mae: float
+    stress_rmse: float
     unknown_elements: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,14 +72,18 @@ def _score(potential: Potential, name: str, batches: Sequence[AtomBatch], elemen
         table = evaluate(potential, [_as_one_dataset(for_head(batch, index)) for batch in batches], ("frames",))
         energies = predicted_energies(potential, name, batches)
     fit = fit_composition_shift(counts, labels - energies, elements) if len(labels) else None
-    forces = next((row for row in table.rows if row.property == "forces" and row.element is None), None)
+    left = None if fit is None else np.mean(np.abs(labels - energies - counts @ fit.shift) / counts.sum(axis=1))
+    forces, stress = (next((r for r in table.rows if r.property == p and r.element is None), None) for p in ("forces", "stress"))
     return ParentScore(
         head=name,
         level_of_theory=head.level_of_theory,
+        energy_mae=_number(None if left is None else float(left)),
         energy_rmse=_number(None if fit is None else fit.rmse_after),
         force_mae=_number(forces and forces.mae),
         force_rmse=_number(forces and forces.rmse),
         force_cosine=_number(forces and forces.cosine),
+        stress_mae=_number(stress and stress.mae),
+        stress_rmse=_number(stress and stress.rmse),
         unknown_elements=tuple(SYMBOLS[z] for z in unknown),
     )
 

@@ -1,6 +1,7 @@
 """Backbones, heads and the potential they make. Nothing here knows where data come from."""
 
 from unipot.models.backbone import AtomFeatures, Backbone
+from unipot.models.core_repulsion import CoreRepulsion
 from unipot.models.heads import Head, HeadBank
 from unipot.models.potential import Potential
 from unipot.models.references import CompositionReference
@@ -10,6 +11,7 @@ __all__ = [
     "AtomFeatures",
     "Backbone",
     "CompositionReference",
+    "CoreRepulsion",
     "Head",
     "HeadBank",
     "Potential",

@@ -15,8 +15,8 @@ from unipot.batch import AtomBatch
 class AtomFeatures:
     """What a backbone says about each atom.
 
-    An atom without neighbours has all features exactly zero; heads have no bias, so that its energy is its
-    reference energy.
+    An atom without neighbours has all features exactly zero if its structure is neutral and states no spin; heads have
+    no bias, so that its energy is its reference energy.
 
     Attributes:
         scalars: (n_atoms, n_channels), invariant.
@@ -40,6 +40,8 @@ class Backbone(Protocol):
         cutoff: Å, of the edges it wants.
         n_channels, n_vector_channels: feature sizes; 0 vector channels means `vectors` is None.
         elements: atomic numbers it has embeddings for.
+        conditions: what features depend on besides elements and geometry, out of the fields `total_charge` and
+            `spin_multiplicity` of `AtomBatch`.
         parity: True when features are O(3)-equivariant, False when SO(3) only.
         equivariance_tolerance: dtype -> relative deviation that its contracts allow.
     """
@@ -50,6 +52,7 @@ class Backbone(Protocol):
     n_channels: int
     n_vector_channels: int
     elements: tuple[int, ...]
+    conditions: tuple[str, ...]
     parity: bool
     equivariance_tolerance: dict[torch.dtype, float]
 
@@ -61,4 +64,12 @@ class Backbone(Protocol):
 
     def no_decay_names(self) -> set[str]:
         """Names of parameters that weight decay must leave alone (embeddings, scales)."""
+        ...
+
+    def element_tables(self) -> dict[str, tuple[int, ...]]:
+        """Every parameter and buffer with learned or fitted numbers per element: name -> axes indexed by atomic number.
+
+        A table of elements is (0,), a table of pairs (0, 1). Fine-tuning starts the rows of elements that the model has never
+        seen from those of their neighbours in the periodic table.
+        """
         ...

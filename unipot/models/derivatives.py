@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -55,3 +56,40 @@ def forces_and_stress(energy: Tensor, geometry: DeformableBatch, *, create_graph
     periodic = geometry.batch.pbc.all(dim=1)
     inverse = torch.where(periodic, 1 / torch.where(periodic, volume, 1.0), 0.0)
     return forces, gradients[1] * inverse[:, None, None]
+
+
+def feature_tangents(
+    features: Tensor, geometry: DeformableBatch, directions: Iterable[tuple[Tensor, Tensor | None]]
+) -> Iterator[Tensor]:
+    """(n_atoms, n_channels) rate of change of features along each direction: forward-mode by two reverse passes.
+
+    The pullback of zero-valued weights u is linear in u; its derivative with respect to u along a direction of the geometry
+    is the Jacobian-vector product. Needs second derivatives, which training through forces needs as well.
+
+    Args:
+        features: (n_atoms, n_channels), computed from `geometry.batch`.
+        geometry: from `make_deformable`.
+        directions: displacement (n_atoms, 3) in Å, and strain (n_structures, 3, 3) or None without strain leaves.
+    """
+    leaves = [geometry.positions] + ([geometry.strain] if geometry.strain is not None else [])
+    weights = torch.zeros_like(features, requires_grad=True)
+    pulled = torch.autograd.grad(features, leaves, weights, create_graph=True, allow_unused=True, materialize_grads=True)
+    connected = [k for k, pullback in enumerate(pulled) if pullback.requires_grad]
+    for direction in directions:
+        if not connected:  # without edges the features do not depend on the geometry
+            yield torch.zeros_like(features)
+            continue
+        outputs, along = [pulled[k] for k in connected], [direction[k] for k in connected]
+        yield torch.autograd.grad(outputs, weights, along, retain_graph=True, materialize_grads=True)[0]
+
+
+def feature_forces(features: Tensor, positions: Tensor) -> Iterator[Tensor]:
+    """−∂(Σ_s f_sk)/∂R, (n_atoms, 3), for each column k of (n_structures, n_features): one reverse pass per feature.
+
+    Args:
+        features: of structures, computed from `positions`.
+        positions: (n_atoms, 3) leaf.
+    """
+    for column in features.T:
+        (gradient,) = torch.autograd.grad(column.sum(), (positions,), retain_graph=True, allow_unused=True, materialize_grads=True)
+        yield -gradient

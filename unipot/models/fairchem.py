@@ -82,6 +82,7 @@ class EscnMdBackbone(nn.Module):
     """
 
     name = "escn-md"
+    conditions = ("total_charge", "spin_multiplicity")
     parity = False
     equivariance_tolerance = {torch.float32: 1e-4, torch.float64: 1e-9}
 
@@ -150,6 +151,10 @@ class EscnMdBackbone(nn.Module):
         )
         blocks = [(f"block-{i}", (f"model.blocks.{i}.",)) for i in range(self.hyperparameters["num_layers"])]
         return [("embedding", tuple(f"model.{name}." for name in embeddings)), *blocks, ("norm", ("model.norm.",))]
+
+    def element_tables(self) -> dict[str, tuple[int, ...]]:
+        """The embeddings of an atom, and of the two atoms of an edge."""
+        return {f"model.{name}_embedding.weight": (0,) for name in ("sphere", "source", "target")}
 
     def no_decay_names(self) -> set[str]:
         """Biases, norms and embedding tables."""

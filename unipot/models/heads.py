@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unipot.batch import AtomBatch
 from unipot.models.backbone import AtomFeatures
+from unipot.models.last_layer import POSTERIOR_VERSION, LastLayerPosterior
 from unipot.models.references import CompositionReference
 from unipot.properties import check_energy_kind
 
@@ -57,10 +58,11 @@ class Head(nn.Module):
         direct_forces: predict forces from the vector features instead of −dE/dR; they are not conservative, and
             the net force of each structure is removed.
         energy_kind: what its energies are: total, adsorption or formation.
+        posterior: version of the posterior of the last layer that comes with the weights, None for a head without one.
 
     Raises:
-        ValueError: the name is malformed, the scale is not positive, the kind of energy is unknown, or direct forces
-            lack vector features.
+        ValueError: the name is malformed, the scale is not positive, the kind of energy or the version of the posterior is
+            unknown, or direct forces lack vector features.
     """
 
     scale: Tensor
@@ -77,6 +79,7 @@ class Head(nn.Module):
         reference: CompositionReference | None = None,
         direct_forces: bool = False,
         energy_kind: str = "total",
+        posterior: int | None = None,
     ) -> None:
         super().__init__()
         if not _NAME.fullmatch(name):
@@ -93,6 +96,11 @@ class Head(nn.Module):
         self.reference = reference if reference is not None else CompositionReference()
         self.register_buffer("scale", torch.tensor(float(scale), dtype=torch.float64))
         self.force_readout = nn.Linear(n_vector_channels, 1, bias=False) if direct_forces else None
+        if posterior not in (None, POSTERIOR_VERSION):
+            raise ValueError(
+                f"head {name!r} has a posterior of version {posterior}, this unipot reads version {POSTERIOR_VERSION}; upgrade unipot"
+            )
+        self.posterior = None if posterior is None else LastLayerPosterior(n_hidden)
 
     @property
     def direct_forces(self) -> bool:
@@ -111,22 +119,24 @@ class Head(nn.Module):
         return self.readout(scalars).double() * self.scale + reference
 
     def copy(self, name: str, level_of_theory: str | None = None, energy_kind: str | None = None) -> Head:
-        """An independent head with equal weights under another name."""
+        """An independent head with equal weights under another name, without the posterior: that belongs to other frames."""
         if not _NAME.fullmatch(name):
             raise ValueError(f"head name {name!r} is not allowed; use lower-case letters, digits and single dashes")
         twin = copy.deepcopy(self)
         twin.name = name
+        twin.posterior = None
         twin.level_of_theory = self.level_of_theory if level_of_theory is None else level_of_theory
         twin.energy_kind = self.energy_kind if energy_kind is None else check_energy_kind(energy_kind, f"head {name!r}")
         return twin
 
     def describe(self) -> dict[str, Any]:
-        """JSON-able constructor arguments."""
+        """JSON-able constructor arguments; `posterior` only where there is one."""
         return {
             "level_of_theory": self.level_of_theory,
             "energy_kind": self.energy_kind,
             "n_hidden": self.n_hidden,
             "direct_forces": self.direct_forces,
+            **({} if self.posterior is None else {"posterior": POSTERIOR_VERSION}),
         }
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""`Potential`: backbone + heads + derivatives."""
+"""`Potential`: backbone + heads + core repulsion + derivatives."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from unipot.batch import AtomBatch, Predictions
 from unipot.models.backbone import AtomFeatures, Backbone
+from unipot.models.boundary import require_sound
+from unipot.models.core_repulsion import CoreRepulsion, edge_lengths
 from unipot.models.derivatives import forces_and_stress, make_deformable
 from unipot.models.heads import HeadBank
 from unipot.models.registry import build_backbone
@@ -22,6 +24,7 @@ class Potential(nn.Module):
     Args:
         backbone: see `unipot.models.backbone.Backbone`.
         heads: may be empty while a model is being built.
+        core_repulsion: added to the energy of every structure, whatever its head; None for none.
 
     Example:
         >>> from unipot.batch import collate
@@ -39,10 +42,11 @@ class Potential(nn.Module):
         (torch.Size([1]), torch.Size([2, 3]))
     """
 
-    def __init__(self, backbone: Backbone, heads: HeadBank) -> None:
+    def __init__(self, backbone: Backbone, heads: HeadBank, core_repulsion: CoreRepulsion | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.heads = heads
+        self.core_repulsion = core_repulsion
 
     @property
     def cutoff(self) -> float:
@@ -72,35 +76,58 @@ class Potential(nn.Module):
 
         Raises:
             KeyError: an unknown property.
-            ValueError: the batch has another dtype or a shorter cutoff than the model, or lists an unknown head or element.
+            ValueError: the batch has another dtype or a shorter cutoff than the model, lists an unknown head or element, or is
+                not sound (see `unipot.models.boundary.require_sound`).
         """
         for name in properties:
             property_named(name)
-        self._check(batch)
+        lengths = self._checked_lengths(batch)
         create_graph = self.training if create_graph is None else create_graph
         want_stress = "stress" in properties
         if not (want_stress or "forces" in properties):
-            return Predictions(energy=self._energy(batch)[0])
+            return Predictions(energy=self._energy(batch, lengths)[0])
         if torch.is_inference_mode_enabled():
             raise ValueError("forces need gradients, which torch.inference_mode forbids; use torch.no_grad instead")
         with torch.enable_grad():
             geometry = make_deformable(batch, stress=want_stress)
-            energy, features = self._energy(geometry.batch)
+            energy, features = self._energy(geometry.batch, lengths)
             forces, stress = forces_and_stress(energy, geometry, create_graph=create_graph)
-            forces = self._replace_direct(forces, features, batch)
+            forces = self._replace_direct(forces, features, batch, lengths)
         if not create_graph:
             energy, forces = energy.detach(), forces.detach()
         return Predictions(energy=energy, forces=forces, stress=stress)
 
-    def _energy(self, batch: AtomBatch) -> tuple[Tensor, AtomFeatures]:
+    def atomic_energies(self, batch: AtomBatch) -> Tensor:
+        """(n_atoms,) eV, float64, references added; how a total energy is divided among atoms is a choice of the model.
+
+        Raises:
+            ValueError: see `forward`.
+        """
+        return self._atomic_energies(batch, self._checked_lengths(batch))[0]
+
+    def _atomic_energies(self, batch: AtomBatch, lengths: Tensor) -> tuple[Tensor, AtomFeatures]:
         features = self.backbone(batch)
-        return batch.sum_over_atoms(self.heads(features, batch)), features
+        energies = self.heads(features, batch)
+        return (energies if self.core_repulsion is None else energies + self.core_repulsion(batch, lengths, self.cutoff)), features
 
-    def _replace_direct(self, forces: Tensor, features: AtomFeatures, batch: AtomBatch) -> Tensor:
+    def _energy(self, batch: AtomBatch, lengths: Tensor) -> tuple[Tensor, AtomFeatures]:
+        energies, features = self._atomic_energies(batch, lengths)
+        return batch.sum_over_atoms(energies), features
+
+    def _replace_direct(self, forces: Tensor, features: AtomFeatures, batch: AtomBatch, lengths: Tensor) -> Tensor:
         direct = self.heads.direct_forces(features, batch)
-        return forces if direct is None else torch.where(direct[1][:, None], direct[0], forces)
+        if direct is None:
+            return forces
+        predicted, own = direct
+        if self.core_repulsion is not None:
+            geometry = make_deformable(batch, stress=False)
+            core = batch.sum_over_atoms(self.core_repulsion(geometry.batch, lengths, self.cutoff))
+            if core.requires_grad:  # some pair is that close; no parameter stands in its forces
+                predicted = predicted + forces_and_stress(core, geometry, create_graph=False)[0]
+        return torch.where(own[:, None], predicted, forces)
 
-    def _check(self, batch: AtomBatch) -> None:
+    def _checked_lengths(self, batch: AtomBatch) -> Tensor:
+        """(n_edges,) Å, after everything that a batch can have wrong has been looked at."""
         if batch.positions.dtype != self.dtype:
             raise ValueError(
                 f"the batch has dtype {batch.positions.dtype}, the model {self.dtype}; collate with dtype=potential.dtype, "
@@ -110,15 +137,15 @@ class Potential(nn.Module):
             raise ValueError(
                 f"the batch was collated with a cutoff of {batch.cutoff} Å, the model needs {self.cutoff} Å; use cutoff=potential.cutoff"
             )
-        if batch.head_index.numel() and int(batch.head_index.max()) >= len(self.heads):
-            raise ValueError(
-                f"head_index {int(batch.head_index.max())} is out of range for the {len(self.heads)} head(s) {', '.join(self.head_names)}"
-            )
+        lengths = edge_lengths(batch)
+        require_sound(batch, lengths, self.head_names)
+        return lengths
 
     def describe(self) -> dict[str, Any]:
         """JSON-able description from which `from_description` builds the same model with fresh weights."""
         return {
             "backbone": {"name": self.backbone.name, "hyperparameters": self.backbone.hyperparameters},
+            "core_repulsion": None if self.core_repulsion is None else self.core_repulsion.describe(),
             "heads": self.heads.describe(),
             "dtype": str(self.dtype).removeprefix("torch."),
         }
@@ -129,6 +156,7 @@ class Potential(nn.Module):
 
         Raises:
             ValueError: the backbone, a hyperparameter or the dtype is unknown.
+            KeyError: a part is missing.
         """
         dtypes = {"float32": torch.float32, "float64": torch.float64}
         if description["dtype"] not in dtypes:
@@ -137,4 +165,5 @@ class Potential(nn.Module):
         heads = HeadBank.from_description(
             description["heads"], n_channels=backbone.n_channels, n_vector_channels=backbone.n_vector_channels
         )
-        return cls(backbone, heads).to(dtypes[description["dtype"]])
+        core = description["core_repulsion"]
+        return cls(backbone, heads, None if core is None else CoreRepulsion(**core)).to(dtypes[description["dtype"]])

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from unipot.structure import SYMBOLS
+
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
     from unipot.finetune.align import AlignmentReport
+    from unipot.finetune.calibrated_posterior import PosteriorReport
+    from unipot.finetune.new_elements import NewElement
     from unipot.finetune.parents import ParentScore
+    from unipot.finetune.readout_choice import ReadoutChoice
 
 Cell = str | int | float | None
 
@@ -101,21 +106,36 @@ def cell_text(value: Cell) -> str:
 
 def parent_table(scores: Sequence[ParentScore], chosen: str) -> ReportTable:
     """The heads of a checkpoint on the user's frames, before any training."""
+    errors = [(s.energy_mae, s.energy_rmse, s.force_mae, s.force_rmse, s.stress_mae, s.stress_rmse) for s in scores]
     return ReportTable(
         title="Parent heads on the training frames, after a composition shift",
-        columns=("head", "level of theory", "energy RMSE meV/atom", "force MAE meV/Å", "RMSE meV/Å", "cosine", "no reference for"),
+        columns=(
+            "head", "level of theory", "energy MAE meV/atom", "RMSE meV/atom", "force MAE meV/Å", "RMSE meV/Å", "cosine",
+            "stress MAE meV/Å³", "RMSE meV/Å³", "no reference for",
+        ),  # fmt: skip
         rows=tuple(
-            (s.head, s.level_of_theory, *(1e3 * x for x in errors), s.force_cosine, _listed(s.unknown_elements))
-            for s in scores
-            for errors in [(s.energy_rmse, s.force_mae, s.force_rmse)]
+            (s.head, s.level_of_theory, *_millis(own[:4]), s.force_cosine, *_millis(own[4:]), _listed(s.unknown_elements))
+            for s, own in zip(scores, errors, strict=True)
         ),
         best=next((i for i, s in enumerate(scores) if s.head == chosen), None),
+    )
+
+
+def held_out_table(choice: ReadoutChoice) -> ReportTable:
+    """What solving for a layer of the readout gains on frames that were not fitted."""
+    names = [entry.candidate for entry in choice.held_out]
+    return ReportTable(
+        title=f"Alignment candidates on held-out training frames, {choice.n_folds} folds",
+        columns=("alignment", "energy MAE meV/atom", "force MAE meV/Å", "stress MAE meV/Å³"),
+        rows=tuple((e.candidate, *(1e3 * x for x in (e.energy, e.forces, e.stress))) for e in choice.held_out),
+        best=names.index(choice.chosen),
     )
 
 
 def alignment_table(report: AlignmentReport) -> ReportTable:
     """The composition shift of a new head: what moved, and how well the frames determine it."""
     rows: list[tuple[Cell, ...]] = [("new head", report.head), ("parent head", report.parent), ("level of theory", report.level_of_theory)]
+    rows.append(("alignment", report.readout.chosen))
     fit = report.to_dict()["fit"]
     if fit is None:
         rows.append(("shift", "none: no frame carries an energy"))
@@ -135,8 +155,30 @@ def alignment_table(report: AlignmentReport) -> ReportTable:
     return ReportTable(title="Alignment of the new head", columns=("quantity", "value"), rows=tuple(rows))
 
 
+def uncertainty_table(report: PosteriorReport) -> ReportTable:
+    """Calibration of the error bars of a head: ± 1.645 standard deviations are to cover 90 % of the errors."""
+    return ReportTable(
+        title=f"Uncertainties of head {report.head}: last layer, calibrated on {report.calibrated_on} frames",
+        columns=("property", "errors", "coverage before", "factor"),
+        rows=tuple((name, own.n, own.coverage_before, own.factor) for name, own in (("energy", report.energy), ("forces", report.forces))),
+    )
+
+
+def new_element_table(elements: Sequence[NewElement]) -> ReportTable:
+    """Elements that no head of the checkpoint was trained on: what they start from, and how much there is to learn from."""
+    return ReportTable(
+        title="New elements: extrapolation outside surroundings like those of the frames",
+        columns=("element", "starts from", "training frames", "atoms"),
+        rows=tuple((SYMBOLS[e.atomic_number], e.start, e.n_frames, e.n_atoms) for e in elements),
+    )
+
+
 def _milli(value: float | None) -> str:
     return cell_text(None if value is None else 1e3 * value)
+
+
+def _millis(values: Sequence[float]) -> list[float]:
+    return [1e3 * value for value in values]
 
 
 def _listed(symbols: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from unipot.testing.batches import (
     check_repeatable,
     check_shapes,
 )
+from unipot.testing.conditions import check_conditions
 from unipot.testing.declarations import check_declarations, check_layer_groups, check_rebuild, check_unknown_element
 from unipot.testing.derivatives import (
     check_double_backward,
@@ -45,6 +46,7 @@ __all__ = [
     "check_backbone",
     "check_batch_equals_single",
     "check_batch_unchanged",
+    "check_conditions",
     "check_declarations",
     "check_double_backward",
     "check_force_is_gradient",

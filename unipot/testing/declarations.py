@@ -29,7 +29,18 @@ def check_declarations(backbone: Backbone) -> float:
     missing = {torch.float32, torch.float64} - set(backbone.equivariance_tolerance)
     if missing:
         raise ContractViolation(f"declarations: equivariance_tolerance lacks {', '.join(map(str, missing))}")
+    _check_element_tables(backbone)
     return 0.0
+
+
+def _check_element_tables(backbone: Backbone) -> None:
+    tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}  # type: ignore[attr-defined]
+    for name, axes in backbone.element_tables().items():
+        if name not in tensors:
+            raise ContractViolation(f"declarations: element table {name!r} is neither a parameter nor a buffer")
+        shape = tuple(tensors[name].shape)
+        if not axes or any(axis >= len(shape) or shape[axis] <= max(backbone.elements) for axis in axes):
+            raise ContractViolation(f"declarations: element table {name!r} {shape} has no row per element along axes {axes}")
 
 
 def check_layer_groups(backbone: Backbone) -> float:

@@ -45,7 +45,7 @@ def check_smooth_cutoff(model: Model, *, tolerance: float = CONTINUITY_TOLERANCE
 
 
 def check_isolated_atom(model: Model, *, tolerance: float = 1e-12) -> float:
-    """An atom without neighbours has zero features; its energy is the reference energy of its element, in every head.
+    """A neutral atom of unstated spin has zero features without neighbours, and the reference energy of its element in every head.
 
     Returns:
         Largest feature, or largest energy difference in eV.

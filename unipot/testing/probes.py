@@ -87,8 +87,14 @@ def repeated(structure: Structure, repeats: Sequence[int]) -> Structure:
         cell=structure.cell * np.asarray(repeats)[:, None],
         pbc=structure.pbc,
         total_charge=structure.total_charge * len(images),
+        spin_multiplicity=_high_spin(structure.spin_multiplicity, len(images)),
         id=f"{structure.id}-{'x'.join(map(str, repeats))}",
     )
+
+
+def _high_spin(multiplicity: int | None, n_cells: int) -> int | None:
+    """2S+1 of cells whose unpaired electrons are all parallel."""
+    return None if multiplicity is None else (multiplicity - 1) * n_cells + 1
 
 
 def _cycle(elements: Sequence[int], n_atoms: int) -> np.ndarray:

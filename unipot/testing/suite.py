@@ -7,7 +7,7 @@ from typing import Any
 
 from unipot.models.backbone import Backbone
 from unipot.models.potential import Potential
-from unipot.testing import batches, declarations, derivatives, locality, symmetry
+from unipot.testing import batches, conditions, declarations, derivatives, locality, symmetry
 from unipot.testing.response import Model, backbone_of
 from unipot.testing.violation import ContractViolation
 
@@ -30,6 +30,7 @@ _SHARED: dict[str, _Check] = {
     "smooth at the cutoff": locality.check_smooth_cutoff,
     "isolated atom": locality.check_isolated_atom,
     "separated fragments": locality.check_separated_fragments,
+    "charge and spin": conditions.check_conditions,
 }
 _BACKBONE: dict[str, _Check] = {
     "declarations": declarations.check_declarations,
@@ -82,7 +83,8 @@ def _run(checks: dict[str, _Check], model: Model, skip: Sequence[str]) -> dict[s
         if name in skip:
             continue
         try:
-            deviations[name] = check(model)
+            with conditions.any_state(model):
+                deviations[name] = check(model)
         except ContractViolation as violation:
             violations.append(str(violation))
     if violations:

@@ -28,6 +28,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "huber": ("energy", "forces", "stress"),
     "norm": ("forces", "stress"),
 }
+#: whether force labels of atoms that were fixed in the reference calculation count
+FROZEN_ATOMS = ("exclude", "include")
 
 
 class LossTerm(Protocol):
@@ -47,7 +49,8 @@ class PropertyTerm:
 
     * energy: residual per atom (E_pred − E_label) / n_atoms in eV/atom; the count is structures.
     * forces: `norm` takes the L2 norm per atom, the other kinds the mean over the three components; the count is
-      atoms. Atoms that were fixed in the reference calculation are left out: their labels are constraint-dependent.
+      atoms. Atoms that were fixed in the reference calculation are left out unless `frozen_atoms` is `include`: many codes
+      write zero or the force after the constraint for them. Metrics leave them out in any case.
     * stress: `norm` is the Frobenius norm, the other kinds the mean over nine components; structures that are not
       periodic along every axis are left out. With `per_volume=False` the residual is multiplied by the volume per
       atom (eV/atom), which weighs it like an energy.
@@ -61,6 +64,7 @@ class PropertyTerm:
         dataset_weights: (n_datasets,) float64 factor on each residual by dataset.
         scales: (n_datasets,) float64 divisor of each residual by dataset.
         per_volume: for stress only.
+        frozen_atoms: `exclude` or `include`, for forces only.
 
     Example:
         >>> term = PropertyTerm(property="energy", kind="mae", weight=2.0)
@@ -75,6 +79,7 @@ class PropertyTerm:
     dataset_weights: Tensor | None = None
     scales: Tensor | None = None
     per_volume: bool = True
+    frozen_atoms: str = "exclude"
 
     def __post_init__(self) -> None:
         property_named(self.property)
@@ -85,14 +90,16 @@ class PropertyTerm:
             raise ValueError(f"loss.{self.property}.weight is {self.weight}; it must not be negative")
         if self.kind == "huber" and not self.delta > 0:
             raise ValueError(f"loss.{self.property}.delta is {self.delta}; it must be positive")
+        if self.frozen_atoms not in FROZEN_ATOMS:
+            raise ValueError(f"loss.frozen_atoms is {self.frozen_atoms!r}; use one of: {', '.join(FROZEN_ATOMS)}")
 
     def count(self, batch: AtomBatch) -> Tensor:
         """Labelled structures (energy, stress) or atoms (forces) in `batch`: float64 scalar."""
-        return labelled_mask(self.property, batch).sum().to(torch.float64)
+        return labelled_mask(self.property, batch, self.frozen_atoms).sum().to(torch.float64)
 
     def __call__(self, predictions: Predictions, batch: AtomBatch) -> tuple[Tensor, Tensor]:
         """Weighted sum of residuals (float64 scalar, connected to the graph even when nothing is labelled) and count."""
-        chosen = labelled_mask(self.property, batch)
+        chosen = labelled_mask(self.property, batch, self.frozen_atoms)
         predicted = predictions[self.property]
         if not bool(chosen.any()):
             return predicted.sum().to(torch.float64) * 0.0, chosen.sum().to(torch.float64)
@@ -188,17 +195,18 @@ def dataset_factors(names: Sequence[str], factors: Mapping[str, float], what: st
     return torch.tensor([float(factors.get(name, 1.0)) for name in names], dtype=torch.float64)
 
 
-def labelled_mask(property: str, batch: AtomBatch) -> Tensor:
+def labelled_mask(property: str, batch: AtomBatch, frozen_atoms: str = "exclude") -> Tensor:
     """(n_structures,) or, for forces, (n_atoms,) bool: which entries of `property` are labelled and count.
 
-    Forces of atoms that were fixed in the reference calculation and stress of structures that are not periodic along
-    all axes do not count. Losses and metrics both use this one definition.
+    Forces of atoms that were fixed in the reference calculation (unless `frozen_atoms` is `include`) and stress of
+    structures that are not periodic along all axes do not count. Losses and metrics both use this one definition.
     """
     mask = batch.label_mask.get(property)
     if mask is None:
         mask = torch.zeros(batch.n_structures, dtype=torch.bool, device=batch.positions.device)
     if property == "forces":
-        return mask[batch.structure_index] & ~batch.fixed
+        labelled = mask[batch.structure_index]
+        return labelled if frozen_atoms == "include" else labelled & ~batch.fixed
     if property == "stress":
         return mask & batch.pbc.all(dim=1)
     return mask

@@ -12,12 +12,14 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from unipot.batch import AtomBatch
+from unipot.models.last_layer import drop_posteriors_of_learners
 from unipot.models.potential import Potential
 from unipot.training.checkpoint import random_state, restore_random_state
 from unipot.training.distributed import sum_gradients, sum_over_ranks
 from unipot.training.ema import WeightAverage
 from unipot.training.losses import StepLoss
 from unipot.training.optim import OptimizerSettings, ParameterPolicy, ParameterRow, WarmupCosine, build_optimizer
+from unipot.training.starting_point import StartingPoint
 
 
 class NonFiniteError(ValueError):
@@ -37,7 +39,9 @@ class TrainingModule(LightningModule):
 
     Attributes:
         parameter_rows: the table made from the policy.
+        dropped_posteriors: heads whose error bars belong to weights that now learn; they are gone.
         average: averaged weights, used for validation and artifacts.
+        starting_point: where the weights are pulled to, if the policy says so.
     """
 
     def __init__(
@@ -58,7 +62,9 @@ class TrainingModule(LightningModule):
         self.schedule = schedule
         self.diagnostics = diagnostics
         self.parameter_rows: list[ParameterRow] = policy.apply(potential, weight_decay=optimizer.weight_decay)
+        self.dropped_posteriors = drop_posteriors_of_learners(potential)
         self.average = WeightAverage(potential, optimizer.ema_decay)
+        self.starting_point = StartingPoint(potential, self.parameter_rows, learning_rate=optimizer.learning_rate)
         self.learnt = [parameter for parameter in potential.parameters() if parameter.requires_grad]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -88,6 +94,7 @@ class TrainingModule(LightningModule):
         factor = self.schedule.factor(step)
         for group in optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * group["lr_scale"] * factor
+        self.starting_point.pull(self.settings.learning_rate * factor)
         optimizer.step()
         self.average.update()
         return self._numbers(numbers, counts, norm, factor, micro_batches)
@@ -148,7 +155,10 @@ class TrainingModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["weight_average"] = self.average.state_dict()
         checkpoint["random_state"] = random_state()
+        if self.starting_point.start:
+            checkpoint["starting_point"] = self.starting_point.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.average.load_state_dict(checkpoint["weight_average"])
+        self.starting_point.load_state_dict(checkpoint.get("starting_point", {}))
         restore_random_state(checkpoint["random_state"])

@@ -11,7 +11,9 @@ from typing import Protocol
 import torch
 from torch import nn
 
-METHODS = ("full", "heads-only", "freeze", "layerwise")
+METHODS = ("full", "heads-only", "freeze", "layerwise", "lora")
+#: names of the factors of low-rank updates, see `unipot.finetune.lora`
+LORA_UP, LORA_DOWN = "backbone.*parametrizations.*.up", "backbone.*parametrizations.*.down"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +64,18 @@ class ParameterRule:
         patterns: shell patterns (`backbone.layers.0.*`) over full parameter names.
         lr_scale: factor on the learning rate; 0 freezes.
         weight_decay: None takes the optimizer's; names in `no_decay` get 0 whatever is said here.
+        to_start: strength λ of the pull towards the weights at the start, see `unipot.training.starting_point`.
     """
 
     name: str
     patterns: tuple[str, ...]
     lr_scale: float = 1.0
     weight_decay: float | None = None
+    to_start: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.lr_scale < 0 or (self.weight_decay or 0.0) < 0:
-            numbers = f"lr_scale {self.lr_scale} and weight_decay {self.weight_decay}"
+        if self.lr_scale < 0 or (self.weight_decay or 0.0) < 0 or self.to_start < 0:
+            numbers = f"lr_scale {self.lr_scale}, weight_decay {self.weight_decay} and to_start {self.to_start}"
             raise ValueError(f"parameter rule {self.name!r}: {numbers} must not be negative")
         if not self.patterns:
             raise ValueError(f"parameter rule {self.name!r} has no pattern; give at least one, for example 'backbone.*'")
@@ -89,6 +93,7 @@ class ParameterRow:
     rule: str
     lr_scale: float
     weight_decay: float
+    to_start: float = 0.0
 
     @property
     def frozen(self) -> bool:
@@ -133,6 +138,7 @@ class ParameterPolicy:
                     rule=rule.name,
                     lr_scale=rule.lr_scale,
                     weight_decay=0.0 if name in self.no_decay else decay,
+                    to_start=rule.to_start,
                 )
             )
         for rule in self.rules:
@@ -166,6 +172,10 @@ def build_policy(
     layer_decay: float = 0.8,
     heads: Sequence[str] | None = None,
     head_lr_scale: float = 1.0,
+    lora_lr_scale: float = 1.0,
+    l2_to_start: float = 0.0,
+    l2_to_start_heads: bool = False,
+    free_tables: Sequence[str] = (),
 ) -> ParameterPolicy:
     """The usual policies, made from the backbone's own declaration of its layers.
 
@@ -173,10 +183,17 @@ def build_policy(
         potential: has `backbone` and `heads`.
         method: `full`: everything learns. `heads-only`: the backbone is frozen. `freeze`: the first `freeze_groups`
             layer groups are frozen. `layerwise`: the rate falls by `layer_decay` per group from output to input.
+            `lora`: the backbone is frozen but for its low-rank updates, which must be there.
         freeze_groups: for `freeze`; also allowed with `layerwise`.
         layer_decay: factor per group, 0 to 1, for `layerwise`.
         heads: heads that learn; the others are frozen. None: all learn.
         head_lr_scale: factor on the rate of the heads that learn.
+        lora_lr_scale: factor on the rate of the low-rank updates, for `lora`.
+        l2_to_start: pull of what learns in the backbone towards its start; it takes the place of weight decay there. Of a
+            low-rank update `up` alone is pulled, which shrinks the update itself by the same factor.
+        l2_to_start_heads: also of the heads that learn.
+        free_tables: names of parameters of the backbone that learn even where their group is frozen (tables with rows of
+            new elements; what else is in them must be kept by the caller).
 
     Raises:
         ValueError: the method, a head or a number is not allowed.
@@ -192,15 +209,21 @@ def build_policy(
         raise ValueError("method 'freeze' needs freeze_groups of at least 1; with 0 use method 'full'")
     if not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay is {layer_decay}; it must be above 0 and at most 1")
-    rules = _head_rules(potential, heads, head_lr_scale)
+    rules = _head_rules(potential, heads, head_lr_scale, l2_to_start if l2_to_start_heads else 0.0)
+    if method == "lora":
+        rules += _lora_rules(potential, lora_lr_scale, l2_to_start)
     for depth, (name, prefixes) in enumerate(groups):
         scale = layer_decay ** (len(groups) - depth) if method == "layerwise" else 1.0
-        frozen = method == "heads-only" or (method in ("freeze", "layerwise") and depth < freeze_groups)
+        frozen = method in ("heads-only", "lora") or (method in ("freeze", "layerwise") and depth < freeze_groups)
         patterns = tuple(pattern for prefix in prefixes for pattern in _prefix_patterns(f"backbone.{prefix}"))
-        rules.append(ParameterRule(name=name, patterns=patterns, lr_scale=0.0 if frozen else scale))
+        free = tuple(f"backbone.{table}" for table in free_tables if table.startswith(prefixes))
+        if frozen and free:
+            rules.append(ParameterRule(name=f"{name} tables, rows of new elements only", patterns=free, weight_decay=0.0))
+        rules.append(ParameterRule(name=name, patterns=patterns, lr_scale=0.0) if frozen else _learning(name, patterns, scale, l2_to_start))
     names = [name for name, _ in potential.named_parameters()]
     no_decay = {f"backbone.{name}" for name in backbone.no_decay_names()} | {name for name in names if name.endswith(".bias")}
-    rules = [rule for rule in rules if any(rule.matches(name) for name in names)]
+    governing = {next((k for k, rule in enumerate(rules) if rule.matches(name)), None) for name in names}
+    rules = [rule for k, rule in enumerate(rules) if k in governing]
     return ParameterPolicy(rules=tuple(rules), no_decay=frozenset(no_decay))
 
 
@@ -254,15 +277,32 @@ class WarmupCosine:
 
 
 def group_table(rows: Iterable[ParameterRow]) -> list[tuple[str, int, float, str]]:
-    """Rows by rule: (rule, parameters, lr scale, weight decays), for printing."""
-    table: dict[str, tuple[int, float, set[float]]] = {}
+    """Rows by rule: (rule, parameters, lr scale, weight decays or pull towards the start), for printing."""
+    table: dict[str, tuple[int, float, set[str]]] = {}
     for row in rows:
         n, _, decays = table.get(row.rule, (0, 0.0, set()))
-        table[row.rule] = (n + row.n_numbers, row.lr_scale, decays | {row.weight_decay})
-    return [(name, n, scale, ", ".join(f"{d:g}" for d in sorted(decays))) for name, (n, scale, decays) in table.items()]
+        decay = f"{row.to_start:g} to start" if row.to_start else f"{row.weight_decay:g}"
+        table[row.rule] = (n + row.n_numbers, row.lr_scale, decays | {decay})
+    return [(name, n, scale, ", ".join(sorted(decays))) for name, (n, scale, decays) in table.items()]
 
 
-def _head_rules(potential: nn.Module, heads: Sequence[str] | None, head_lr_scale: float) -> list[ParameterRule]:
+def _learning(name: str, patterns: tuple[str, ...], lr_scale: float, l2_to_start: float) -> ParameterRule:
+    """A pull towards the start takes the place of weight decay, a pull towards zero."""
+    return ParameterRule(
+        name=name, patterns=patterns, lr_scale=lr_scale, weight_decay=0.0 if l2_to_start else None, to_start=l2_to_start
+    )  # fmt: skip
+
+
+def _lora_rules(potential: nn.Module, lr_scale: float, l2_to_start: float) -> list[ParameterRule]:
+    if not lr_scale > 0:
+        raise ValueError(f"finetune.lora.lr_scale is {lr_scale}; it must be positive")
+    up = ParameterRule(name="low-rank updates, up", patterns=(LORA_UP,), lr_scale=lr_scale, weight_decay=0.0, to_start=l2_to_start)
+    if not any(up.matches(name) for name, _ in potential.named_parameters()):
+        raise ValueError("method 'lora' needs low-rank updates in the backbone; call unipot.finetune.lora.inject_lora first")
+    return [up, ParameterRule(name="low-rank updates, down", patterns=(LORA_DOWN,), lr_scale=lr_scale, weight_decay=0.0)]
+
+
+def _head_rules(potential: nn.Module, heads: Sequence[str] | None, head_lr_scale: float, l2_to_start: float) -> list[ParameterRule]:
     names = tuple(potential.heads.names)  # type: ignore[union-attr]
     unknown = [name for name in heads or () if name not in names]
     if unknown:
@@ -272,9 +312,11 @@ def _head_rules(potential: nn.Module, heads: Sequence[str] | None, head_lr_scale
     rules = []
     if not everything and learn:
         patterns = tuple(f"heads.heads.{name}.*" for name in learn)
-        rules.append(ParameterRule(name=f"heads {', '.join(learn)}", patterns=patterns, lr_scale=head_lr_scale))
-    scale = head_lr_scale if everything else 0.0
-    rules.append(ParameterRule(name="heads" if everything else "other heads", patterns=("heads.*",), lr_scale=scale))
+        rules.append(_learning(f"heads {', '.join(learn)}", patterns, head_lr_scale, l2_to_start))
+    if everything:
+        rules.append(_learning("heads", ("heads.*",), head_lr_scale, l2_to_start))
+    else:
+        rules.append(ParameterRule(name="other heads", patterns=("heads.*",), lr_scale=0.0))
     return rules
 
 

@@ -13,9 +13,11 @@ from rich.console import Console
 
 from unipot.batch import AtomBatch
 from unipot.finetune.align import AlignmentReport, align_head
+from unipot.finetune.new_elements import NewElement, start_new_elements
 from unipot.finetune.parents import ParentScore, score_parents
+from unipot.finetune.readout_fit import SHIFT
 from unipot.models.potential import Potential
-from unipot.reporting.tables import ReportTable, alignment_table, parent_table
+from unipot.reporting.tables import ReportTable, alignment_table, held_out_table, new_element_table, parent_table
 from unipot.workflows.config import BackboneConfig, HeadsConfig, MixtureConfig
 from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.model import HeadStatistics, build_potential, head_statistics
@@ -36,26 +38,33 @@ class Adaptation:
         scores: of the parent heads, best first; empty from scratch.
         report: of the alignment; None from scratch.
         statistics: of the new head from scratch, references included; empty when aligned.
+        new_elements: of the frames, which no head of the checkpoint was trained on.
     """
 
     potential: Potential
     scores: tuple[ParentScore, ...] = ()
     report: AlignmentReport | None = None
     statistics: tuple[HeadStatistics, ...] = ()
+    new_elements: tuple[NewElement, ...] = ()
 
     @property
     def parent(self) -> str | None:
         return None if self.report is None else self.report.parent
 
     def tables(self) -> list[ReportTable]:
-        """Parent heads and shifts; nothing from scratch."""
-        return [] if self.report is None else [parent_table(self.scores, self.report.parent), alignment_table(self.report)]
+        """Parent heads, new elements if there are any, candidates of the alignment, and shifts; nothing from scratch."""
+        if self.report is None:
+            return []
+        new = [new_element_table(self.new_elements)] if self.new_elements else []
+        checked = [held_out_table(self.report.readout)] if self.report.readout.held_out else []
+        return [parent_table(self.scores, self.report.parent), *new, *checked, alignment_table(self.report)]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: for the card and the run folder."""
         return {
             "parents": [score.to_dict() for score in self.scores],
             "alignment": None if self.report is None else self.report.to_dict(),
+            **({"new_elements": [element.to_dict() for element in self.new_elements]} if self.new_elements else {}),
         }
 
     def write(self, path: Path) -> None:
@@ -64,7 +73,10 @@ class Adaptation:
         path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def align_to_frames(potential: Potential, dataset: OpenDataset, parent_head: str, mixture: MixtureConfig) -> Adaptation:
+def align_to_frames(
+    potential: Potential, dataset: OpenDataset, parent_head: str, mixture: MixtureConfig, new_elements: str = "from-neighbors",
+    alignment: str = SHIFT,
+) -> Adaptation:
     """Choose the parent head and add the aligned copy, called as `dataset.spec.head`.
 
     Args:
@@ -72,22 +84,28 @@ def align_to_frames(potential: Potential, dataset: OpenDataset, parent_head: str
         dataset: the user's frames; only the training ones are looked at.
         parent_head: `auto` takes the best by force error, else the name of a head.
         mixture: budgets of a batch.
+        new_elements: what is done with elements that no head was trained on, see `unipot.finetune.new_elements.MODES`.
+        alignment: of the new head, one of `unipot.finetune.readout_fit.ALIGNMENTS`.
 
     Raises:
         KeyError: there is no head `parent_head`.
-        ValueError: see `align_head`.
+        ValueError: see `align_head` and `start_new_elements`.
     """
     if parent_head != AUTO:
         potential.heads.index(parent_head)  # an unknown name is refused before any work
     any_head = potential.heads.names[0]
     batches = list(frames_batches(potential, dataset.store, dataset.train_indices, any_head, mixture))
     kind = dataset.store.energy_kind
+    new = start_new_elements(potential, batches, new_elements)
     candidates, excluded = parent_candidates(potential, kind, parent_head)
     scores = score_parents(potential, _evenly(potential, dataset, any_head, mixture, batches), candidates)
     chosen = scores[0].head if parent_head == AUTO else parent_head
-    report = align_head(potential, chosen, dataset.spec.head, dataset.spec.level_of_theory, batches, energy_kind=kind)
-    report = replace(report, warnings=(*report.warnings, *excluded))
-    return Adaptation(potential=potential, scores=tuple(scores), report=report)
+    report = align_head(
+        potential, chosen, dataset.spec.head, dataset.spec.level_of_theory, batches, energy_kind=kind, alignment=alignment,
+        groups=dataset.store.groups[dataset.train_indices],
+    )  # fmt: skip
+    report = replace(report, warnings=(*report.warnings, *excluded, *(element.warning() for element in new)))
+    return Adaptation(potential=potential, scores=tuple(scores), report=report, new_elements=new)
 
 
 def parent_candidates(potential: Potential, energy_kind: str, parent_head: str) -> tuple[list[str], tuple[str, ...]]:
@@ -109,7 +127,12 @@ def fresh_potential(pretrained: Potential, dataset: OpenDataset, heads: HeadsCon
     hyperparameters = dict(description["hyperparameters"])
     if "average_neighbors" in hyperparameters:
         hyperparameters["average_neighbors"] = None  # the user's frames' own, not those of pretraining
-    backbone = BackboneConfig(name=description["name"], hyperparameters=hyperparameters)
+    for key in ("trained_charges", "trained_spins"):
+        hyperparameters.pop(key, None)  # likewise
+    core = pretrained.core_repulsion
+    backbone = BackboneConfig(
+        name=description["name"], hyperparameters=hyperparameters, core_repulsion=None if core is None else core.reach
+    )
     statistics = head_statistics([dataset], heads, cache=cache, console=console)
     potential = build_potential(backbone, heads, [dataset], statistics, pretrained.dtype)
     return Adaptation(potential=potential, statistics=tuple(statistics))

@@ -13,10 +13,15 @@ from omegaconf import MISSING
 
 @dataclass(kw_only=True)
 class BackboneConfig:
-    """`name` out of the registry and its constructor arguments; `average_neighbors: null` is filled from the data."""
+    """`name` out of the registry and its constructor arguments; what is null of the native ones is filled from the data.
+
+    `core_repulsion`: fraction of the sum of covalent radii where the repulsion of `unipot.models.core_repulsion` ends;
+    null for none.
+    """
 
     name: str = MISSING
     hyperparameters: dict[str, Any] = field(default_factory=dict)
+    core_repulsion: float | None = None
 
 
 @dataclass(kw_only=True)
@@ -113,6 +118,7 @@ class LossConfig:
     forces: TermConfig = field(default_factory=TermConfig)
     stress: StressTermConfig = field(default_factory=StressTermConfig)
     scaling: str = MISSING
+    frozen_atoms: str = "exclude"
     dataset_weights: dict[str, float] = field(default_factory=dict)
 
 

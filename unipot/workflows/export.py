@@ -11,6 +11,7 @@ import numpy as np
 
 from unipot.data.mixture.budget import position_chunks
 from unipot.data.mixture.selection import Selection
+from unipot.finetune.lora import merged
 from unipot.models.potential import Potential
 from unipot.structure import Structure
 from unipot.training.distributed import is_main_process
@@ -24,13 +25,13 @@ from unipot.zoo.artifact import save_artifact
 def export_artifact(
     path: Path, potential: Potential, step: int, table: MetricTable | None, *, card: dict[str, Any], golden: Sequence[Structure]
 ) -> None:
-    """Write the present weights of `potential`, with the last validation in the card."""
+    """Write the present weights of `potential`, low-rank updates merged, with the last validation in the card."""
     training = {**card["training"], "step": step}
     if table is not None:
         training["validation"] = table.flat()
     was_training = potential.training
     potential.eval()
-    save_artifact(path, potential, card={**card, "training": training}, golden=golden)
+    save_artifact(path, merged(potential), card={**card, "training": training}, golden=golden)
     potential.train(was_training)
 
 

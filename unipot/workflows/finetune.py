@@ -15,6 +15,7 @@ from rich.console import Console
 
 from unipot.data.mixture.selection import Selection
 from unipot.data.store import Store
+from unipot.finetune.lora import LoraReport
 from unipot.models.potential import Potential
 from unipot.reporting.evaluation import Evaluation, error_table
 from unipot.reporting.tables import ReportTable
@@ -22,6 +23,7 @@ from unipot.training.module import TrainingModule
 from unipot.training.optim import ParameterPolicy, build_policy
 from unipot.workflows import tables
 from unipot.workflows.adaptation import AUTO, Adaptation, align_to_frames, fresh_potential, show_alignment
+from unipot.workflows.charge_states import admit_states, show_ignored_states
 from unipot.workflows.config import (
     DatasetConfig,
     HeadsConfig,
@@ -39,19 +41,11 @@ from unipot.workflows.model import build_loss, build_settings, dtype_named
 from unipot.workflows.pretrain import mixture_data
 from unipot.workflows.report import ALIGNMENT_FILE, EVALUATIONS, SUMMARY_FILE, forgetting_table
 from unipot.workflows.run_folder import RunFolder, open_run_folder
+from unipot.workflows.strategy import StrategyConfig, add_updates, check_strategy, strategy_facts, strategy_policy
+from unipot.workflows.uncertainty import add_uncertainty, check_uncertainty
 from unipot.workflows.user_frames import UserDataConfig, UserFrames, budget_for, free_head_name, name_of, open_user_frames
 from unipot.workflows.yardsticks import Yardstick, YardstickConfig, open_yardsticks, require_same_energy_kind, save_evaluations
 from unipot.zoo.artifact import load_potential
-
-
-@dataclass(kw_only=True)
-class StrategyConfig:
-    """Group `finetune`: which parameters move, see `unipot.training.optim.build_policy`."""
-
-    method: str = MISSING
-    freeze_groups: int = MISSING
-    layer_decay: float = MISSING
-    head_lr_scale: float = MISSING
 
 
 @dataclass(kw_only=True)
@@ -66,6 +60,9 @@ class FinetuneConfig(UserDataConfig):
     data: str = MISSING
     head: str | None = None
     parent_head: str = AUTO
+    new_elements: str = "from-neighbors"
+    alignment: str = MISSING
+    uncertainty: str = MISSING
     from_scratch: bool = False
     replay: dict[str, DatasetConfig] = field(default_factory=dict)
     replay_share: float = MISSING
@@ -95,10 +92,14 @@ def finetune(config: FinetuneConfig) -> FitResult:
     set_up_process(config.trainer, config.seed)
     config = replace(config, run=config.run or f"runs/finetune-{config.name or name_of(config.data)}")
     pretrained = load_potential(config.checkpoint, dtype=dtype_named(config.trainer.dtype))
+    check_uncertainty(config.uncertainty)
+    check_strategy(config.finetune, pretrained, from_scratch=config.from_scratch)
     run = open_run_folder(str(config.run), resume=config.resume, config=config)
 
     console.rule("frames")
     frames, replay, yardsticks = open_everything(config, pretrained, run, console)
+    if not config.from_scratch:
+        admit_states(console, pretrained, [frames.dataset, *replay], frames.test)
     budget = budget_for(stores_of(frames, replay, yardsticks), config.mixture, pretrained.cutoff, console)
     before = [y.measure(pretrained, "pretrained", budget) for y in yardsticks]
 
@@ -113,13 +114,16 @@ def finetune(config: FinetuneConfig) -> FitResult:
         datasets, budget, config.trainer, cutoff=start.potential.cutoff, head_names=start.potential.head_names, n_steps=schedule.max_steps,
         seed=config.seed,
     )  # fmt: skip
-    module = training_module(config, start.potential, datasets, run)
+    lora = add_updates(config.finetune, start.potential, seed=config.seed, console=console)
+    module = training_module(config, start, datasets, run)
     tables.show_datasets(console, datasets, data.plan.shares(), data.plan.passes(schedule.max_steps))
+    show_ignored_states(console, start.potential.backbone, datasets)
     tables.show_parameters(console, module.parameter_rows)
     tables.show_loss(console, module.loss)
+    tables.show_dropped_posteriors(console, module.dropped_posteriors)
 
     console.rule(f"training {schedule.max_steps} steps" + (f", continuing the run in {run.path}" if run.resume else ""))
-    export = partial(export_artifact, card=card_of(config, run, datasets, start), golden=golden_structures(datasets))
+    export = partial(export_artifact, card=card_of(config, run, datasets, start, lora), golden=golden_structures(datasets))
     own_frames_choose = {d.spec.name: 0.0 for d in replay}
     result = fit(
         module, data, run=run, trainer=config.trainer, logger=config.logger, dataset_weights=own_frames_choose, export=export,
@@ -128,6 +132,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
     if result.is_main:
         write_summary(run, config, frames, start, result)
         adapted = chosen_potential(run, config)
+        add_uncertainty(config.uncertainty, run.best, frames.dataset, budget, golden_structures(datasets), console)
         final = target.measure(adapted, model_name(config), budget) if target else None
         after = [y.measure(adapted, "fine-tuned", budget) for y in yardsticks]
         save_evaluations(run.path / EVALUATIONS, {"zero_shot": zero_shot, "final": final, "before": before, "after": after})
@@ -179,18 +184,19 @@ def starting_point(
         start = fresh_potential(pretrained, own, config.heads, cache_of(config, run), console)
         write_references(run.references, start.statistics)
         return start
-    return align_to_frames(pretrained, own, config.parent_head, budget)
+    return align_to_frames(pretrained, own, config.parent_head, budget, config.new_elements, config.alignment)
 
 
-def training_module(config: FinetuneConfig, potential: Potential, datasets: Sequence[OpenDataset], run: RunFolder) -> TrainingModule:
+def training_module(config: FinetuneConfig, start: Adaptation, datasets: Sequence[OpenDataset], run: RunFolder) -> TrainingModule:
     """The same training module as in pretraining, with the rules of the chosen strategy."""
+    potential = start.potential
     settings, schedule = build_settings(config.optimizer, config.schedule)
     scales = [float(potential.heads[d.spec.head].scale) for d in datasets]
     labels = [tuple(d.store.metadata["label_counts"]) for d in datasets]
     return TrainingModule(
         potential.train(),
         loss=build_loss(config.loss, [d.spec.name for d in datasets], scales, labels),
-        policy=policy_for(config, potential, datasets),
+        policy=policy_for(config, start, datasets),
         optimizer=settings,
         schedule=schedule,
         diagnostics=run.path / "diagnostics",
@@ -229,27 +235,22 @@ def weighted(own: OpenDataset, replay: Sequence[OpenDataset], replay_share: floa
     return [replace(d, spec=replace(d.spec, weight=share)) for d, share in zip([own, *replay], shares, strict=True)]
 
 
-def policy_for(config: FinetuneConfig, potential: Potential, datasets: Sequence[OpenDataset]) -> ParameterPolicy:
+def policy_for(config: FinetuneConfig, start: Adaptation, datasets: Sequence[OpenDataset]) -> ParameterPolicy:
     """Heads of the mixture learn, other heads are frozen, the backbone as the strategy says; all learns from scratch."""
     if config.from_scratch:
-        return build_policy(potential)
-    strategy = config.finetune
-    return build_policy(
-        potential,
-        method=strategy.method,
-        freeze_groups=strategy.freeze_groups,
-        layer_decay=strategy.layer_decay,
-        heads=list(dict.fromkeys(d.spec.head for d in datasets)),
-        head_lr_scale=strategy.head_lr_scale,
-    )
+        return build_policy(start.potential)
+    heads = list(dict.fromkeys(d.spec.head for d in datasets))
+    return strategy_policy(config.finetune, start.potential, heads=heads, new_elements=start.new_elements)
 
 
-def card_of(config: FinetuneConfig, run: RunFolder, datasets: Sequence[OpenDataset], start: Adaptation) -> dict[str, Any]:
+def card_of(
+    config: FinetuneConfig, run: RunFolder, datasets: Sequence[OpenDataset], start: Adaptation, lora: LoraReport | None
+) -> dict[str, Any]:
     """Facts for the artifact's card: choice of the parent and alignment included."""
     facts = {
         "head": datasets[0].spec.head,
         "checkpoint": Path(config.checkpoint).name,
-        "method": "from scratch" if config.from_scratch else config.finetune.method,
+        **({"method": "from scratch"} if config.from_scratch else strategy_facts(config.finetune, lora)),
     }
     card = {**training_card("finetune", run.path.name, config, datasets), "finetune": {**facts, **start.to_dict()}}
     return {**card, "references": references_of(start.statistics)} if start.statistics else card

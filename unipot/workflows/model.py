@@ -12,12 +12,14 @@ from rich.console import Console
 
 from unipot.data.spec import levels_of_heads
 from unipot.data.statistics import ForceStatistics, force_statistics, mean_neighbors
+from unipot.models.core_repulsion import CoreRepulsion
 from unipot.models.heads import Head, HeadBank
 from unipot.models.potential import Potential
 from unipot.models.references import CompositionReference
 from unipot.models.registry import build_backbone
 from unipot.training.losses import PropertyTerm, StepLoss, dataset_factors
 from unipot.training.optim import OptimizerSettings, ParameterPolicy, ParameterRule, WarmupCosine, build_policy
+from unipot.workflows.charge_states import with_trained_states
 from unipot.workflows.config import BackboneConfig, HeadsConfig, LossConfig, OptimizerConfig, ReferenceConfig, ScheduleConfig
 from unipot.workflows.datasets import OpenDataset, trained_elements
 from unipot.workflows.references import ReferenceReport, head_reference
@@ -102,12 +104,12 @@ def average_neighbors(datasets: Sequence[OpenDataset], shares: Sequence[float], 
 
 
 def backbone_hyperparameters(config: BackboneConfig, datasets: Sequence[OpenDataset]) -> dict[str, object]:
-    """`config.hyperparameters` with `average_neighbors: null` filled in from the data."""
+    """`config.hyperparameters` with `average_neighbors: null` and the trained charges and spins filled in from the data."""
     hyperparameters = dict(config.hyperparameters)
     if "average_neighbors" in hyperparameters and hyperparameters["average_neighbors"] is None:
         sizes = [float(len(d.train_indices)) ** 0.5 for d in datasets]
         hyperparameters["average_neighbors"] = round(max(average_neighbors(datasets, sizes, float(hyperparameters["cutoff"])), 1.0), 4)
-    return hyperparameters
+    return with_trained_states(hyperparameters, datasets)
 
 
 def build_potential(
@@ -134,7 +136,8 @@ def build_potential(
                 direct_forces=heads.direct_forces,
             )
         )
-    return Potential(body, bank).to(dtype)
+    core = None if backbone.core_repulsion is None else CoreRepulsion(backbone.core_repulsion)
+    return Potential(body, bank, core).to(dtype)
 
 
 def build_loss(config: LossConfig, names: Sequence[str], scales: Sequence[float], labels: Sequence[Sequence[str]]) -> StepLoss:
@@ -157,7 +160,7 @@ def build_loss(config: LossConfig, names: Sequence[str], scales: Sequence[float]
     }
     terms = []
     for name, term in (("energy", config.energy), ("forces", config.forces), ("stress", config.stress)):
-        options = {"per_volume": config.stress.per_volume} if name == "stress" else {}
+        options = {"stress": {"per_volume": config.stress.per_volume}, "forces": {"frozen_atoms": config.frozen_atoms}}.get(name, {})
         built = PropertyTerm(property=name, weight=term.weight, kind=term.kind, delta=term.delta, **options, **shared)
         if term.weight > 0 and any(name in own for own in labels):
             terms.append(built)

@@ -12,6 +12,7 @@ from unipot.data.mixture.datamodule import MixtureDataModule
 from unipot.data.spec import MixtureSpec
 from unipot.training.module import TrainingModule
 from unipot.workflows import tables
+from unipot.workflows.charge_states import show_ignored_states
 from unipot.workflows.config import MixtureConfig, PretrainConfig, TrainerConfig
 from unipot.workflows.datasets import OpenDataset, open_datasets
 from unipot.workflows.duplicates import show_leakage
@@ -53,6 +54,7 @@ def pretrain(config: PretrainConfig) -> FitResult:
     tables.show_datasets(console, datasets, data.plan.shares(), data.plan.passes(schedule.max_steps))
     if is_main_process():
         show_leakage(console, datasets)
+    show_ignored_states(console, potential.backbone, datasets)
     tables.show_heads(console, statistics)
     write_references(run.references, statistics)
 

@@ -81,6 +81,7 @@ def _refuse_changes(folder: Path, config: Any) -> None:
     if not file.is_file():
         raise ValueError(f"{file} is missing, so the run in this folder cannot be continued safely; choose another run folder")
     old, new = _flat(OmegaConf.to_container(OmegaConf.load(file))), _flat(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
+    old = {**_flat(OmegaConf.to_container(OmegaConf.structured(type(config)))), **old}  # options that came later had their defaults
     for key in sorted(set(old) | set(new)):
         if key.split(".")[0] not in _FREE and old.get(key) != new.get(key):
             raise ValueError(

@@ -80,7 +80,9 @@ def show_parameters(console: Console, rows: Sequence[ParameterRow]) -> None:
 
 def show_loss(console: Console, loss: StepLoss) -> None:
     """One line with the terms."""
-    terms = [f"{term.weight:g} x {term.property} ({getattr(term, 'kind', '')})" for term in loss.terms]
+    fixed = {"include": ", fixed atoms included"}
+    options = [getattr(term, "kind", "") + fixed.get(getattr(term, "frozen_atoms", ""), "") for term in loss.terms]
+    terms = [f"{term.weight:g} x {term.property} ({words})" for term, words in zip(loss.terms, options, strict=True)]
     console.print(f"loss: {' + '.join(terms)}", highlight=False)
 
 
@@ -100,3 +102,9 @@ def _table(title: str, columns: Sequence[str], text: int = 2) -> Table:
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < text else "right")
     return table
+
+
+def show_dropped_posteriors(console: Console, names: Sequence[str]) -> None:
+    """Heads that lose their error bars because their weights learn."""
+    if names:
+        console.print(f"uncertainties of {', '.join(names)} are dropped: their weights are about to change", highlight=False)

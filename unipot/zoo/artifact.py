@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from unipot import __version__
+from unipot.models.last_layer import is_stale
 from unipot.models.potential import Potential
 from unipot.properties import PROPERTIES
 from unipot.structure import Structure, symbols_of
@@ -28,7 +29,9 @@ from unipot.zoo.golden import TOLERANCES, golden_values, largest_deviation
 from unipot.zoo.upgrade import FORMAT_VERSION, require_readable, upgraded
 
 #: written by `save_artifact` itself
-RESERVED = ("format", "format_version", "unipot_version", "potential", "heads", "n_parameters", "units", "sha256", "golden")
+RESERVED = (
+    *("format", "format_version", "unipot_version", "potential", "conditions", "heads", "n_parameters", "units", "sha256", "golden"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +57,8 @@ def save_artifact(
         `path`.
 
     Raises:
-        ValueError: the card uses a reserved key or is not JSON, a weight is not finite, the model has no head, or
-            `path` is a folder with something else in it.
+        ValueError: the card uses a reserved key or is not JSON, a weight is not finite, the model has no head, a head has
+            uncertainties of other weights, or `path` is a folder with something else in it.
     """
     path = Path(path)
     _require_writable(path)
@@ -129,6 +132,11 @@ def _full_card(potential: Potential, tensors: dict[str, Tensor], card: dict[str,
     broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
     if broken:
         raise ValueError(f"{len(broken)} tensor(s) of the model are not finite, first {broken[0]!r}; such a model is not saved")
+    if stale := [name for name in potential.head_names if is_stale(potential, potential.heads[name])]:
+        raise ValueError(
+            f"head {stale[0]!r} has uncertainties that belong to other weights than its present ones; make new ones with "
+            "unipot.finetune.calibrated_posterior.fit_posterior, or drop them with unipot.models.last_layer.drop_posteriors"
+        )
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -136,6 +144,7 @@ def _full_card(potential: Potential, tensors: dict[str, Tensor], card: dict[str,
         "licence": "not stated",
         **card,
         "potential": potential.describe(),
+        "conditions": list(potential.backbone.conditions),
         "heads": {name: _head_card(potential, name) for name in potential.head_names},
         "n_parameters": sum(p.numel() for p in potential.parameters()),
         "units": {name: {"unit": p.unit, "sign": p.sign} for name, p in PROPERTIES.items()},

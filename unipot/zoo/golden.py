@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,8 @@ def golden_values(potential: Potential, structures: Sequence[Structure]) -> list
         known = set(np.flatnonzero(potential.heads[head].reference.known.numpy()).tolist()) & set(potential.backbone.elements)
         own = [s for s in structures if known.issuperset(s.atomic_numbers.tolist())]
         if known:
-            entries += [_entry(potential, structure, head) for structure in own or default_structures(sorted(known))]
+            chosen = own or _known_states(potential, default_structures(sorted(known)))
+            entries += [_entry(potential, structure, head) for structure in chosen]
     return entries
 
 
@@ -44,6 +46,13 @@ def default_structures(elements: Sequence[int]) -> list[Structure]:
         Structure(atomic_numbers=numbers, positions=molecule, id="golden-molecule"),
         Structure(atomic_numbers=numbers, positions=sites, cell=cell, pbc=[True] * 3, id="golden-crystal"),
     ]
+
+
+def _known_states(potential: Potential, structures: Sequence[Structure]) -> list[Structure]:
+    """With a charge and spin that the model was trained on, where it minds."""
+    trained = getattr(potential.backbone, "trained_states", None)
+    charge, multiplicity = (0.0, None) if trained is None else trained.typical()
+    return [replace(s, total_charge=charge, spin_multiplicity=multiplicity) for s in structures]
 
 
 def largest_deviation(potential: Potential, entries: Sequence[dict[str, Any]]) -> tuple[float, str]:

@@ -27,6 +27,10 @@ def describe_artifact(path: str | Path) -> RenderableType:
     backbone = card.get("potential", {}).get("backbone", {})
     numbers = ", ".join(f"{k}={v}" for k, v in backbone.get("hyperparameters", {}).items())
     facts.add_row("backbone", f"{backbone.get('name')} ({numbers})")
+    if "conditions" in card:  # cards of earlier versions do not say
+        facts.add_row("charge and spin", _conditions(card["conditions"]))
+    if core := card.get("potential", {}).get("core_repulsion"):
+        facts.add_row("core repulsion", f"Ziegler-Biersack-Littmark, below {core.get('reach')} of the sum of covalent radii")
     facts.add_row("parameters", f"{card.get('n_parameters', 0):,} ({card.get('potential', {}).get('dtype')})")
     facts.add_row("licence", str(card.get("licence")))
     for key in sorted(set(card) - _SHOWN_ELSEWHERE):
@@ -45,9 +49,17 @@ def describe_artifact(path: str | Path) -> RenderableType:
 
 
 _SHOWN_ELSEWHERE = {
-    *("format", "format_version", "unipot_version", "name", "licence", "potential", "heads"),
+    *("format", "format_version", "unipot_version", "name", "licence", "potential", "conditions", "heads"),
     *("n_parameters", "units", "sha256", "golden", "references"),
 }
+
+
+def _conditions(conditions: list[str]) -> str:
+    """Which of total charge and spin multiplicity a prediction depends on."""
+    fields = {"total_charge": "total charge", "spin_multiplicity": "spin multiplicity"}
+    read, ignored = ([words for name, words in fields.items() if (name in conditions) == wanted] for wanted in (True, False))
+    parts = [f"{' and '.join(words)} {verb}" for words, verb in ((read, "read"), (ignored, "ignored")) if words]
+    return ", ".join(parts)
 
 
 def _references(report: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 #: of the artifacts that this version of unipot writes
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 #: a card and its tensors, one version on
 Upgrade = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
@@ -87,4 +87,15 @@ def _heads_state_their_kind_of_energy(card: dict[str, Any], tensors: dict[str, T
     for heads in (card["potential"]["heads"], card.get("heads", {})):
         for head in heads.values():
             head["energy_kind"] = "total"
+    return card, tensors
+
+
+@upgrades_from(2)
+def _potentials_state_their_core_repulsion(card: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Format 3: a potential says whether it has a core repulsion; in format 2 none had.
+
+    A version of its own: a unipot of format 2 would leave the repulsion out, and golden structures are seldom so dense
+    that it would notice.
+    """
+    card["potential"]["core_repulsion"] = None
     return card, tensors

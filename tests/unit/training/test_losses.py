@@ -27,6 +27,19 @@ def test_forces_norm_counts_labelled_atoms_that_were_free(batch, predictions):
     torch.testing.assert_close(total, torch.linalg.vector_norm((predictions.forces - batch.labels["forces"])[free], dim=1).sum())
 
 
+def test_fixed_atoms_count_when_they_are_included(batch, predictions):
+    total, count = PropertyTerm(property="forces", kind="norm", frozen_atoms="include")(predictions, batch)
+    labelled = batch.label_mask["forces"][batch.structure_index]
+    assert bool((labelled & batch.fixed).any())
+    assert count.item() == int(labelled.sum()) == 10
+    torch.testing.assert_close(total, torch.linalg.vector_norm((predictions.forces - batch.labels["forces"])[labelled], dim=1).sum())
+
+
+def test_what_to_do_with_fixed_atoms_is_one_of_two():
+    with pytest.raises(ValueError, match="loss.frozen_atoms is 'some'; use one of: exclude, include"):
+        PropertyTerm(property="forces", kind="norm", frozen_atoms="some")
+
+
 def test_stress_times_volume_per_atom(batch, predictions):
     total, count = PropertyTerm(property="stress", kind="norm", per_volume=False)(predictions, batch)
     own = batch.label_mask["stress"]

@@ -88,8 +88,8 @@ def test_unknown_head_is_named(potential):
 
 
 def test_unknown_method_is_named(potential):
-    with pytest.raises(ValueError, match="method 'lora' is not known"):
-        build_policy(potential, method="lora")
+    with pytest.raises(ValueError, match="method 'loar' is not known"):
+        build_policy(potential, method="loar")
 
 
 def test_embeddings_and_biases_have_no_weight_decay(potential):

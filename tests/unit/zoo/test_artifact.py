@@ -198,7 +198,7 @@ def test_flipped_bit_is_refused(saved):
 def test_newer_format_is_refused(saved):
     path, _ = saved
     rewrite(path, card={**read_card(path), "format_version": 99})
-    with pytest.raises(ArtifactError, match="has format 99, this unipot reads formats up to 2; upgrade unipot"):
+    with pytest.raises(ArtifactError, match="has format 99, this unipot reads formats up to 3; upgrade unipot"):
         load_potential(path)
 
 

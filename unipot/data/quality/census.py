@@ -65,6 +65,8 @@ class Census:
         self.check = consistency or ConsistencyCheck()
         self._label_counts: Counter[str] = Counter()
         self._periodicity: Counter[str] = Counter()
+        self._charges: Counter[str] = Counter()
+        self._spins: Counter[str] = Counter()
         self._atoms = np.zeros(MAX_ATOMIC_NUMBER + 1, dtype=np.int64)
         self._frames = np.zeros(MAX_ATOMIC_NUMBER + 1, dtype=np.int64)
         self._ranges: dict[str, _Range] = {}
@@ -88,6 +90,8 @@ class Census:
         for structure in structures:
             self._periodicity[f"{int(structure.pbc.sum())} periodic axes"] += 1
             self._label_counts.update(structure.labels.keys())
+            self._charges[charge_key(structure.total_charge)] += 1
+            self._spins[str(structure.spin_multiplicity or 0)] += 1
             self.check.add(structure)
         self._add_labels(structures, measurements)
         self._range("volume_per_atom", "A^3", measurements["volume_per_atom"])
@@ -114,6 +118,8 @@ class Census:
             "skipped_examples": self.skipped_examples,
             "labels": dict(self._label_counts),
             "periodicity": dict(self._periodicity),
+            "total_charges": dict(self._charges),
+            "spin_multiplicities": dict(self._spins),
             "atoms": self._atoms.tolist(),
             "frames": self._frames.tolist(),
             "ranges": {name: spread.state() for name, spread in self._ranges.items()},
@@ -127,6 +133,8 @@ class Census:
             self._skip(kind, n, state["skipped_examples"][kind])
         self._label_counts.update(state["labels"])
         self._periodicity.update(state["periodicity"])
+        self._charges.update(state["total_charges"])
+        self._spins.update(state["spin_multiplicities"])
         self._atoms += np.asarray(state["atoms"])
         self._frames += np.asarray(state["frames"])
         for name, spread in state["ranges"].items():
@@ -150,8 +158,10 @@ class Census:
             self._frames -= counts > 0
             self._periodicity[f"{int(structure.pbc.sum())} periodic axes"] -= 1
             self._label_counts.subtract(structure.labels.keys())
+            self._charges[charge_key(structure.total_charge)] -= 1
+            self._spins[str(structure.spin_multiplicity or 0)] -= 1
             self.n_structures -= 1
-        for kinds in (self._periodicity, self._label_counts):
+        for kinds in (self._periodicity, self._label_counts, self._charges, self._spins):
             for kind in [kind for kind, n in kinds.items() if n == 0]:
                 del kinds[kind]
         columns = [name for name in _RANGES_OF_COLUMNS if name in self._ranges]
@@ -174,6 +184,8 @@ class Census:
             "n_atoms": int(self._atoms.sum()),
             "elements": {SYMBOLS[z]: {"atoms": int(self._atoms[z]), "structures": int(self._frames[z])} for z in elements},
             "periodicity": dict(sorted(self._periodicity.items())),
+            "total_charges": dict(sorted(self._charges.items(), key=lambda item: float(item[0]))),
+            "spin_multiplicities": dict(sorted(self._spins.items(), key=lambda item: int(item[0]))),
             "labels": {label: {"structures": n, "unit": PROPERTIES[label].unit} for label, n in self._label_counts.items()},
             **{name: spread.to_dict() for name, spread in self._ranges.items()},
             "duplicates": self.duplicates.to_dict() if self.duplicates else None,
@@ -200,6 +212,10 @@ class Census:
             (f"elements ({len(elements)})", " ".join(elements)),
             ("periodicity", ", ".join(f"{n:,} with {kind}" for kind, n in sorted(self._periodicity.items()))),
         ]
+        if set(self._charges) - {"0"}:
+            lines.append(("total charge [|e|]", _counted(self._charges)))
+        if set(self._spins) - {"0"}:
+            lines.append(("spin multiplicity (0: not stated)", _counted(self._spins)))
         for label, n in self._label_counts.items():
             lines.append((f"label {label} [{PROPERTIES[label].unit}]", f"{n:,} structures ({n / self.n_structures:.0%})"))
         lines += [(spread.title(name), spread.describe()) for name, spread in self._ranges.items()]
@@ -233,6 +249,15 @@ class Census:
         self.skipped[kind] += n
         known = self.skipped_examples.setdefault(kind, [])
         known += list(examples)[: _EXAMPLES - len(known)]
+
+
+def charge_key(charge: float) -> str:
+    """A total charge (|e|) as a key of the census: to a hundredth, so that there are never many."""
+    return f"{round(charge, 2) + 0.0:g}"
+
+
+def _counted(kinds: Counter[str]) -> str:
+    return ", ".join(f"{n:,} with {kind}" for kind, n in sorted(kinds.items(), key=lambda item: float(item[0])))
 
 
 class _Range:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from unipot.batch import AtomBatch
 from unipot.models.backbone import AtomFeatures
+from unipot.models.native.charge_spin import ChargeSpinEmbedding, TrainedStates
 from unipot.models.native.geometry import bessel, envelope, second_degree
 from unipot.models.native.layer import InteractionLayer, scaled_linear
 from unipot.models.native.neighbor_slots import NeighborSlots, make_slots
@@ -31,6 +33,10 @@ class NativeBackbone(nn.Module):
 
     Features of an atom without neighbours are exactly zero. Everything is three times continuously differentiable.
 
+    With `charge` or `spin`, a vector per atom (`ChargeSpinEmbedding`) is added to the element embedding and to the output,
+    so that a lone ion differs from the lone atom. It is zero for charge 0 and a spin that is not stated: such structures
+    have exactly the features of the model without it. States that were not trained are refused, see `trained_charges`.
+
     Args:
         cutoff: Å.
         n_channels: scalar channels.
@@ -40,9 +46,14 @@ class NativeBackbone(nn.Module):
         n_radial_hidden: width of the radial network.
         n_shapes: radial functions R_k per layer for l = 0, 1, 2.
         average_neighbors: n̄, neighbours per atom in the training data; fixed.
+        charge: read the total charge of the structure.
+        spin: read its spin multiplicity; "not stated" is a state of its own.
+        trained_charges: lowest and highest total charge (|e|) of the training data; others are an error, never clamped.
+            None sets no limit; a run fills it in.
+        trained_spins: spin multiplicities of the training data, 0 for "not stated"; otherwise as `trained_charges`.
 
     Raises:
-        ValueError: a size is not positive.
+        ValueError: a size is not positive, or trained states are given for something that is not read.
 
     Example:
         >>> NativeBackbone(n_channels=8, n_layers=1).layer_groups()[0]
@@ -65,6 +76,10 @@ class NativeBackbone(nn.Module):
         n_radial_hidden: int = 32,
         n_shapes: tuple[int, int, int] = (8, 8, 4),
         average_neighbors: float = 20.0,
+        charge: bool = False,
+        spin: bool = False,
+        trained_charges: Sequence[float] | None = None,
+        trained_spins: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.hyperparameters: dict[str, Any] = {
@@ -80,6 +95,12 @@ class NativeBackbone(nn.Module):
         for key, value in self.hyperparameters.items():
             if min(value) <= 0 if isinstance(value, list) else not value > 0:
                 raise ValueError(f"native backbone: {key} is {value}; it must be positive")
+        for key, given, read in (("trained_charges", trained_charges, charge), ("trained_spins", trained_spins, spin)):
+            if given is not None and not read:
+                raise ValueError(f"native backbone: {key} is {list(given)}, but {'charge' if 'charge' in key else 'spin'} is false")
+        self.trained_states = TrainedStates.from_hyperparameters(trained_charges, trained_spins)
+        self.hyperparameters |= {"charge": bool(charge), "spin": bool(spin), **self.trained_states.hyperparameters()}
+        self.conditions = (*(["total_charge"] * charge), *(["spin_multiplicity"] * spin))
         self.cutoff = float(cutoff)
         self.n_channels, self.n_vector_channels = n_channels, n_vector_channels
         self.n_radial = n_radial
@@ -99,20 +120,39 @@ class NativeBackbone(nn.Module):
             )
             for k in range(n_layers)
         )
+        self.charge_spin = ChargeSpinEmbedding(n_channels, charge=charge, spin=spin) if self.conditions else None
 
     def forward(self, batch: AtomBatch) -> AtomFeatures:
-        """Scalars (n_atoms, n_channels) and vectors (n_atoms, 3, n_vector_channels)."""
+        """Scalars (n_atoms, n_channels) and vectors (n_atoms, 3, n_vector_channels).
+
+        Raises:
+            ValueError: outside training, a charge or spin multiplicity is read that was not trained.
+        """
         slots = make_slots(batch, self.cutoff)
         species = batch.atomic_numbers[slots.order]
         radial, unit, quadrupole = self._edges(slots, species)
         embedded = self.embedding(species)
-        scalars, update, vectors = embedded, torch.zeros_like(embedded), None
+        update, vectors = self._state(batch, slots, embedded), None
+        scalars = embedded if self.charge_spin is None else embedded + update
         for layer, functions in zip(self.layers, radial, strict=True):
             change, vectors = layer(slots, functions, unit, quadrupole, scalars, vectors)
             update = update + change
             scalars = embedded + update
         back = slots.row_of_atom
         return AtomFeatures(scalars=update.index_select(0, back), vectors=vectors.index_select(0, back))
+
+    def _state(self, batch: AtomBatch, slots: NeighborSlots, embedded: Tensor) -> Tensor:
+        """(n_atoms, n_channels) what charge and spin say, in the order of rows; the scalars begin there."""
+        if self.charge_spin is None:
+            return torch.zeros_like(embedded)
+        if not self.training:
+            self.trained_states.require(batch)
+        return self.charge_spin(batch).index_select(0, slots.order)
+
+    def admit_states(self, charges: Collection[float], multiplicities: Collection[int]) -> None:
+        """Widen the trained states, before training on structures that have these total charges and spin multiplicities."""
+        self.trained_states = self.trained_states.with_more(charges, multiplicities)
+        self.hyperparameters |= self.trained_states.hyperparameters()
 
     def _edges(self, slots: NeighborSlots, species: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """Radial functions of every layer, each (n_slots, Σ n_shapes), unit vectors (n_slots, 3) and Y2 (n_slots, 5)."""
@@ -129,7 +169,15 @@ class NativeBackbone(nn.Module):
         """Embedding, radial functions, then one group per layer."""
         radial = ("radial_basis.", "radial_centre.", "radial_neighbor.", "radial_output.")
         layers = [(f"layer-{k + 1}", (f"layers.{k}.",)) for k in range(len(self.layers))]
-        return [("embedding", ("embedding.",)), ("radial", radial), *layers]
+        embedding = ("embedding.",) if self.charge_spin is None else ("embedding.", "charge_spin.")
+        return [("embedding", embedding), ("radial", radial), *layers]
+
+    def element_tables(self) -> dict[str, tuple[int, ...]]:
+        """The embedding, each atom's part in the radial functions of a pair, and the tables of charge and spin."""
+        states = {} if self.charge_spin is None else self.charge_spin.element_tables()
+        plain = {"embedding.weight": (0,), "radial_centre.weight": (0,), "radial_neighbor.weight": (0,)}
+        return {**plain, **{f"charge_spin.{name}": axes for name, axes in states.items()}}
 
     def no_decay_names(self) -> set[str]:
-        return {name for name, _ in self.named_parameters() if "embedding" in name or name.startswith("radial_") or name.endswith("bias")}
+        kept = ("embedding.", "radial_", "charge_spin.")
+        return {name for name, _ in self.named_parameters() if name.startswith(kept) or name.endswith("bias")}

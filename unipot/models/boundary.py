@@ -1,0 +1,105 @@
+"""What a potential refuses before it computes anything, and the sentences that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unipot.batch import AtomBatch
+from unipot.structure import MAX_ATOMIC_NUMBER
+
+#: Å; two atoms closer than this are one atom written twice
+COINCIDENT = 1e-3
+#: Å; a periodic axis whose lattice vector is shorter has none, as in `Structure`
+NO_VECTOR = 1e-6
+
+
+def require_sound(batch: AtomBatch, lengths: Tensor, head_names: Sequence[str]) -> None:
+    """Every number of the batch means something; one comparison on the device, whatever the size of the batch.
+
+    Args:
+        batch: what a potential was given.
+        lengths: (n_edges,) Å of its edges.
+        head_names: of the potential.
+
+    Raises:
+        ValueError: there are no atoms, or a structure without atoms; an atomic number is outside 1..118; a position or cell
+            is not finite; a periodic axis has no lattice vector; two atoms coincide; or a head does not exist.
+    """
+    if batch.n_atoms == 0:
+        raise ValueError("the batch has no atoms; drop it, or collate at least one structure")
+    with torch.no_grad():
+        wrong = torch.stack([
+            # a sum is finite only if all its terms are
+            ~torch.isfinite(batch.positions.sum() + batch.cell.sum()),
+            batch.n_atoms_per_structure.min() < 1,
+            batch.atomic_numbers.min() < 1,
+            batch.atomic_numbers.max() > MAX_ATOMIC_NUMBER,
+            batch.head_index.max() >= len(head_names),
+            batch.head_index.min() < 0,
+            (batch.pbc & (batch.cell.abs().amax(dim=2) < NO_VECTOR)).any(),
+            (lengths < COINCIDENT).any(),
+        ])  # fmt: skip
+        if bool(wrong.any()):
+            raise ValueError(_sentence(batch, lengths, head_names))
+
+
+def _sentence(batch: AtomBatch, lengths: Tensor, head_names: Sequence[str]) -> str:
+    finite_atoms = torch.isfinite(batch.positions).all(dim=1)
+    finite_cells = torch.isfinite(batch.cell).flatten(1).all(dim=1)
+    strange = (batch.atomic_numbers < 1) | (batch.atomic_numbers > MAX_ATOMIC_NUMBER)
+    flat = batch.pbc & (batch.cell.abs().amax(dim=2) < NO_VECTOR)
+    heads = (batch.head_index < 0) | (batch.head_index >= len(head_names))
+    if bool((batch.n_atoms_per_structure < 1).any()):
+        return f"{_name(batch, _first(batch.n_atoms_per_structure < 1))} has no atoms; drop it"
+    if not bool(finite_atoms.all()):
+        atom = _first(~finite_atoms)
+        return f"{_name_of_atom(batch, atom)}: the position of atom {_local(batch, atom)} is {batch.positions[atom].tolist()}; {_REPAIR}"
+    if not bool(finite_cells.all()):
+        structure = _first(~finite_cells)
+        return f"{_name(batch, structure)}: the cell is {batch.cell[structure].tolist()}; {_REPAIR}"
+    if bool(strange.any()):
+        atom = _first(strange)
+        number = int(batch.atomic_numbers[atom])
+        return f"{_name_of_atom(batch, atom)}: atom {_local(batch, atom)} has atomic number {number}, outside 1..{MAX_ATOMIC_NUMBER}"
+    if bool(heads.any()):
+        index, names = int(batch.head_index[_first(heads)]), ", ".join(head_names) or "none"
+        return f"head_index {index} is out of range for the {len(head_names)} head(s) of this model: {names}"
+    if bool(flat.any()):
+        structure = _first(flat.any(dim=1))
+        axes = torch.nonzero(flat[structure])[:, 0].tolist()
+        return f"{_name(batch, structure)}: periodic axes {axes} have no lattice vector; give the cell, or set pbc to false there"
+    return _coincidence(batch, lengths)
+
+
+_REPAIR = "repair or drop the structure (in a simulation: a shorter time step)"
+
+
+def _coincidence(batch: AtomBatch, lengths: Tensor) -> str:
+    edge = int(lengths.argmin())
+    first, second = batch.edge_index[:, edge].tolist()
+    where, distance = _name_of_atom(batch, first), float(lengths[edge])
+    if first == second:
+        return f"{where}: atom {_local(batch, first)} lies {distance:.1e} Å from its own periodic image; correct the cell (Å)"
+    pair = f"atoms {_local(batch, first)} and {_local(batch, second)}"
+    return f"{where}: {pair} lie {distance:.1e} Å apart, which is the same place; remove one, or correct the positions (Å)"
+
+
+def _first(mask: Tensor) -> int:
+    return int(torch.nonzero(mask)[0, 0])
+
+
+def _name_of_atom(batch: AtomBatch, atom: int) -> str:
+    return _name(batch, int(batch.structure_index[atom]))
+
+
+def _name(batch: AtomBatch, structure: int) -> str:
+    known = structure < len(batch.ids) and batch.ids[structure]
+    return f"structure {batch.ids[structure]!r}" if known else f"structure {structure} of the batch"
+
+
+def _local(batch: AtomBatch, atom: int) -> int:
+    """Number of the atom in its own structure."""
+    return atom - int((batch.structure_index < batch.structure_index[atom]).sum())

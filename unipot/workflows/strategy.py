@@ -1,0 +1,130 @@
+"""Group `finetune`: which parameters move and how far, from the configuration to a parameter policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+from rich.console import Console
+
+from unipot.finetune.lora import LoraReport, LoraSettings, inject_lora, lora_matrices
+from unipot.finetune.new_elements import NewElement, free_rows
+from unipot.models.potential import Potential
+from unipot.training.optim import ParameterPolicy, build_policy
+
+LORA = "lora"
+
+
+@dataclass(kw_only=True)
+class LoraConfig:
+    """Low-rank updates, see `unipot.finetune.lora.LoraSettings`; `alpha: null` is the rank. For method `lora` only."""
+
+    rank: int | None = None
+    alpha: float | None = None
+    patterns: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    lr_scale: float = 1.0
+
+
+@dataclass(kw_only=True)
+class StrategyConfig:
+    """Group `finetune`: which parameters move, see `unipot.training.optim.build_policy`.
+
+    `l2_to_start`: pull towards the weights at the start (`unipot.training.starting_point`), with any method.
+    """
+
+    method: str = MISSING
+    freeze_groups: int = MISSING
+    layer_decay: float = MISSING
+    head_lr_scale: float = MISSING
+    l2_to_start: float = 0.0
+    l2_to_start_heads: bool = False
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+
+def check_strategy(strategy: StrategyConfig, potential: Potential, *, from_scratch: bool) -> None:
+    """Refuse options that contradict each other, before any work.
+
+    Raises:
+        ValueError: they do, or the options of LoRA do not fit the backbone.
+    """
+    method = strategy.method
+    if from_scratch and (method == LORA or strategy.l2_to_start):
+        raise ValueError("from_scratch=true trains random weights, so neither finetune=lora nor l2_to_start means anything; leave it out")
+    if strategy.l2_to_start < 0:
+        raise ValueError(f"finetune.l2_to_start is {strategy.l2_to_start}; it must not be negative")
+    if strategy.l2_to_start_heads and not strategy.l2_to_start:
+        raise ValueError("finetune.l2_to_start_heads is true, but finetune.l2_to_start is 0, so nothing is pulled; set it above 0")
+    if strategy.l2_to_start and method == "heads-only" and not strategy.l2_to_start_heads:
+        raise ValueError("finetune=heads-only freezes the backbone, so l2_to_start pulls nothing; set finetune.l2_to_start_heads=true")
+    if method != LORA:
+        if strategy.lora != LoraConfig():
+            raise ValueError(f"finetune.lora has options, but the method is {method!r}, which has no low-rank updates; add finetune=lora")
+        return
+    if strategy.freeze_groups:
+        raise ValueError(
+            f"finetune=lora freezes the whole backbone beside its updates, so freeze_groups={strategy.freeze_groups} contradicts it; "
+            "choose the layer groups that get updates with finetune.lora.groups"
+        )
+    if strategy.layer_decay != 1:
+        raise ValueError(
+            f"finetune=lora has one rate (finetune.lora.lr_scale), so layer_decay={strategy.layer_decay:g} contradicts it; set it to 1"
+        )
+    lora_matrices(potential.backbone, lora_settings(strategy.lora))
+
+
+def lora_settings(config: LoraConfig) -> LoraSettings:
+    """Checked numbers.
+
+    Raises:
+        ValueError: the rank is missing, or a number is not allowed.
+    """
+    if config.rank is None:
+        raise ValueError("finetune.lora.rank is not set; method lora needs one, for example finetune.lora.rank=8")
+    alpha = float(config.rank) if config.alpha is None else config.alpha
+    return LoraSettings(rank=config.rank, alpha=alpha, patterns=tuple(config.patterns), groups=tuple(config.groups))
+
+
+def add_updates(strategy: StrategyConfig, potential: Potential, *, seed: int, console: Console) -> LoraReport | None:
+    """Low-rank updates where the method asks for them, in place; None for other methods."""
+    if strategy.method != LORA:
+        return None
+    report = inject_lora(potential, lora_settings(strategy.lora), seed=seed)
+    console.print(report.sentence(), highlight=False)
+    return report
+
+
+def strategy_policy(
+    strategy: StrategyConfig, potential: Potential, *, heads: Sequence[str], new_elements: Sequence[NewElement] = ()
+) -> ParameterPolicy:
+    """The rules of the chosen strategy. Rows of new elements learn even where it freezes their tables; no other row there moves.
+
+    Raises:
+        ValueError: see `unipot.training.optim.build_policy`.
+    """
+    options: dict[str, Any] = {
+        "method": strategy.method,
+        "freeze_groups": strategy.freeze_groups,
+        "layer_decay": strategy.layer_decay,
+        "heads": heads,
+        "head_lr_scale": strategy.head_lr_scale,
+        "lora_lr_scale": strategy.lora.lr_scale,
+        "l2_to_start": strategy.l2_to_start,
+        "l2_to_start_heads": strategy.l2_to_start_heads,
+    }
+    policy = build_policy(potential, **options)
+    frozen = {row.parameter for row in policy.resolve(potential, weight_decay=0.0) if row.frozen}
+    tables = free_rows(potential, new_elements, frozen)
+    return build_policy(potential, **options, free_tables=tables) if tables else policy
+
+
+def strategy_facts(strategy: StrategyConfig, lora: LoraReport | None) -> dict[str, Any]:
+    """JSON-able, for the card: the method, and what it has beside its name."""
+    facts: dict[str, Any] = {"method": strategy.method}
+    if lora is not None:
+        facts["lora"] = lora.to_dict()
+    if strategy.l2_to_start:
+        facts["l2_to_start"] = {"strength": strategy.l2_to_start, "heads": strategy.l2_to_start_heads}
+    return facts
