@@ -25,7 +25,7 @@ from unipot.training.metrics import labelled_properties
 
 #: layers of a readout in which it is linear
 LAYERS = ("last-layer", "value-layer")
-#: edges × force components that are differentiated in all (some ten seconds on one core); beyond, each frame gives a random subset
+#: edges × force components that are differentiated in all (some twenty seconds on one core); beyond, each frame gives a random subset
 EDGE_COMPONENTS = 2_000_000
 #: numbers in the largest block of rows (8 bytes each)
 LARGEST_DESIGN = 40_000_000
