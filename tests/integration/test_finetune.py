@@ -66,10 +66,14 @@ def finetune(files, pretrained, run, *overrides, steps=12):
     )  # fmt: skip
 
 
+#: options of `run`: everything that a run can compute
+FULL = ("name=methanol", "alignment=auto", "uncertainty=last-layer")
+
+
 @pytest.fixture(scope="module")
 def run(files, pretrained):
     folder = files["folder"] / "tuned"
-    assert finetune(files, pretrained, folder, f"test_data={files['test']}", f"pretrain_run={pretrained}", "name=methanol") == 0
+    assert finetune(files, pretrained, folder, f"test_data={files['test']}", f"pretrain_run={pretrained}", *FULL) == 0
     return folder
 
 
@@ -184,7 +188,7 @@ def test_replay_trains_the_old_head_too(files, pretrained, tmp_path):
 def test_finished_run_is_not_repeated(files, pretrained, run):
     before = {name: load_artifact(run / f"{name}.safetensors").card["sha256"] for name in ("best", "last")}
     rows = logged(run)
-    assert finetune(files, pretrained, run, f"test_data={files['test']}", f"pretrain_run={pretrained}", "name=methanol") == 0
+    assert finetune(files, pretrained, run, f"test_data={files['test']}", f"pretrain_run={pretrained}", *FULL) == 0
     assert {name: load_artifact(run / f"{name}.safetensors").card["sha256"] for name in ("best", "last")} == before
     assert logged(run) == rows
 

@@ -19,7 +19,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from rich.console import Console
 
-from unipot.data.conversion.converter import BusyError, Converter, part_conversion, parts
+from unipot.data.conversion import part_conversion, parts
+from unipot.data.conversion.converter import BusyError, Converter
 from unipot.data.conversion.part_conversion import ShardSettings
 from unipot.data.conversion.parts import FileSource, RecipeSource
 from unipot.data.conversion.workers import run_all

@@ -12,7 +12,7 @@ from ase.io import write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unipot.data.conversion.converter import parts
+from unipot.data.conversion import parts
 from unipot.data.conversion.parts import FileSource, format_of
 from unipot.data.labels import ASE_LABELS, SkippedItem
 from unipot.data.readers.extxyz_pieces import find_pieces, read_piece

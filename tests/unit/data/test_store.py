@@ -119,8 +119,8 @@ def test_verify_finds_an_altered_record(make_store):
     store = make_store()
     data = store.path / "shards" / "00000.mdb"
     content = bytearray(data.read_bytes())
-    position = content.index(store[3].positions.tobytes())
-    content[position] ^= 1
+    record = bytes(store.record(3))
+    content[content.index(record) + record.index(store[3].positions.tobytes())] ^= 1
     data.write_bytes(bytes(content))
     with pytest.raises(ValueError, match="do not match the recorded hash"):
         Store(store.path).verify()

@@ -81,7 +81,7 @@ def test_calculator_says_what_its_energies_are(potential):
     atoms = molecule("H2O")
     atoms.calc = UnipotCalculator(potential(), head="b")
     assert atoms.calc.energy_kind == "adsorption"
-    assert atoms.calc.parameters == {"head": "b", "level_of_theory": "RPBE", "energy_kind": "adsorption"}
+    assert {"head": "b", "level_of_theory": "RPBE", "energy_kind": "adsorption"}.items() <= atoms.calc.parameters.items()
     atoms.get_potential_energy()
     with pytest.raises(ValueError, match="energy_kind of a calculator is fixed"):
         atoms.calc.set(energy_kind="total")

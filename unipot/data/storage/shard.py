@@ -90,7 +90,7 @@ class ShardWriter:
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
         self._environment = lmdb.open(
-            str(self._partial / "data.mdb"), subdir=False, lock=False, sync=False, meminit=False, map_size=1 << 24
+            str(self._partial / "data.mdb"), subdir=False, lock=False, sync=False, map_size=1 << 24
         )
         return self
 
