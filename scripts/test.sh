@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
 make_environment .venv-test test,fairchem
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" WANDB_MODE=offline HF_HUB_OFFLINE=1
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" WANDB_MODE=offline HF_HUB_OFFLINE=1
 
 say "style: ruff check"
 .venv-test/bin/ruff check .
