@@ -53,15 +53,26 @@ def _frames(file: Path, frames: str) -> Iterator[Structure | SkippedItem]:
     try:
         trajectory = TrajectoryReader(str(file))
     except Exception as error:  # ASE raises many kinds for a damaged file
+        _reraise_of_machine(error)
         yield SkippedItem(where=file.name, reason=f"its trajectory cannot be read ({type(error).__name__})")
         return
     with trajectory:
         last = len(trajectory) - 1
+        if last < 0:
+            yield SkippedItem(where=file.name, reason="its trajectory has no frame")
+            return
         for k in {"all": range(last + 1), "ends": sorted({0, last}), "relaxed": [last]}[frames]:
             try:
                 yield _structure(trajectory[k], f"{file.stem}-{k}")
             except Exception as error:
+                _reraise_of_machine(error)
                 yield SkippedItem(where=f"{file.stem}-{k}", reason=f"its frame cannot be read ({type(error).__name__})")
+
+
+def _reraise_of_machine(error: Exception) -> None:
+    """A full memory or a failing disk is not the file's fault: the run must stop and be continued."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+        raise error
 
 
 def _structure(atoms: Atoms, name: str) -> Structure:

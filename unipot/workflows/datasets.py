@@ -20,6 +20,7 @@ from unipot.data.mixture.splits import containing, split
 from unipot.data.readers.ase_files import default_labels
 from unipot.data.spec import DatasetSpec, energy_kinds_of_heads, levels_of_heads
 from unipot.data.statistics import elements_present
+from unipot.data.storage.columns import chunks
 from unipot.data.storage.local_cache import locally
 from unipot.data.store import Store, open_dataset
 from unipot.training.distributed import is_main_process
@@ -206,6 +207,14 @@ def _convert(source: FileSource, config: DatasetConfig, name: str, target: Path,
             time.sleep(1.0)
 
 
+def _with_relatives(item: OpenDataset, chosen: Selection) -> Selection:
+    """`chosen` and every held-out structure of the same group (or composition), which a split must not divide."""
+    key = item.store.column({"composition": "formula", "structure": "id_hash"}.get(item.spec.split_by, "group"))
+    keys = np.unique(key[np.asarray(chosen)])
+    related = Selection.from_mask([np.isin(key[first:last], keys) for first, last in chunks(len(key))], len(key))
+    return item.validation_indices & related
+
+
 def _with_known_elements(opened: Sequence[OpenDataset], console: Console) -> list[OpenDataset]:
     """Move held-out structures with elements that their head never trains on to training (or leave them out)."""
     trained = trained_elements(opened)
@@ -217,6 +226,7 @@ def _with_known_elements(opened: Sequence[OpenDataset], console: Console) -> lis
         if len(moved):
             # elements that were held out on purpose stay out of training
             own = item.validation_store is item.store and item.spec.split_by != "elements"
+            moved = _with_relatives(item, moved) if own else moved
             train = item.train_indices | moved if own else item.train_indices
             item = replace(item, train_indices=train, validation_indices=item.validation_indices & moved.complement())
             verb = "moved to training" if own else "left out of validation"

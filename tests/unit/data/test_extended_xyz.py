@@ -68,3 +68,8 @@ def test_broken_frames_are_refused(damage):
     lines = text_of(crystal()).splitlines(keepends=True)
     with pytest.raises(ValueError):
         frames_of("".join(damage(lines)))
+
+
+def test_the_end_of_a_longer_key_is_not_a_key():
+    text = '1\nProperties=species:S:1:pos:R:3 energy=-3.0 my-energy=2.0 not.energy=1.0\nH 0 0 0\n'
+    assert frames_of(text)[0].info["energy"] == "-3.0"

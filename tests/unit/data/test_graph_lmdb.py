@@ -156,3 +156,10 @@ def test_gmae_records_that_cannot_be_used_are_counted(graph_class, tmp_path):
     first, *others = read_gmae(tmp_path, "data.lmdb", "GMAE")
     assert isinstance(first, Structure) and first.group == "Cu1" and float(first.labels["energy"]) == -1.5
     assert [(item.where, item.invalid) for item in others] == [("GMAE-1", True), ("GMAE-2", True), ("GMAE-3", False), ("GMAE-4", True)]
+
+
+def test_a_name_that_doubles_itself_is_refused():
+    # 2 (duplicate the top) and \x86 (pair the two): a tuple whose text doubles with every two bytes
+    stream = b"\x80\x04" + b"\x8c\x01a" + b"2\x86" * 40 + b"\x8c\x01b" + b"\x93."
+    with pytest.raises(ValueError, match="a name in the stream is no text"):
+        read_stream(stream)

@@ -37,6 +37,13 @@ def test_a_store_prepared_anew_is_copied_anew(make_store, make_structure, tmp_pa
     assert first != second and Store(second).ids == ["s-1"]
 
 
+def test_another_meaning_of_the_same_records_is_copied_anew(make_store, make_structure, tmp_path):
+    options = {"structures": [make_structure(0)], "overwrite": True}
+    locally(make_store(**options).path, tmp_path / "cache")
+    second = locally(make_store(**options, energy_kind="formation").path, tmp_path / "cache")
+    assert Store(second).energy_kind == "formation"
+
+
 def test_too_little_room_is_said_with_both_sizes(make_store, tmp_path, monkeypatch):
     store = make_store()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())

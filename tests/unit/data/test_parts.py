@@ -112,3 +112,28 @@ def test_formats_of_folders_and_patterns(tmp_path):
 def test_columns_are_for_tables(tmp_path):
     with pytest.raises(ValueError, match="columns and split are for Hugging Face datasets, not format 'ase'"):
         FileSource(path="a.xyz", labels=ENERGY, format="ase", columns={"positions": "xyz"})
+
+
+def _write_h2(path: Path) -> None:
+    atoms = Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.74]])
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0)
+    write(path, [atoms] * 2, format="extxyz")
+
+
+def test_a_file_name_may_hold_a_number_sign(tmp_path):
+    _write_h2(tmp_path / "a#1.xyz")
+    assert [s.id for s in read(FileSource(path=str(tmp_path / "a#1.xyz"), labels=ENERGY, format="ase"))] == ["a#1-0", "a#1-1"]
+
+
+def test_files_that_differ_in_their_suffix_alone_keep_their_ids_apart(tmp_path):
+    for name in ("x.xyz", "x.extxyz"):
+        _write_h2(tmp_path / name)
+    ids = [s.id for s in read(FileSource(path=str(tmp_path), labels=ENERGY, format="ase"))]
+    assert len(set(ids)) == len(ids) == 4
+
+
+def test_a_folder_of_several_formats_is_refused(tmp_path):
+    _write_h2(tmp_path / "stray.xyz")
+    (tmp_path / "data0000.aselmdb").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"several formats \(ase, aselmdb\); state format="):
+        format_of(str(tmp_path))

@@ -138,3 +138,19 @@ def test_stores_are_read_from_the_local_cache(tmp_path, toy_data):
     item = open_datasets(configs, cache=tmp_path / "cache", seed=0, console=QUIET, local_cache=str(local))[0]
     assert item.store.path.parent == local
     item.store.verify()
+
+
+def test_relatives_of_a_moved_structure_move_with_it(tmp_path, capsys):
+    from unipot.data.store import StoreWriter
+    from unipot.structure import Structure
+
+    path = tmp_path / "a.unipot"
+    with StoreWriter(path, name="a", level_of_theory="EMT", labels=("energy",)) as writer:
+        for k in range(40):  # each group of four has one atom of its own element
+            numbers = [k // 4 + 3 if k % 4 == 0 else 1, 1]
+            writer.add(Structure(atomic_numbers=numbers, positions=[[0, 0, 0], [0, 0, 1.0]], labels={"energy": -1.0}, group=f"g{k // 4}"))
+    config = dataset(path, labels=["energy"], validation_fraction=0.3)
+    item = open_datasets({"a": config}, cache=tmp_path, seed=0, console=Console())[0]
+    assert "moved to training" in capsys.readouterr().out
+    groups = item.store.groups
+    assert not set(groups[np.asarray(item.train_indices)]) & set(groups[np.asarray(item.validation_indices)])

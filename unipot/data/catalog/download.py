@@ -69,6 +69,8 @@ def download(source: RawFile, folder: Path, *, on_progress: Callable[[int, int |
         target.parent.mkdir(parents=True, exist_ok=True)
         with _session() as session, _Sink(target, source) as sink:
             for url in source.urls:
+                # what another mirror began may be wrong without this one being so: then once more from the start
+                sink.continued = sink.continued or sink.size > 0
                 try:
                     _fetch(session, url, source, sink, on_progress or (lambda done, total: None))
                     return sink.finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import lzma
@@ -184,8 +185,10 @@ def _note_verified(target: Path, sha256: str) -> None:
     stat = target.stat()
     try:
         _hidden(target, "verified").write_text(json.dumps({"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}))
-    except PermissionError:
-        return  # a read-only folder is looked at again next time
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT):
+            raise
+        return  # a folder that cannot be written to is looked at again next time
 
 
 def _unpack(source: RawFile, folder: Path) -> None:

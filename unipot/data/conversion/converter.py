@@ -108,6 +108,7 @@ class Converter:
     on_progress: Callable[[ConversionProgress], None] = lambda progress: None
     say: Callable[[str], None] = lambda sentence: None
     _lock: FileLock | None = field(default=None, init=False, repr=False)
+    _discarded: bool = field(default=False, init=False, repr=False)
 
     @property
     def folder(self) -> Path:
@@ -134,6 +135,9 @@ class Converter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Give the folder back; it goes when nothing in it is worth continuing."""
         assert self._lock is not None
+        if self._discarded:
+            self._lock.release()  # the folder is gone; one of that name would be another process's
+            return
         if not any((self.folder / "shards").glob("[0-9]*/shard.json")):
             shutil.rmtree(self.folder, ignore_errors=True)
         elif kind is not None:
@@ -170,6 +174,7 @@ class Converter:
             for leftover in self.path.parent.glob(f".{self.path.name}.{pattern}-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._discarded = True
 
     def _run(self, parts: list[str], todo: list[int], progress: ConversionProgress) -> None:
         tasks = [

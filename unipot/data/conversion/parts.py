@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -119,13 +120,18 @@ class FileSource:
         files = self._files()
         return [f"{self._name(file)}{piece}" for file in files for piece in self._pieces(file)] if files else [""]
 
+    def _id_prefix(self, name: str) -> str:
+        """The file without its suffix, unless another file differs in nothing else."""
+        stem = str(Path(name).with_suffix(""))
+        twins = [file for file in self._files() if str(Path(self._name(file)).with_suffix("")) == stem]
+        return name if len(twins) > 1 else stem
+
     def items(self, part: str) -> Iterator[Structure | SkippedItem]:
         options = {"labels": self.labels, "group_key": self.group_key, "id_key": self.id_key}
         if not part:
             return read_structures(self.path, format=self.format, columns=self.columns, split=self.split, **options)
-        name, _, piece = part.rpartition("#") if "#" in part else (part, "", "")
-        numbers = [int(number) for number in piece.split("-")] if piece else []
-        options |= {"id_prefix": str(Path(name).with_suffix("")), "check_keys": False}
+        name, numbers = _split_part(part)
+        options |= {"id_prefix": self._id_prefix(name), "check_keys": False}
         if self.format == "ase":
             from unipot.data.readers.ase_files import read_ase_file
 
@@ -215,6 +221,12 @@ def _row_group_pieces(file: Path) -> list[str]:
     return pieces if len(pieces) > 1 else [""]
 
 
+def _split_part(part: str) -> tuple[str, list[int]]:
+    """File and numbers of the piece, which `#` divides; a file's own name may hold a `#` too."""
+    found = re.fullmatch(r"(.*)#(\d+(?:-\d+)+)", part)
+    return (found[1], [int(number) for number in found[2].split("-")]) if found else (part, [])
+
+
 def format_of(path: str) -> str:
     """The format that the name of a file, the files of a folder or of a pattern stand for.
 
@@ -222,8 +234,16 @@ def format_of(path: str) -> str:
         FileNotFoundError: there is no such file.
         ValueError: the files of a pattern are of several formats.
     """
-    if Path(path).is_dir() and any(_ends_with(file, _FRAME_FILES) for file in Path(path).rglob("*")):
-        return "ase"
+    if Path(path).is_dir():
+        files = [file for file in Path(path).rglob("*") if file.is_file()]
+        kinds = {"ase": _FRAME_FILES, "aselmdb": (".aselmdb",), "huggingface": (".parquet", ".arrow")}
+        present = [kind for kind, suffixes in kinds.items() if any(_ends_with(file, suffixes) for file in files)]
+        if len(present) > 1:
+            raise ValueError(
+                f"{path} holds files of several formats ({', '.join(present)}); state format=, or give a pattern such as {path}/*.extxyz"
+            )
+        if present == ["ase"]:
+            return "ase"
     if "*" in path and not Path(path).exists():
         files = sorted(glob.glob(path, recursive=True))
         formats = sorted({detect_format(file) for file in files})

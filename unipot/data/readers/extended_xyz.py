@@ -15,7 +15,7 @@ import numpy as np
 
 from unipot.structure import SYMBOLS
 
-_KEY_VALUE = re.compile(r"""(\w+)=("[^"]*"|'[^']*'|\S+)""")
+_KEY_VALUE = re.compile(r"""(?<!\S)([^\s=]+)=("[^"]*"|'[^']*'|\S+)""")
 _NUMBERS = {symbol: number for number, symbol in enumerate(SYMBOLS)}
 _LOGICAL = {"T": True, "True": True, "1": True, "F": False, "False": False, "0": False}
 

@@ -112,6 +112,8 @@ def read_trajectories(raw: Path, part: str, *, energy: str, frames: str) -> Iter
         try:
             yield from _trajectory(folder / f"{system}.extxyz.xz", system, float(reference), energy, frames)
         except (ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the machine's fault, not the file's
             yield SkippedItem(where=system, reason=_reason(error))
 
 

@@ -149,7 +149,9 @@ def _build(machine: _Machine) -> None:
 
 def _symbol_from_stack(machine: _Machine) -> None:
     module, name = machine.pop_many(2)
-    machine.push(Symbol(str(module), str(name)))
+    if not (isinstance(module, str) and isinstance(name, str)):
+        raise ValueError("a name in the stream is no text")
+    machine.push(Symbol(module, name))
 
 
 def _instance(machine: _Machine) -> None:

@@ -110,7 +110,12 @@ def replace_folder(new: Path, path: Path) -> None:
     old = path.parent / f".{path.name}.old-{os.getpid()}"
     if path.exists():
         os.replace(path, old)
-    os.replace(new, path)
+    try:
+        os.replace(new, path)
+    except OSError:
+        if old.exists():
+            os.replace(old, path)
+        raise
     if old.is_dir():
         shutil.rmtree(old)
     elif old.exists():

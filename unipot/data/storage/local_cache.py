@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -15,8 +16,8 @@ _MARGIN = 0.05
 def locally(path: str | Path, folder: str | Path | None) -> Path:
     """Where to read the store at `path` from: its copy below `folder`, made on first use.
 
-    Several processes of one machine may ask at once; one copies, the others wait. The copy carries the content hash
-    in its name, so a store that was prepared anew is copied anew. `~` and environment variables are expanded, for
+    Several processes of one machine may ask at once; one copies, the others wait. The copy carries a hash of the
+    metadata in its name, so a store that was prepared anew is copied anew. `~` and environment variables are expanded, for
     example `$TMPDIR/unipot`.
 
     Args:
@@ -32,12 +33,14 @@ def locally(path: str | Path, folder: str | Path | None) -> Path:
         return path
     from filelock import FileLock
 
-    metadata = read_metadata(path)
+    read_metadata(path)
+    # the metadata hold the content hash, and what the contents mean: level of theory, kind of energy
+    digest = hashlib.sha256((path / "metadata.json").read_bytes()).hexdigest()[:16]
     root = Path(os.path.expandvars(str(folder))).expanduser()
     if "$" in str(root):
         raise ValueError(f"local cache folder {folder!s}: an environment variable in it is not set; set it, or name another folder")
     root.mkdir(parents=True, exist_ok=True)
-    copy = root / f"{path.name.removesuffix(SUFFIX)}-{metadata['content_hash'][:16]}{SUFFIX}"
+    copy = root / f"{path.name.removesuffix(SUFFIX)}-{digest}{SUFFIX}"
     with FileLock(str(copy) + ".lock"):
         if not (copy / "metadata.json").exists():
             _copy(path, copy)
