@@ -14,7 +14,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from torch import Tensor
 
 from unipot.batch import AtomBatch, Predictions, collate
-from unipot.models.last_layer import energy_difference_uncertainty, predict_uncertainty, require_posterior
+from unipot.models.last_layer import energy_difference_uncertainty, is_stale, predict_uncertainty, require_posterior
 from unipot.models.potential import Potential
 from unipot.structure import Structure, symbols_of
 from unipot.units import matrix_to_voigt
@@ -80,6 +80,10 @@ class UnipotCalculator(Calculator):
         self.uncertainty = uncertainty
         if uncertainty:
             require_posterior(self.potential.heads[self.head])
+            if is_stale(self.potential, self.potential.heads[self.head]):
+                raise ValueError(
+                    f"head {self.head!r} has error bars of other weights than it has now; fit them again (uncertainty=last-layer)"
+                )
         chosen = self.potential.heads[self.head]
         self.parameters.update(head=self.head, level_of_theory=chosen.level_of_theory, energy_kind=chosen.energy_kind)
         self.parameters.update(conditions=", ".join(self.conditions) or "none")

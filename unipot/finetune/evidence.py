@@ -82,7 +82,7 @@ def maximise_evidence(blocks: Mapping[str, Block], start: LinearPosterior | None
         mean, covariance = _solve(grams, alpha, beta)
         gamma = {name: beta[name] * float(np.sum(covariance * gram)) for name, (gram, _) in grams.items()}
         new_beta = {name: _noise_precision(block, mean, gamma[name], floors[name]) for name, block in used.items()}
-        new_alpha = min(sum(gamma.values()) / max(float(mean @ mean), 1e-300), _largest(grams, beta))
+        new_alpha = min(max(sum(gamma.values()), 1e-6) / max(float(mean @ mean), 1e-300), _largest(grams, beta))
         changes = [new_alpha / alpha, *(new_beta[name] / beta[name] for name in used)]
         converged = bool(max(abs(np.log(change)) for change in changes) < TOLERANCE)
         alpha, beta, iterations = new_alpha, new_beta, iterations + 1
@@ -182,7 +182,7 @@ def _noise_precision(block: Block, mean: np.ndarray, gamma: float, floor: float)
 
 def _largest(grams: Mapping[str, tuple[np.ndarray, np.ndarray]], beta: Mapping[str, float]) -> float:
     """Prior precision beyond which no weight moves: the parent, without the arithmetic running away."""
-    return max(1e8 * sum(beta[name] * float(np.trace(gram)) for name, (gram, _) in grams.items()), 1e-300)
+    return 1e8 * sum(beta[name] * float(np.trace(gram)) for name, (gram, _) in grams.items()) or 1.0
 
 
 def _lower_factor(covariance: np.ndarray) -> np.ndarray:

@@ -71,6 +71,9 @@ def feature_tangents(
         geometry: from `make_deformable`.
         directions: displacement (n_atoms, 3) in Å, and strain (n_structures, 3, 3) or None without strain leaves.
     """
+    if not features.requires_grad:  # isolated atoms through frozen weights
+        yield from (torch.zeros_like(features) for _ in directions)
+        return
     leaves = [geometry.positions] + ([geometry.strain] if geometry.strain is not None else [])
     weights = torch.zeros_like(features, requires_grad=True)
     pulled = torch.autograd.grad(features, leaves, weights, create_graph=True, allow_unused=True, materialize_grads=True)
@@ -90,6 +93,9 @@ def feature_forces(features: Tensor, positions: Tensor) -> Iterator[Tensor]:
         features: of structures, computed from `positions`.
         positions: (n_atoms, 3) leaf.
     """
+    if not features.requires_grad:  # isolated atoms through frozen weights
+        yield from (torch.zeros_like(positions) for _ in features.T)
+        return
     for column in features.T:
         (gradient,) = torch.autograd.grad(column.sum(), (positions,), retain_graph=True, allow_unused=True, materialize_grads=True)
         yield -gradient

@@ -61,8 +61,8 @@ class FinetuneConfig(UserDataConfig):
     head: str | None = None
     parent_head: str = AUTO
     new_elements: str = "from-neighbors"
-    alignment: str = MISSING
-    uncertainty: str = MISSING
+    alignment: str = "shift"
+    uncertainty: str = "none"
     from_scratch: bool = False
     replay: dict[str, DatasetConfig] = field(default_factory=dict)
     replay_share: float = MISSING
@@ -132,11 +132,11 @@ def finetune(config: FinetuneConfig) -> FitResult:
     if result.is_main:
         write_summary(run, config, frames, start, result)
         adapted = chosen_potential(run, config)
-        add_uncertainty(config.uncertainty, run.best, frames.dataset, budget, golden_structures(datasets), console)
         final = target.measure(adapted, model_name(config), budget) if target else None
         after = [y.measure(adapted, "fine-tuned", budget) for y in yardsticks]
         save_evaluations(run.path / EVALUATIONS, {"zero_shot": zero_shot, "final": final, "before": before, "after": after})
         show_results(console, run, [e for e in (zero_shot, final) if e is not None], forgetting_table(before, after))
+        add_uncertainty(config.uncertainty, run.best, frames.dataset, budget, golden_structures(datasets), console)
     return result
 
 

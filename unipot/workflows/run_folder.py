@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 from unipot.training.checkpoint import LAST, read_run_state
 from unipot.training.distributed import is_main_process
@@ -81,12 +81,13 @@ def _refuse_changes(folder: Path, config: Any) -> None:
     if not file.is_file():
         raise ValueError(f"{file} is missing, so the run in this folder cannot be continued safely; choose another run folder")
     old, new = _flat(OmegaConf.to_container(OmegaConf.load(file))), _flat(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
-    old = {**_flat(OmegaConf.to_container(OmegaConf.structured(type(config)))), **old}  # options that came later had their defaults
+    defaults = _flat(OmegaConf.to_container(OmegaConf.structured(type(config))))
+    old = {k: v for k, v in defaults.items() if v != MISSING} | old  # options that came later had their defaults
     for key in sorted(set(old) | set(new)):
         if key.split(".")[0] not in _FREE and old.get(key) != new.get(key):
             raise ValueError(
-                f"the run in {folder} was started with {key}={old.get(key)}, now it is {new.get(key)}; continue it unchanged, "
-                "or choose another run folder"
+                f"the run in {folder} was started with {key}={old.get(key)}, now it is {new.get(key)}; continue it unchanged "
+                f"(resume={folder} takes the configuration stored there), or choose another run folder"
             )
 
 

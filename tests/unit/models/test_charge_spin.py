@@ -213,3 +213,14 @@ def test_all_contracts_hold_for_a_model_with_limits(make_potential) -> None:
     potential = make_potential(**BOTH, trained_charges=[1, 2], trained_spins=[2])
     testing.check_potential(potential, skip=["double backward"])
     assert potential.backbone.trained_states.charges == (1.0, 2.0)
+
+
+def test_charge_tables_are_not_the_embedding_again():
+    torch.manual_seed(0)
+    backbone = build_backbone("native", {"charge": True, "spin": True, "trained_charges": [0, 1], "trained_spins": [0, 1, 2]})
+    tables = dict(backbone.named_parameters())
+    embedding = next(value for name, value in tables.items() if name.startswith("embedding") and value.ndim == 2)
+    for name in ("charge_value", "spin_value"):
+        table = next(value for key, value in tables.items() if key.endswith(name)).reshape(-1, *embedding.shape)
+        for rows in table:
+            assert abs(torch.corrcoef(torch.stack([rows.flatten(), embedding.flatten()]))[0, 1]) < 0.1

@@ -15,6 +15,8 @@ from unipot.structure import MAX_ATOMIC_NUMBER
 #: |e|; charges of a data set are known to that
 CHARGE_TOLERANCE = 0.01
 _ROWS = MAX_ATOMIC_NUMBER + 1
+#: mixed into the seed, so that charge and spin tables draw from a stream of their own
+_STREAM = 0x5D1C_4A3F_9B27
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +133,8 @@ class ChargeSpinEmbedding(nn.Module):
     def __init__(self, n_channels: int, *, charge: bool, spin: bool) -> None:
         super().__init__()
         # a stream of its own, so that the other weights of a model are the same with and without
-        generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+        # (and not the stream that the embedding was just drawn from)
+        generator = torch.Generator().manual_seed((torch.initial_seed() ^ _STREAM) % 2**63)
         draw = lambda *shape: nn.Parameter(torch.randn(*shape, generator=generator))  # noqa: E731
         self.charge, self.spin = charge, spin
         if charge:
