@@ -11,6 +11,9 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from unipot.training.muon import HybridMuon, matrix_names
+
+OPTIMIZERS = ("adamw", "muon")
 METHODS = ("full", "heads-only", "freeze", "layerwise", "lora")
 #: names of the factors of low-rank updates, see `unipot.finetune.lora`
 LORA_UP, LORA_DOWN = "backbone.*parametrizations.*.up", "backbone.*parametrizations.*.down"
@@ -18,9 +21,11 @@ LORA_UP, LORA_DOWN = "backbone.*parametrizations.*.up", "backbone.*parametrizati
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """AdamW, clipping and weight average.
+    """AdamW or Muon, clipping and weight average.
 
     Attributes:
+        kind: `adamw`, or `muon`: orthogonalised updates for weight matrices and AdamW for the rest, see `HybridMuon`.
+        momentum: of the orthogonalised updates.
         learning_rate: peak rate.
         weight_decay: decoupled, where the policy does not say otherwise.
         betas: of AdamW.
@@ -35,8 +40,14 @@ class OptimizerSettings:
     epsilon: float = 1e-8
     clip_norm: float | None = 10.0
     ema_decay: float = 0.99
+    kind: str = "adamw"
+    momentum: float = 0.95
 
     def __post_init__(self) -> None:
+        if self.kind not in OPTIMIZERS:
+            raise ValueError(f"optimizer.kind is {self.kind!r}; use one of: {', '.join(OPTIMIZERS)}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"optimizer.momentum is {self.momentum}; it must be from 0 to below 1")
         if not self.learning_rate > 0:
             raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; it must be positive")
         if self.weight_decay < 0:
@@ -227,18 +238,25 @@ def build_policy(
     return ParameterPolicy(rules=tuple(rules), no_decay=frozenset(no_decay))
 
 
-def build_optimizer(module: nn.Module, rows: Sequence[ParameterRow], settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW with one group per (lr scale, weight decay); `lr_scale` is kept in the group for the schedule."""
+def build_optimizer(module: nn.Module, rows: Sequence[ParameterRow], settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """One group per (lr scale, weight decay, orthogonalised or not); `lr_scale` is kept in the group for the schedule."""
     parameters = dict(module.named_parameters())
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    matrices = matrix_names(module) if settings.kind == "muon" else set()
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for row in rows:
         if not row.frozen:
-            groups.setdefault((row.lr_scale, row.weight_decay), []).append(parameters[row.parameter])
+            orthogonal = row.parameter in matrices
+            groups.setdefault((row.lr_scale, row.weight_decay, orthogonal), []).append(parameters[row.parameter])
     options = [
-        {"params": members, "lr": settings.learning_rate * scale, "lr_scale": scale, "weight_decay": decay}
-        for (scale, decay), members in groups.items()
+        {"params": members, "lr": settings.learning_rate * scale, "lr_scale": scale, "weight_decay": decay, "orthogonal": orthogonal}
+        for (scale, decay, orthogonal), members in groups.items()
     ]
-    return torch.optim.AdamW(options, lr=settings.learning_rate, betas=tuple(settings.betas), eps=settings.epsilon, fused=True)
+    betas = (settings.betas[0], settings.betas[1])
+    if settings.kind == "muon":
+        return HybridMuon(
+            options, learning_rate=settings.learning_rate, betas=betas, epsilon=settings.epsilon, momentum=settings.momentum
+        )
+    return torch.optim.AdamW(options, lr=settings.learning_rate, betas=betas, eps=settings.epsilon, fused=True)
 
 
 @dataclass(frozen=True, kw_only=True)

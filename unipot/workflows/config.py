@@ -134,7 +134,7 @@ class RuleConfig:
 
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """AdamW, clipping and weight average. `rules` replaces the default policy (everything learns)."""
+    """Kind, rates, clipping and weight average. `rules` replaces the default policy (everything learns)."""
 
     learning_rate: float = MISSING
     weight_decay: float = MISSING
@@ -142,6 +142,8 @@ class OptimizerConfig:
     epsilon: float = MISSING
     clip_norm: float | None = MISSING
     ema_decay: float = MISSING
+    kind: str = "adamw"
+    momentum: float = 0.95
     rules: list[RuleConfig] = field(default_factory=list)
 
 

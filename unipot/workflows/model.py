@@ -178,6 +178,8 @@ def build_settings(optimizer: OptimizerConfig, schedule: ScheduleConfig) -> tupl
         epsilon=optimizer.epsilon,
         clip_norm=optimizer.clip_norm,
         ema_decay=optimizer.ema_decay,
+        kind=optimizer.kind,
+        momentum=optimizer.momentum,
     )
     steps = WarmupCosine(
         max_steps=schedule.max_steps,
