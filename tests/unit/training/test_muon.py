@@ -88,7 +88,7 @@ def test_low_rank_updates_stay_with_adamw(make_potential):
     from unipot.finetune.lora import LoraSettings, inject_lora
 
     potential = make_potential(heads=("a",), n_layers=2)
-    inject_lora(potential, LoraSettings(rank=2), seed=0)
+    inject_lora(potential, LoraSettings(rank=2, alpha=2.0), seed=0)
     rows = build_policy(potential, method="lora").apply(potential, weight_decay=0.0)
     optimizer = build_optimizer(potential, rows, OptimizerSettings(learning_rate=1e-3, kind="muon"))
     orthogonal = {id(p) for group in optimizer.param_groups if group["orthogonal"] for p in group["params"]}
