@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,10 @@ NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5
 #: root mean square of an update relative to the learning rate, that of AdamW in practice, so that both share one rate
 #: (Liu et al., Muon is scalable for LLM training, 2025, https://arxiv.org/abs/2502.16982, section 2.2)
 MATCHED_SIZE = 0.2
+#: rows orthogonalised together: the work grows with the cube, so that blocks of 64 rows instead of whole matrices take a third off
+#: the optimizer's cost for the small model (128 rows) and 15/16 for 256 rows. Force errors after equal steps: ethanol 16.7 instead of
+#: 16.3, acetylacetone 18.8 instead of 18.5 meV/Å, within the spread of seeds
+LARGEST_BLOCK = 64
 
 
 class HybridMuon(torch.optim.Optimizer):
@@ -100,21 +105,30 @@ class HybridMuon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """For each (n_out, n_in) matrix one of the same shape and singular vectors, with singular values near 1.
+    """For each (n_out, n_in) matrix one of the same shape, in blocks of the same singular vectors with singular values near 1.
 
-    Singular values below about 0.003 of the root sum of squares of all stay smaller; a zero matrix gives zero.
+    A matrix whose shorter side exceeds `LARGEST_BLOCK` is cut along it. Singular values below about 0.003 of the root sum
+    of squares of all stay smaller; a zero matrix gives zero.
     """
-    wide = [m if m.shape[0] <= m.shape[1] else m.T for m in matrices]
+    blocks = [_blocks(m if m.shape[0] <= m.shape[1] else m.T) for m in matrices]
+    flat = [block for of_one in blocks for block in of_one]
     by_size: dict[int, list[int]] = {}
-    for k, matrix in enumerate(wide):
-        by_size.setdefault(matrix.shape[0], []).append(k)
-    results: list[Tensor] = [matrices[0]] * len(matrices)
+    for k, block in enumerate(flat):
+        by_size.setdefault(block.shape[0], []).append(k)
     for members in by_size.values():
-        factors = _inverse_roots(torch.stack([wide[k] @ wide[k].T for k in members]))
+        factors = _inverse_roots(torch.stack([flat[k] @ flat[k].T for k in members]))
         for k, factor in zip(members, factors, strict=True):
-            product = factor @ wide[k]
-            results[k] = product if matrices[k].shape == product.shape else product.T
+            flat[k] = factor @ flat[k]
+    results, first = [], 0
+    for matrix, of_one in zip(matrices, blocks, strict=True):
+        wide = torch.cat(flat[first : first + len(of_one)]) if len(of_one) > 1 else flat[first]
+        results.append(wide if matrix.shape[0] <= matrix.shape[1] else wide.T)
+        first += len(of_one)
     return results
+
+
+def _blocks(wide: Tensor) -> tuple[Tensor, ...]:
+    return wide.tensor_split(math.ceil(wide.shape[0] / LARGEST_BLOCK))
 
 
 def _inverse_roots(grams: Tensor) -> Tensor:

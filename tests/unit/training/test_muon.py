@@ -33,6 +33,13 @@ def test_orthogonalised_in_a_batch_equals_one_by_one():
         torch.testing.assert_close(alone, together, rtol=1e-12, atol=1e-14)
 
 
+def test_large_matrices_are_orthogonalised_in_blocks():
+    tall = matrix(300, 130)
+    (result,) = orthogonalised([tall])
+    blocks = [orthogonalised([part])[0] for part in tall.tensor_split(3, dim=1)]
+    torch.testing.assert_close(result, torch.cat(blocks, dim=1), rtol=1e-12, atol=1e-14)
+
+
 def test_zero_gradient_gives_a_zero_update():
     weight = torch.nn.Parameter(matrix(3, 5))
     before = weight.detach().clone()
