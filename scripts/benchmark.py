@@ -28,6 +28,7 @@ from benchmark_peers.contenders import PACKAGES, Contender, available  # noqa: E
 from benchmark_peers.driver import say  # noqa: E402
 from benchmark_peers.import_time import import_time  # noqa: E402
 from benchmark_peers.md import md_step  # noqa: E402
+from benchmark_peers.md_systems import SYSTEMS  # noqa: E402
 from benchmark_peers.mixture import mixture, mixture_accuracy  # noqa: E402
 from benchmark_peers.races import accuracy  # noqa: E402
 from benchmark_peers.roofline import roofline  # noqa: E402
@@ -54,6 +55,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=11, help="timed rounds after warm-up, at least 5")
     parser.add_argument("--slice-seconds", type=float, default=1.0, help="of one contender in one round; at least one step")
     parser.add_argument("--together", type=int, default=6, help="processes alive at once; each group has the reference, memory limits it")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="of the MD step")
     parser.add_argument("--sets", nargs="+", choices=[s.name for s in SETS], default=[s.name for s in SETS], help="of the accuracy races")
     parser.add_argument("--accuracy-seconds", type=float, default=200.0, help="CPU time of training for each contender, set and seed")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each contender; tables give medians")
@@ -94,9 +96,11 @@ def measure(part: str, setup: Setup, options: argparse.Namespace) -> dict[str, A
         return accuracy(setup, sets=options.sets, folder=options.output / "accuracy", **races)
     if part == "mixture-accuracy":
         return mixture_accuracy(setup, folder=options.output / "mixture-accuracy", **races)
+    if part == "md":
+        return md_step(setup, options.systems)
     if part == "import":
         return import_time()
-    return {"throughput": throughput, "md": md_step, "roofline": roofline, "mixture": mixture}[part](setup)
+    return {"throughput": throughput, "roofline": roofline, "mixture": mixture}[part](setup)
 
 
 def reports(folder: Path) -> dict[str, dict[str, Any]]:

@@ -26,7 +26,8 @@ REPFLOW = {
 class DeepmdPeer:
     """DPA3 as in deepmd-kit's examples/water/dpa3 (dynamic selection) but with three layers.
 
-    It takes no edges: its own neighbour lists are made once, outside the timing. Structures of different size are padded with virtual atoms (type −1), which have no edges.
+    It takes no edges: its own neighbour lists are made once, outside the timing.
+    Structures of different size are padded with virtual atoms (type −1), which have no edges.
     """
 
     packages = ("deepmd-kit",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,31 +16,31 @@ from benchmark_peers.turns import built_workers, that_can, timed
 NS_PER_DAY = 86400 * TIME_STEP * 1e-6
 
 
-def md_step(setup: Setup) -> dict[str, Any]:
-    """Steps per second of every contender on every system, in turns.
+def md_step(setup: Setup, names: Sequence[str]) -> dict[str, Any]:
+    """Steps per second of every contender on every named system (see `md_systems.SYSTEMS`), in turns.
 
     Returns:
         systems: sizes. results: system -> label -> what the worker said, `error` or `md-<threads>` with a median (steps/s), its
         extremes, the reference's median in the same group, `atoms_per_s`, `ns_per_day` and `us_per_atom`.
     """
     sizes, results = {}, {}
-    for name, atoms in systems(setup.data).items():
-        stem = name.replace(" ", "-")
-        np.save(setup.work / f"{stem}-trajectory.npy", trajectory(atoms))
-        sizes[name] = batches.write_timing_batch(setup.work / f"{stem}.npz", [atoms], setup.cutoff)
+    made = systems(setup.data)
+    for name in names:
+        np.save(setup.work / f"{name}-trajectory.npy", trajectory(made[name]))
+        sizes[name] = batches.write_timing_batch(setup.work / f"{name}.npz", [made[name]], setup.cutoff)
         results[name] = {}
         for group in setup.groups():
-            for label, result in _on_system(setup, stem, sizes[name], group).items():
+            for label, result in _on_system(setup, name, sizes[name], group).items():
                 results[name].setdefault(label, result)
     return {"systems": sizes, "results": results}
 
 
-def _on_system(setup: Setup, stem: str, size: dict[str, Any], group: list[Any]) -> dict[str, Any]:
-    files = {"path": str(setup.work / f"{stem}.npz"), "trajectory": str(setup.work / f"{stem}-trajectory.npy")}
+def _on_system(setup: Setup, name: str, size: dict[str, Any], group: list[Any]) -> dict[str, Any]:
+    files = {"path": str(setup.work / f"{name}.npz"), "trajectory": str(setup.work / f"{name}-trajectory.npy")}
     sizes = with_unit_scales(size, size["elements"])
     with built_workers(setup, group, sizes, lambda worker: worker.ask("md_load", **files)) as (workers, said):
         workers = that_can(workers, said, "md")
-        say(f"MD step, {stem}: {setup.rounds} rounds of {', '.join(workers)}")
+        say(f"MD step, {name}: {setup.rounds} rounds of {', '.join(workers)}")
         jobs = {(label, n): timed(worker, "md", 1.0, n) for label, worker in workers.items() for n in setup.threads}
         timings = measure_in_turns(jobs, rounds=setup.rounds, slice_seconds=setup.slice_seconds)
         for (label, n), timing in timings.items():

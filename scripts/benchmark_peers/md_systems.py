@@ -24,8 +24,12 @@ BOND, CONTACT = 25.0, 0.8  # eV/Å², springs between bonded atoms and between o
 REACH = 4.0  # Å, of springs
 
 
+#: names of what `systems` gives
+SYSTEMS = ("molecule-21", "water-192", "slab-80", "cell-1000")
+
+
 def systems(data: Path) -> dict[str, Atoms]:
-    """Name -> structure: aspirin (21 atoms), 64 water molecules (192), an oxide-free slab with CO (80), a copper cell (1,000)."""
+    """Name -> structure: aspirin (21 atoms), 64 water molecules (192), Pt(111) with CO (80), a copper cell (1,000)."""
     molecule = read(data / "rmd17_aspirin" / "train.extxyz", index=0)
     water = read(data / "water_revpbe0d3" / "train.extxyz", index=0)
     slab = fcc111("Pt", size=(3, 4, 6), vacuum=8.0)
@@ -33,7 +37,7 @@ def systems(data: Path) -> dict[str, Atoms]:
     for offset in ((0, 0), (1, 1), (2, 2), (0, 2)):
         add_adsorbate(slab, Atoms("CO", positions=[[0, 0, 0], [0, 0, 1.15]]), 1.9, "ontop", offset=offset)
     crystal = bulk("Cu", "fcc", a=3.61) * (10, 10, 10)
-    return {"molecule 21": molecule, "water 192": water, "slab 80": slab, "cell 1000": crystal}
+    return dict(zip(SYSTEMS, (molecule, water, slab, crystal), strict=True))
 
 
 def trajectory(atoms: Atoms, seed: int = 0) -> np.ndarray:
