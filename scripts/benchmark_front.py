@@ -61,7 +61,7 @@ def draw(fronts: dict[str, Points], path: Path, threads: int) -> None:
         best = front(points)
         axis.plot([points[label][0] for label in best], [points[label][1] for label in best], "-", color="tab:red", alpha=0.4, zorder=0)
         axis.set(xscale="log", yscale="log", xlabel=f"{name} ({threads} thread{'s' * (threads > 1)})")
-        axis.margins(0.2)
+        axis.margins(x=0.35, y=0.2)  # room for the labels
         axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("force error over the best, geometric mean over sets")
     figure.savefig(path, dpi=110)
