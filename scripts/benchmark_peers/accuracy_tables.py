@@ -52,7 +52,8 @@ def mixture_accuracy(part: dict[str, Any], reference: str) -> str:
     steps = ["steps", *(f"{statistics.median(r['steps'] for r in done if r['label'] == label):.0f}" for label in labels)]
     note = (
         f"Five sets, a head each, {part['structures_per_step']} structures per step, after {part['seconds']:g} s of CPU time (one thread): "
-        "force MAE in meV/Å / energy MAE in meV/atom on held-out structures (their number in brackets; those with elements that the head has not seen are left out)."
+        "force MAE in meV/Å / energy MAE in meV/atom on held-out structures (their number in brackets; those with "
+        "elements that the head has not seen are left out)."
     )
     return "### Mixture at equal training cost\n\n" + note + "\n\n" + table(["test file", *labels], [*rows, steps])
 
