@@ -1,4 +1,4 @@
-"""The structures that are measured: the batches *mol* and *per*, and the frames of an accuracy race.
+"""The structures whose cost is measured: the batches *mol* and *per*.
 
 Every random number comes from a fixed seed, so two machines measure the same atoms. Labels of *mol* and *per* are noise: a step
 costs the same whatever they are.
@@ -47,24 +47,8 @@ def _slab_with_co(metal: str) -> Atoms:
 def write_timing_batch(path: Path, structures: list[Atoms], cutoff: float) -> dict[str, float]:
     """Write structures with noise as labels; returns the sizes that a table states."""
     rng = np.random.default_rng(7)
-    arrays = save(path, [_frame(a, cutoff, rng.normal(), rng.normal(size=(len(a), 3))) for a in structures])
-    return _sizes(arrays)
-
-
-def write_race_frames(folder: Path, data: Path, n_train: int, n_test: int, cutoff: float) -> dict[str, object]:
-    """Write rmd17_ethanol as `train.npz` and `test.npz`, energies less the mean of the training frames.
-
-    All frames have one composition, so the mean is its whole composition reference; subtracting it in float64 here keeps
-    every peer free of float32 rounding at −4209 eV.
-    """
-    splits = {"train": n_train, "test": n_test}
-    frames = {name: read(data / "rmd17_ethanol" / f"{name}.extxyz", index=f":{n}") for name, n in splits.items()}
-    mean_energy = float(np.mean([a.get_potential_energy() for a in frames["train"]]))
-    written = {
-        name: save(folder / f"{name}.npz", [_frame(a, cutoff, a.get_potential_energy() - mean_energy, a.get_forces()) for a in atoms])
-        for name, atoms in frames.items()
-    }
-    return _sizes(written["train"]) | {"train": len(frames["train"]), "test": len(frames["test"])} | force_scales(written["train"])
+    arrays = save(path, [frame(a, cutoff, rng.normal(), rng.normal(size=(len(a), 3))) for a in structures])
+    return sizes(arrays)
 
 
 def force_scales(arrays: Arrays) -> dict[str, object]:
@@ -74,7 +58,8 @@ def force_scales(arrays: Arrays) -> dict[str, object]:
     return {"overall_force_rms": float(np.sqrt(np.square(forces).mean())), "force_rms": per_element}
 
 
-def _sizes(arrays: Arrays) -> dict[str, object]:
+def sizes(arrays: Arrays) -> dict[str, object]:
+    """Numbers of structures, atoms and edges, and the elements."""
     n_atoms, n_edges = int(arrays["n_atoms"].sum()), int(arrays["n_edges"].sum())
     return {
         "structures": len(arrays["n_atoms"]),
@@ -85,7 +70,8 @@ def _sizes(arrays: Arrays) -> dict[str, object]:
     }
 
 
-def _frame(atoms: Atoms, cutoff: float, energy: float, forces: np.ndarray) -> Arrays:
+def frame(atoms: Atoms, cutoff: float, energy: float, forces: np.ndarray) -> Arrays:
+    """One structure with its edges, as `frames.save` takes it; energy eV, forces (n_atoms, 3) eV/Å."""
     edges, shifts = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
     return {
         "atomic_numbers": atoms.numbers.astype(np.int64),

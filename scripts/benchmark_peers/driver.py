@@ -9,35 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contender:
-    """One model of one package.
-
-    Attributes:
-        label: in tables.
-        package: whose environment and worker (`<package>_worker.py`) it needs.
-        model: what the worker calls it.
-    """
-
-    label: str
-    package: str
-    model: str
-
-
-CONTENDERS = (
-    Contender(label="unipot native", package="unipot", model="native"),
-    Contender(label="unipot eSCN-MD 2×64", package="unipot", model="escn-md"),
-    Contender(label="NequIP preset S", package="nequip", model="S"),
-    Contender(label="MACE 64x0e", package="mace", model="64x0e"),
-)
 
 
 class WorkerError(RuntimeError):
@@ -107,6 +85,10 @@ class WorkerProcess:
             except (BrokenPipeError, subprocess.TimeoutExpired):
                 self._process.kill()
                 self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            with suppress(BrokenPipeError):
+                stream.close()
         self._log.close()
 
 
@@ -131,7 +113,7 @@ class Job:
         }
 
 
-def measure_in_turns(jobs: dict[str, Job], *, rounds: int, slice_seconds: float) -> dict[str, dict[str, Any]]:
+def measure_in_turns(jobs: dict[Any, Job], *, rounds: int, slice_seconds: float) -> dict[Any, dict[str, Any]]:
     """A B C, A B C, …: after warm-up, `rounds` times about `slice_seconds` of each.
 
     Interleaving makes every contender see the same drift of the machine, so that ratios hold where rates do not.

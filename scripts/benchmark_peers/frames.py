@@ -10,8 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 Arrays = dict[str, np.ndarray]
 
@@ -54,9 +58,26 @@ def take(arrays: Arrays, indices: Sequence[int] | np.ndarray | None = None) -> A
         "n_atoms": n_atoms,
         "n_edges": n_edges,
         "structure_index": np.repeat(np.arange(len(chosen)), n_atoms),
-        "edge_index": arrays["edge_index"][:, edges] + np.repeat(offsets, n_edges),
+        # choosing columns leaves them with other strides, and some packages need rows in one piece
+        "edge_index": np.ascontiguousarray(arrays["edge_index"][:, edges] + np.repeat(offsets, n_edges)),
         "cell_shifts": arrays["cell_shifts"][edges],
     }
+
+
+def edge_vectors(batch: Arrays) -> np.ndarray:
+    """(n_edges, 3) Å, r_ij = R_j + S·cell − R_i of a batch from `take`."""
+    centre, neighbor = batch["edge_index"]
+    shifts = np.einsum("ei,eij->ej", batch["cell_shifts"], batch["cell"][batch["structure_index"][centre]])
+    return batch["positions"][neighbor] + shifts - batch["positions"][centre]
+
+
+def to_atoms(batch: Arrays) -> Atoms:
+    """A file's only structure for ASE."""
+    from ase import Atoms
+
+    periodic = batch["pbc"].any()
+    cell = {"cell": batch["cell"][0], "pbc": batch["pbc"][0]} if periodic else {}
+    return Atoms(numbers=batch["atomic_numbers"], positions=batch["positions"], **cell)
 
 
 def _ranges(lengths: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -25,6 +25,8 @@ class MacePeer:
         source="mace_run_train: AMSGrad 0.01, weight decay 5e-7, clip 10, EMA 0.99, per-atom energy 1 : forces 100 (MSE); batch 5",
     )
 
+    md_path = "MACECalculator"
+
     def __init__(self, settings: dict[str, Any]) -> None:
         # e3nn 0.4.4, which mace-torch pins, loads its constants through torch.load and needs `slice` to be allowed first
         torch.serialization.add_safe_globals([slice])
@@ -83,6 +85,11 @@ class MacePeer:
             (decayed if decays and not name.startswith(("node_embedding", "readouts")) else rest).append(parameter)
         groups = [{"params": decayed, "weight_decay": 5e-7}, {"params": rest, "weight_decay": 0.0}]
         return torch.optim.Adam(groups, lr=learning_rate, amsgrad=True, fused=True)
+
+    def calculator(self) -> Any:
+        from mace.calculators import MACECalculator
+
+        return MACECalculator(models=[self.module], device="cpu", default_dtype="float32")
 
 
 if __name__ == "__main__":

@@ -1,25 +1,39 @@
-"""Worker for NequIP: the preset models of `nequip.model.PresetNequIPGNNModel`. Runs in an environment with nequip installed."""
+"""Worker for NequIP and Allegro. Runs in an environment with nequip and, for Allegro, nequip-allegro installed."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from frames import Arrays
 from race import Recipe
 from worker import Worker, serve
 
-SYMBOLS = {1: "H", 6: "C", 7: "N", 8: "O", 9: "F", 12: "Mg", 14: "Si", 16: "S", 17: "Cl", 28: "Ni", 29: "Cu", 78: "Pt"}
+#: model -> arguments of `NequIPGNNModel`; `S` is a preset of the package
+SIZES = {
+    "l1-32x4": {"num_layers": 4, "l_max": 1, "num_features": 32},
+    "l2-64x3": {"num_layers": 3, "l_max": 2, "num_features": 64, "parity": False, "type_embed_num_features": 32},
+}
+#: allegro configs/tutorial.yaml with l = 2
+ALLEGRO = {
+    "l_max": 2,
+    "num_layers": 2,
+    "num_scalar_features": 64,
+    "num_tensor_features": 32,
+    "readout_mlp_hidden_layers_width": 64,
+    "radial_chemical_embed": {"_target_": "allegro.nn.TwoBodyBesselScalarEmbed", "num_bessels": 8},
+}
 
 
 class NequipPeer:
-    """A NequIP preset (`model` is its letter), eager mode, float32 weights.
+    """A NequIP preset, another size of it, or Allegro; eager mode, float32 weights.
 
     Positions are float64, as NequIP's own data pipeline hands them over; the model rounds edge vectors to float32.
     """
 
-    packages = ("nequip", "e3nn")
     recipe = Recipe(
         learning_rate=0.01,
         batch_size=5,
@@ -29,27 +43,33 @@ class NequipPeer:
         clip_norm=None,
         source="nequip configs/tutorial.yaml: Adam 0.01, batch 5, per-atom energy 1 : forces 1 (MSE), EMA 0.999",
     )
+    md_path = "NequIPCalculator, eager (its compiled form was not used)"
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        from nequip.model import PresetNequIPGNNModel
         from nequip.utils.global_state import set_global_state
 
         set_global_state()
         torch.set_num_threads(settings["threads"])
-        symbols = [SYMBOLS.get(z, f"Z{z}") for z in settings["elements"]]
-        scales = {symbol: settings["force_rms"][str(z)] for symbol, z in zip(symbols, settings["elements"], strict=True)}
-        self.module = PresetNequIPGNNModel(
-            preset=settings["model"],
-            seed=settings["seed"],
-            model_dtype="float32",
-            type_names=symbols,
-            r_max=settings["cutoff"],
-            avg_num_neighbors=settings["mean_neighbors"],
-            per_type_energy_scales=scales,
-            per_type_energy_shifts={symbol: 0.0 for symbol in symbols},
-        )
+        self._symbols = [chemical_symbols[z] for z in settings["elements"]]
+        self._cutoff = settings["cutoff"]
+        scales = {symbol: settings["force_rms"][str(z)] for symbol, z in zip(self._symbols, settings["elements"], strict=True)}
+        shared = {
+            "seed": settings["seed"],
+            "model_dtype": "float32",
+            "type_names": self._symbols,
+            "r_max": settings["cutoff"],
+            "avg_num_neighbors": settings["mean_neighbors"],
+            "per_type_energy_scales": scales,
+            "per_type_energy_shifts": dict.fromkeys(self._symbols, 0.0),
+        }
+        self.module = _build(settings["model"], shared)
+        self.packages = ("nequip", "e3nn")
+        if settings["model"].startswith("allegro"):
+            self.packages = ("nequip", "nequip-allegro", "e3nn")
+            source = "allegro configs/tutorial.yaml: Adam 0.001, per-atom energy 1 : forces 1 (MSE), EMA 0.999; batch 5 instead of 1"
+            self.recipe = replace(self.recipe, learning_rate=0.001, source=source)
         self._type_of = np.zeros(119, dtype=np.int64)
-        self._type_of[settings["elements"]] = np.arange(len(symbols))
+        self._type_of[settings["elements"]] = np.arange(len(self._symbols))
 
     def batch(self, arrays: Arrays) -> dict[str, torch.Tensor]:
         batch = {
@@ -70,6 +90,24 @@ class NequipPeer:
 
     def optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.module.parameters(), lr=learning_rate, fused=True)
+
+    def calculator(self) -> Any:
+        from nequip.integrations.ase import NequIPCalculator
+        from nequip.integrations.utils import basic_transforms
+
+        self.module.eval()
+        transforms = basic_transforms({}, self._cutoff, self._symbols, {s: s for s in self._symbols})
+        return NequIPCalculator(self.module, device="cpu", transforms=transforms)
+
+
+def _build(model: str, shared: dict[str, Any]) -> torch.nn.Module:
+    from nequip.model import NequIPGNNModel, PresetNequIPGNNModel
+
+    if model.startswith("allegro"):
+        from allegro.model import AllegroModel
+
+        return AllegroModel(**ALLEGRO, **shared)
+    return NequIPGNNModel(**SIZES[model], **shared) if model in SIZES else PresetNequIPGNNModel(preset=model, **shared)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Training against the clock: the same loop for every peer, with the recipe that the peer recommends."""
+"""Training against the clock: the same loop for every peer, with the recipe that the peer recommends.
+
+The clock counts CPU time of the process, which runs with one thread: the figures stay fair when several runs share a machine.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import numpy as np
 import torch
 from frames import Arrays, take
 
-EVALUATION_BATCH = 50
+EVALUATION_ATOMS = 600  # at most, in one batch of a test
 WARM_UP = 0.02  # of the time budget
 FINAL_RATE = 0.01  # of the peak rate
 
@@ -24,7 +27,7 @@ class Recipe:
 
     Attributes:
         learning_rate: peak; warmed up over 2 % of the time, then a cosine to 1 % at its end.
-        batch_size: structures.
+        batch_size: structures; a set of large cells makes it smaller for everyone.
         energy_weight: of the mean squared error of energy per atom, (eV/atom)².
         force_weight: of the mean squared error of force components, (eV/Å)².
         ema_decay: of the averaged weights that are tested.
@@ -62,33 +65,54 @@ def rate_at(fraction: float) -> float:
 def race(
     peer: Any,
     train: Arrays,
-    test: Arrays,
+    tests: dict[str, Arrays],
     *,
-    seconds: float,
+    cpu_seconds: float,
     seed: int,
+    batch_size: int,
     targets: Callable[[Arrays], dict[str, torch.Tensor]],
 ) -> dict[str, Any]:
-    """Train for `seconds` of wall time, then test the averaged weights.
+    """Train for `cpu_seconds` of this process, then test the averaged weights.
 
     The clock holds batching, forward, double backward, step and averaging; building the model, three untimed passes
-    that let just-in-time compilers settle, and the test are outside.
+    that let just-in-time compilers settle, and the tests are outside.
+
+    Args:
+        peer: see `worker.Peer`.
+        train: training structures.
+        tests: name -> test structures.
+        cpu_seconds: budget; the rate schedule ends with it.
+        seed: of the order of structures.
+        batch_size: structures, at most that of the recipe.
+        targets: arrays -> labels as tensors.
 
     Returns:
-        steps, epochs, seconds, the recipe, and energy (meV) and force (meV/Å) MAE and RMSE on the test set.
+        steps, epochs, seconds, the recipe, and the errors on each test set (see `evaluate`).
     """
+    recipe = peer.recipe
+    size = min(batch_size, recipe.batch_size, len(train["n_atoms"]))
+    batches = _endless_batches(train, size, np.random.default_rng(seed))
+    peer.module.train()
+    _settle(peer, batches, targets, recipe)
+    spent, wall, n_steps = _train(peer, batches, targets, cpu_seconds)
+    epochs = n_steps * size / len(train["n_atoms"])
+    run = {"steps": n_steps, "epochs": epochs, "cpu_seconds": spent, "wall_seconds": wall, "batch_size": size, "recipe": asdict(recipe)}
+    return run | {"errors": {name: evaluate(peer, test) for name, test in tests.items()}}
+
+
+def _train(
+    peer: Any, batches: Iterator[Arrays], targets: Callable[[Arrays], dict[str, torch.Tensor]], cpu_seconds: float
+) -> tuple[float, float, int]:
+    """Until the time is up; leaves the averaged weights in the module. Returns CPU seconds, wall seconds and steps."""
     recipe = peer.recipe
     parameters = [p for p in peer.module.parameters() if p.requires_grad]
     optimizer = peer.optimizer(recipe.learning_rate)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     average = [copy.deepcopy(p.detach()) for p in parameters]
-    peer.module.train()
-    batches = _endless_batches(train, recipe.batch_size, np.random.default_rng(seed))
-    _settle(peer, batches, targets, recipe)
-
-    start, n_steps = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - start) < seconds:
+    start, wall, n_steps = time.process_time(), time.perf_counter(), 0
+    while (elapsed := time.process_time() - start) < cpu_seconds:
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
-            group["lr"] = rate * rate_at(elapsed / seconds)
+            group["lr"] = rate * rate_at(elapsed / cpu_seconds)
         loss = _loss(peer, next(batches), targets, recipe)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -98,31 +122,35 @@ def race(
         n_steps += 1
         decay = min(recipe.ema_decay, (1 + n_steps) / (10 + n_steps))
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
-    trained_for = time.perf_counter() - start
-
+    spent = time.process_time() - start, time.perf_counter() - wall
     with torch.no_grad():
         for parameter, value in zip(parameters, average, strict=True):
             parameter.copy_(value)
-    epochs = n_steps * recipe.batch_size / len(train["n_atoms"])
-    return {"steps": n_steps, "epochs": epochs, "seconds": trained_for, "recipe": asdict(recipe)} | evaluate(peer, test)
+    return *spent, n_steps
 
 
 def evaluate(peer: Any, test: Arrays) -> dict[str, float]:
-    """Errors on a test set: energy of the whole structure in meV, force components in meV/Å."""
+    """MAE and RMSE: energy of the whole structure in meV and per atom in meV/atom, force components in meV/Å."""
     peer.module.eval()
     energy_errors, force_errors = [], []
-    for start in range(0, len(test["n_atoms"]), EVALUATION_BATCH):
-        arrays = take(test, np.arange(start, min(start + EVALUATION_BATCH, len(test["n_atoms"]))))
+    for chosen in _chunks(test["n_atoms"], EVALUATION_ATOMS):
+        arrays = take(test, chosen)
         energy, forces = peer.predict(peer.batch(arrays), training=False)
         energy_errors.append(1e3 * (energy.detach().double().numpy() - arrays["energy"]))
         force_errors.append(1e3 * (forces.detach().double().numpy() - arrays["forces"]))
-    energy_error, force_error = np.concatenate(energy_errors), np.concatenate(force_errors)
-    return {
-        "energy_mae_mev": float(np.abs(energy_error).mean()),
-        "energy_rmse_mev": float(np.sqrt(np.square(energy_error).mean())),
-        "force_mae_mev_per_a": float(np.abs(force_error).mean()),
-        "force_rmse_mev_per_a": float(np.sqrt(np.square(force_error).mean())),
-    }
+    total = np.concatenate(energy_errors)
+    errors = {"energy": total, "energy_per_atom": total / test["n_atoms"], "force": np.concatenate(force_errors)}
+    means = {f"{name}_mae": float(np.abs(error).mean()) for name, error in errors.items()}
+    return means | {f"{name}_rmse": float(np.sqrt(np.square(error).mean())) for name, error in errors.items()}
+
+
+def _chunks(n_atoms: np.ndarray, largest: int) -> Iterator[np.ndarray]:
+    """Indices of consecutive structures with at most `largest` atoms together, at least one structure."""
+    start = 0
+    while start < len(n_atoms):
+        stop = start + max(1, int(np.searchsorted(np.cumsum(n_atoms[start:]), largest, side="right")))
+        yield np.arange(start, min(stop, len(n_atoms)))
+        start = stop
 
 
 def _endless_batches(train: Arrays, batch_size: int, rng: np.random.Generator) -> Iterator[Arrays]:

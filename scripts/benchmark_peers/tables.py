@@ -1,28 +1,43 @@
-"""The results as Markdown."""
+"""The results as Markdown: cost. Accuracy is in `accuracy_tables`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from benchmark_peers.accuracy_tables import accuracy, mixture_accuracy
+from benchmark_peers.markdown import millions, table
 
-def markdown(report: dict[str, Any], reference: str) -> str:
-    """Every part of a report as a table, rates also as ratios to the contender `reference`."""
-    parts = [_conditions(report)]
-    for key, section in (("throughput", _throughput), ("mixture", _mixture), ("accuracy", _accuracy), ("import", _import)):
-        if key in report:
-            parts.append(section(report[key], reference))
-    missing = report["not_measured"]
-    if missing:
-        parts.append("Not measured: " + "; ".join(missing) + ".")
-    return "\n\n".join(parts) + "\n"
+
+def markdown(parts: dict[str, dict[str, Any]], reference: str) -> str:
+    """Every part that was measured as a section, rates also as ratios to the contender `reference`.
+
+    Args:
+        parts: part -> {"conditions", "result"}.
+        reference: label of a contender.
+    """
+    sections = {
+        "throughput": _throughput,
+        "md": _md,
+        "roofline": _roofline,
+        "accuracy": accuracy,
+        "mixture": _mixture,
+        "mixture-accuracy": mixture_accuracy,
+        "import": _import,
+    }
+    chapters = []
+    for name, section in sections.items():
+        if name in parts:
+            chapters.append(section(parts[name]["result"], reference) + "\n\n" + _conditions(parts[name]["conditions"]))
+    return "\n\n".join(chapters) + "\n"
 
 
 def _conditions(report: dict[str, Any]) -> str:
     machine, versions = report["hardware"], ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    missing = "; ".join(report["not_measured"])
     return (
-        f"Commit {report['commit']}, {report['date']}; {machine['processor']}, {report['threads']} of {machine['cores']} cores; "
-        f"{report['dtype']}, eager (no compilation), cutoff {report['cutoff']} Å; {versions}."
+        f"Commit {report['commit']}, {report['date']}; {machine['processor']}, {machine['cores']} cores; {report['dtype']}, eager "
+        f"(no compilation), cutoff {report['cutoff']} Å; {versions}. Not measured: {missing}."
     )
 
 
@@ -31,59 +46,80 @@ def _throughput(part: dict[str, Any], reference: str) -> str:
     sizes = "; ".join(
         f"*{name}*: {s['structures']} structures, {s['atoms']} atoms, {s['edges_per_atom']:.1f} edges/atom" for name, s in batches.items()
     )
-    columns = [(batch, kind) for kind in ("train", "infer") for batch in batches]
-    header = ["model", "parameters"]
-    header += [f"{kind} {batch}, atoms/s (× {reference})" for batch, kind in ((b, k) for b, k in columns)]
-    header += ["peak memory of training " + " / ".join(batches) + ", GB"]
-    rows = []
-    labels = list(dict.fromkeys(label for result in part["results"].values() for label in result))
-    for label in labels:
-        results = {batch: part["results"][batch].get(label, {}) for batch in batches}
-        errors = [r["error"] for r in results.values() if "error" in r]
-        if errors:
-            rows.append([label, errors[0], *[""] * (len(header) - 2)])
-            continue
-        cells = [_rate(part["results"][batch], label, kind, reference) for batch, kind in columns]
-        peaks = " / ".join(f"{r['train']['peak_memory_gb']:.1f}" for r in results.values())
-        rows.append([label, _millions(next(iter(results.values()))["parameters"]), *cells, peaks])
-    rounds = next(iter(r["train"]["rounds"] for r in next(iter(part["results"].values())).values() if "train" in r), 0)
-    note = f"Medians of {rounds} interleaved rounds after warm-up; neighbour lists not included. {sizes}."
-    return "### Throughput\n\n" + note + "\n\n" + _table(header, rows)
+    text = f"### Throughput\n\nMedians of {part['rounds']} interleaved rounds after warm-up; neighbour lists not included. {sizes}."
+    for n in _threads(part["results"], "train-"):
+        columns = [(kind, batch) for kind in ("train", "infer") for batch in batches]
+        header = ["model", "parameters", *(f"{kind} {batch}" for kind, batch in columns)]
+        header += ["peak memory of training " + " / ".join(batches) + ", GB"]
+        rows = [_throughput_row(part, label, columns, n) for label in _labels(part["results"])]
+        text += f"\n\nAtoms/s, {n} thread{'s' * (n > 1)}, in brackets the ratio to {reference}:\n\n" + table(header, rows)
+    return text
 
 
-def _rate(results: dict[str, Any], label: str, kind: str, reference: str) -> str:
-    rate = results[label][kind]["median"]
-    base = results.get(reference, {}).get(kind, {}).get("median")
-    return f"{rate:.0f}" + (f" ({rate / base:.2f})" if base else "")
+def _throughput_row(part: dict[str, Any], label: str, columns: Sequence[tuple[str, str]], n: int) -> list[str]:
+    results = {batch: result.get(label, {}) for batch, result in part["results"].items()}
+    parameters = next((r["parameters"] for r in results.values() if "parameters" in r), 0)
+    cells = [_rate(results[batch], f"{kind}-{n}") for kind, batch in columns]
+    peaks = " / ".join(f"{r['train_peak_memory_gb']:.1f}" if "train_peak_memory_gb" in r else "–" for r in results.values())
+    return [label, millions(parameters), *cells, peaks]
+
+
+def _md(part: dict[str, Any], reference: str) -> str:
+    sizes = "; ".join(f"*{name}*: {s['atoms']} atoms, {s['edges_per_atom']:.1f} edges/atom" for name, s in part["systems"].items())
+    paths = {r["path"]: label for result in part["results"].values() for label, r in result.items() if "path" in r}
+    named = "; ".join(f"{path} ({label.split()[0]})" for path, label in paths.items())
+    text = (
+        "### MD step\n\nEnergy and forces with the neighbour list, integrator excluded, through each package's calculator for ASE: "
+        f"{named}. ns/day at 1 fs. {sizes}. Same thermal motion for all."
+    )
+    for n in _threads(part["results"], "md-"):
+        header = ["model", *(f"{name}: atoms/s (× {reference}), ns/day, µs/atom" for name in part["systems"])]
+        rows = [[label, *(_md_cell(result.get(label, {}), n) for result in part["results"].values())] for label in _labels(part["results"])]
+        text += f"\n\n{n} thread{'s' * (n > 1)}:\n\n" + table(header, rows)
+    return text
+
+
+def _md_cell(result: dict[str, Any], n: int) -> str:
+    if f"md-{n}" not in result:
+        return result.get("error", "–")[:80]
+    run = result[f"md-{n}"]
+    ratio = f" ({run['median'] / run['reference_median']:.2f})" if run["reference_median"] else ""
+    return f"{run['atoms_per_s']:,.0f}{ratio}, {run['ns_per_day']:.2f}, {run['us_per_atom']:.0f}"
+
+
+def _roofline(part: dict[str, Any], reference: str) -> str:
+    del reference
+    text = (
+        "### Work and roofline of one training step\n\nGFLOP in matrix products, GB of tensors read and written by all operations, "
+        "operations launched, all counted. Share: the time that the machine's peaks (one large product, one large copy, measured in "
+        "the same turns) allow at best over the measured time; above 1 means that tensors stay in caches."
+    )
+    for n in _threads(part["results"], "roof-"):
+        for batch, result in part["results"].items():
+            header = ["model", "GFLOP", "GB", "operations", "s", "GFLOP/s (of peak)", "GB/s (of peak)", "share of roof"]
+            rows = [_roof_row(label, run, n) for label, run in result.items()]
+            text += f"\n\n*{batch}*, {n} thread{'s' * (n > 1)}:\n\n" + table(header, rows)
+    return text
+
+
+def _roof_row(label: str, run: dict[str, Any], n: int) -> list[str]:
+    if f"roof-{n}" not in run:
+        return [label, run.get("error", "–")[:80], *[""] * 6]
+    work, roof = run["work"], run[f"roof-{n}"]
+    counted = [f"{work['gflop']:.1f}", f"{work['gigabytes']:.1f}", f"{work['operations']}", f"{roof['seconds']:.3f}"]
+    products = f"{roof['gflop_per_s']:.1f} ({roof['gflop_per_s'] / roof['peak_gflop_per_s']:.0%})"
+    traffic = f"{roof['gb_per_s']:.1f} ({roof['gb_per_s'] / roof['peak_gb_per_s']:.0%})"
+    return [label, *counted, products, traffic, f"{roof['share']:.2f}"]
 
 
 def _mixture(part: dict[str, Any], reference: str) -> str:
     del reference
     jobs = {label: job for label, job in part["results"].items() if isinstance(job, dict)}
     fastest = jobs["data path alone"]["median"]
-    rows = [[label, f"{job['median']:.0f}", f"{fastest / job['median']:.2f}"] for label, job in jobs.items()]
+    rows = [[label, f"{job['median']:,.0f}", f"{fastest / job['median']:.2f}"] for label, job in jobs.items()]
     shares = ", ".join(f"{name} {share:.0%}" for name, share in part["shares"].items())
     note = f"{part['structures_per_step']} structures per step, {part['edges_per_atom']:.1f} edges/atom; shares: {shares}."
-    return "### Real mixture\n\n" + note + "\n\n" + _table(["what", "atoms/s", "data path is faster by"], rows)
-
-
-def _accuracy(part: dict[str, Any], reference: str) -> str:
-    del reference
-    sizes = part["sizes"]
-    header = ["model", "force MAE, meV/Å", "force RMSE, meV/Å", "energy MAE, meV", "steps", "epochs"]
-    rows = []
-    for label, result in part["results"].items():
-        if "steps" not in result:
-            rows.append([label, result["runs"][0]["error"], "", "", "", ""])
-            continue
-        numbers = [f"{result[key]:.1f}" for key in ("force_mae_mev_per_a", "force_rmse_mev_per_a", "energy_mae_mev")]
-        rows.append([label, *numbers, f"{result['steps']:.0f}", f"{result['epochs']:.0f}"])
-    note = (
-        f"{part['dataset']}, {sizes['train']} training and {sizes['test']} test frames, {part['seconds']:.0f} s of training each, "
-        f"one after the other, {part['seeds']} seed(s)."
-    )
-    recipes = [f"* {label}: {run['recipe']['source']}" for label, r in part["results"].items() for run in r["runs"][:1] if "recipe" in run]
-    return "### Force error at equal wall time\n\n" + "\n\n".join([note, _table(header, rows), "\n".join(recipes)])
+    return "### Real mixture\n\n" + note + "\n\n" + table(["what", "atoms/s", "data path is faster by"], rows)
 
 
 def _import(part: dict[str, Any], reference: str) -> str:
@@ -94,10 +130,17 @@ def _import(part: dict[str, Any], reference: str) -> str:
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|---|" + "--:|" * (len(header) - 1)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+def _rate(result: dict[str, Any], key: str) -> str:
+    if key not in result:
+        return result.get("error", "–")[:80]
+    run = result[key]
+    return f"{run['median']:,.0f}" + (f" ({run['median'] / run['reference_median']:.2f})" if run["reference_median"] else "")
 
 
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.2f} M"
+def _labels(results: dict[str, dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(label for result in results.values() for label in result))
+
+
+def _threads(results: dict[str, dict[str, Any]], prefix: str) -> list[int]:
+    keys = {key for result in results.values() for run in result.values() for key in run if key.startswith(prefix)}
+    return sorted(int(key.removeprefix(prefix)) for key in keys)

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import unipot_formulas
+import yaml
 from frames import Arrays
 from race import Recipe
 from worker import Worker, serve
 
 from unipot.batch import AtomBatch
-from unipot.models import CompositionReference, Head, HeadBank, Potential, build_backbone
+from unipot.models import CompositionReference, CoreRepulsion, Head, HeadBank, Potential, build_backbone
+from unipot.resources import conf_dir
 from unipot.training.optim import OptimizerSettings, build_optimizer, build_policy
 
 #: hyperparameters of `escn-md`: the small eSCN-MD of two layers and 64 channels
@@ -22,7 +25,7 @@ ESCN_MD = {"num_layers": 2, "sphere_channels": 64, "hidden_channels": 64, "edge_
 
 
 class UnipotPeer:
-    """A unipot potential with one head; `model` is the backbone's name, `hyperparameters` change its default size."""
+    """A unipot potential with one head; `model` is a file of `conf/backbone` or `escn-md`, `hyperparameters` change its size."""
 
     recipe = Recipe(
         learning_rate=0.005,
@@ -33,6 +36,8 @@ class UnipotPeer:
         clip_norm=10.0,
         source="this package: AdamW 0.005, batch 5, per-atom energy 1 : forces 10 (MSE), EMA 0.995",
     )
+
+    md_path = "UnipotCalculator"
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.packages = ("fairchem-core",) if settings["model"] == "escn-md" else ()
@@ -67,9 +72,20 @@ class UnipotPeer:
     def optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
         return training_optimizer(self.module, learning_rate)
 
+    def calculator(self) -> Any:
+        from unipot.calculator import UnipotCalculator
+
+        self.module.eval()
+        return UnipotCalculator(self.module)
+
 
 class UnipotWorker(Worker):
-    """Adds the mixture of real datasets: `mixture_build`, `mixture_train` and `mixture_data`."""
+    """Adds the mixture of real datasets: `mixture_build`, `mixture_train`, `mixture_data` and `mixture_fit`."""
+
+    def count(self) -> dict[str, Any]:
+        """Work of one training step, unipot's own operators included."""
+        unipot_formulas.register()
+        return super().count()
 
     def mixture_build(self, settings: dict[str, Any], stores: list[str], structures_per_step: int, n_batches: int) -> dict[str, Any]:
         """Plan a mixture over stores, collate its first steps and build every backbone in `settings["models"]`."""
@@ -109,21 +125,41 @@ class UnipotWorker(Worker):
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "atoms": sum(b.n_atoms for b in batches), "structures": sum(b.n_structures for b in batches)}
 
+    def mixture_fit(self, **arguments: Any) -> dict[str, Any]:
+        """Train on the mixture for a given CPU time and test on held-out structures, see `mixture_race`."""
+        from mixture_race import mixture_race
+
+        torch.set_num_threads(1)
+        return mixture_race(**arguments)
+
     def _endless_steps(self) -> Iterator[list[AtomBatch]]:
         while True:
             yield from self._data.train_dataloader()
 
 
 def build_potential(model: str, settings: dict[str, Any], heads: dict[str, float]) -> Potential:
-    """A potential with fresh weights and one head per name, with its scale in eV and every element's reference at zero."""
-    defaults = ESCN_MD if model == "escn-md" else {"average_neighbors": settings["mean_neighbors"]}
-    chosen = settings.get("hyperparameters", {}).get(model, {})
-    backbone = build_backbone(model, {"cutoff": settings["cutoff"]} | defaults | chosen)
+    """A potential with fresh weights and one head per name, with its scale in eV and every element's reference at zero.
+
+    Sizes of the native backbone are those of `conf/backbone/<model>.yaml`, but for the cutoff that all models share.
+    """
+    name, chosen, core = _configured(model)
+    if chosen.get("average_neighbors", 0) is None:
+        chosen["average_neighbors"] = settings["mean_neighbors"]
+    chosen |= {"cutoff": settings["cutoff"]} | settings.get("hyperparameters", {}).get(model, {})
+    backbone = build_backbone(name, chosen)
     bank = HeadBank()
     for name, scale in heads.items():
         reference = CompositionReference(np.zeros(119), np.ones(119, dtype=bool))
         bank.add(Head(name, level_of_theory="benchmark", n_channels=backbone.n_channels, scale=scale, reference=reference))
-    return Potential(backbone, bank)
+    return Potential(backbone, bank, None if core is None else CoreRepulsion(core))
+
+
+def _configured(model: str) -> tuple[str, dict[str, Any], float | None]:
+    """Backbone name, hyperparameters and reach of the core repulsion."""
+    if model == "escn-md":
+        return model, dict(ESCN_MD), None
+    config = yaml.safe_load((conf_dir() / "backbone" / f"{model}.yaml").read_text())
+    return config["name"], dict(config["hyperparameters"]), config.get("core_repulsion")
 
 
 def training_optimizer(potential: Potential, learning_rate: float) -> torch.optim.Optimizer:
