@@ -13,14 +13,18 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from torch import Tensor
 
-from unipot.batch import AtomBatch, Predictions, collate
+from unipot.batch import AtomBatch, Predictions
 from unipot.models.last_layer import energy_difference_uncertainty, is_stale, predict_uncertainty, require_posterior
 from unipot.models.potential import Potential
-from unipot.structure import Structure, symbols_of
+from unipot.moving_batch import MovingBatch
+from unipot.structure import Structure, fixed_atoms, symbols_of
 from unipot.units import matrix_to_voigt
 
 #: entries of `atoms.info` that a prediction may depend on; ASE does not watch them
 _WATCHED_INFO = ("total_charge", "charge", "spin_multiplicity", "spin")
+
+#: Å; see the table of `scripts/benchmark_simulation.py`
+DEFAULT_SKIN = 0.5
 
 
 class UnipotCalculator(Calculator):
@@ -39,6 +43,8 @@ class UnipotCalculator(Calculator):
         uncertainty: also give `results["energy_uncertainty"]` (eV) and `results["forces_uncertainty"]` (n_atoms, 3) eV/Å, standard
             deviations from the head's last-layer posterior; one more pass per last-layer weight.
         dtype: torch.float32 or torch.float64, by default the one the model was saved in. With a `Potential`: as device.
+        skin: Å, of the neighbour list, which is kept until an atom could have crossed it; results do not depend on it, not in
+            the last bit. 0 makes a new list for every geometry.
 
     Raises:
         ValueError: no head was given though the model has several, uncertainties are wanted of a head without a posterior, or
@@ -63,6 +69,7 @@ class UnipotCalculator(Calculator):
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         uncertainty: bool = False,
+        skin: float = DEFAULT_SKIN,
         **ase_options: Any,
     ) -> None:
         super().__init__(**ase_options)
@@ -77,6 +84,10 @@ class UnipotCalculator(Calculator):
         self.head = _chosen_head(self.potential, head)
         self._head_index = self.potential.heads.index(self.head)
         self._info: tuple[Any, ...] = ()
+        self._moving = MovingBatch(
+            cutoff=self.potential.cutoff, skin=skin, head_index=self._head_index, dtype=self.potential.dtype, device=self.potential.device
+        )
+        self._unmoved: tuple[Any, ...] | None = None
         self.uncertainty = uncertainty
         if uncertainty:
             require_posterior(self.potential.heads[self.head])
@@ -162,11 +173,23 @@ class UnipotCalculator(Calculator):
         Raises:
             ValueError: a position is not finite, or an element is unknown to the model or head.
         """
+        self._follow_potential()
+        unmoved = (_info_of(atoms), fixed_atoms(atoms).tobytes())
+        if unmoved == self._unmoved and (batch := self._moving.known(atoms)) is not None:
+            return batch
         structure = Structure.from_ase(atoms, id=atoms.get_chemical_formula())
         self._warn_of_unread(structure)
         self._require_known(structure.atomic_numbers)
-        batch = collate([structure], cutoff=self.potential.cutoff, head_index=[self._head_index], dtype=self.potential.dtype)
-        return batch.to(self.potential.device)
+        self._unmoved = unmoved
+        return self._moving.new(atoms, structure)
+
+    def _follow_potential(self) -> None:
+        """A `Potential` may have been moved or converted since the last call."""
+        potential, moving = self.potential, self._moving
+        if (moving.device.type, moving.dtype) != (potential.device.type, potential.dtype):
+            self._moving = MovingBatch(
+                cutoff=moving.cutoff, skin=moving.skin, head_index=self._head_index, dtype=potential.dtype, device=potential.device
+            )
 
     def _warn_of_unread(self, structure: Structure) -> None:
         unread = [("total charge", structure.total_charge)] * ("total_charge" not in self.conditions and structure.total_charge != 0)

@@ -158,7 +158,7 @@ class Structure:
             pbc=np.asarray(atoms.pbc, dtype=bool),
             total_charge=float(info.get("total_charge", info.get("charge", 0.0)) or 0.0),
             spin_multiplicity=int(spin) if spin else None,
-            fixed=_fixed_atoms(atoms),
+            fixed=fixed_atoms(atoms),
             labels=dict(labels or {}),
             id=id,
             group=group,
@@ -188,7 +188,8 @@ class Structure:
         return atoms
 
 
-def _fixed_atoms(atoms: Atoms) -> np.ndarray:
+def fixed_atoms(atoms: Atoms) -> np.ndarray:
+    """(n_atoms,) bool, atoms that `FixAtoms` constraints or a per-atom array `fixed` hold."""
     from ase.constraints import FixAtoms
 
     fixed = np.zeros(len(atoms), dtype=bool)

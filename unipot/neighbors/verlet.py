@@ -36,7 +36,7 @@ class VerletList:
 
     Attributes:
         n_builds: lists made so far.
-        n_uses: calls of `pairs` so far.
+        n_uses: geometries that pairs were asked for.
 
     Raises:
         ValueError: cutoff or skin is out of range.
@@ -58,7 +58,7 @@ class VerletList:
         self._made: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # positions, lattice, pbc
         self._candidates: Edges = (np.empty((2, 0), np.int64), np.empty((0, 3)))
 
-    def holds(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> bool:
+    def _holds(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> bool:
         """Whether the present list has every pair within the cutoff; False where a number is not finite."""
         if self._made is None:
             return False
@@ -96,10 +96,20 @@ class VerletList:
         Raises:
             ValueError: see `unipot.neighbors.neighbor_list`.
         """
-        positions, cell, pbc = (np.ascontiguousarray(a, t) for a, t in ((positions, np.float64), (cell, np.float64), (pbc, np.bool_)))
+        found = self.kept_pairs(positions, cell, pbc)
+        if found is None:
+            self._build(*_contiguous(positions, cell, pbc), name)
+            found = self._near(*_contiguous(positions, cell, pbc))
+        return found
+
+    def kept_pairs(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Edges | None:
+        """The same from the present list, None where a new one has to be made."""
+        arrays = _contiguous(positions, cell, pbc)
         self.n_uses += 1
-        if not self.holds(positions, cell, pbc):
-            self._build(positions, cell, pbc, name)
+        return self._near(*arrays) if self._holds(*arrays) else None
+
+    def _near(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Edges:
+        """The candidates within the cutoff."""
         lattice = np.where(pbc[:, None], cell, 0.0)
         edges, shifts = self._candidates
         if self._compiled:
@@ -140,7 +150,7 @@ class DeviceVerletList:
 
     Attributes:
         n_builds: lists made so far.
-        n_uses: calls of `pairs` so far.
+        n_uses: geometries that pairs were asked for.
 
     Raises:
         ValueError: cutoff or skin is out of range.
@@ -154,8 +164,8 @@ class DeviceVerletList:
         self._made: tuple[Tensor, Tensor, Tensor] | None = None
         self._candidates: tuple[Tensor, Tensor] | None = None
 
-    def holds(self, positions: Tensor, cell: Tensor, pbc: Tensor) -> bool:
-        """Whether the present list has every pair within the cutoff; see `VerletList.holds`."""
+    def _holds(self, positions: Tensor, cell: Tensor, pbc: Tensor) -> bool:
+        """Whether the present list has every pair within the cutoff; see `VerletList`."""
         if self._made is None or positions.shape != self._made[0].shape or positions.device != self._made[0].device:
             return False
         before, inverse_before, lattice_before = self._made
@@ -184,24 +194,42 @@ class DeviceVerletList:
         Raises:
             ValueError: see `device_neighbor_list`.
         """
+        found = self.kept_pairs(positions, cell, pbc)
+        if found is None:
+            positions, cell = positions.detach().double(), cell.detach().double()
+            self._build(positions, cell, pbc)
+            found = self._near(positions, cell, pbc)
+        return found
+
+    def kept_pairs(self, positions: Tensor, cell: Tensor, pbc: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The same from the present list, None where a new one has to be made."""
         positions, cell = positions.detach().double(), cell.detach().double()
         self.n_uses += 1
-        lattice = torch.where(pbc[:, None], cell, 0.0)
-        if not self.holds(positions, cell, pbc):
-            self._made = None
-            alone = torch.tensor([len(positions)], device=positions.device)
-            edges, shifts = device_neighbor_list(positions, cell[None], pbc[None], alone, self.cutoff + self.skin)
-            self._candidates = edges, shifts.to(positions.dtype)
-            self._made = positions.clone(), torch.linalg.pinv(lattice), lattice
-            self.n_builds += 1
+        return self._near(positions, cell, pbc) if self._holds(positions, cell, pbc) else None
+
+    def _build(self, positions: Tensor, cell: Tensor, pbc: Tensor) -> None:
+        self._made = None
+        alone, lattice = torch.tensor([len(positions)], device=positions.device), torch.where(pbc[:, None], cell, 0.0)
+        edges, shifts = device_neighbor_list(positions, cell[None], pbc[None], alone, self.cutoff + self.skin)
+        self._candidates = edges, shifts.to(positions.dtype)
+        self._made = positions.clone(), torch.linalg.pinv(lattice), lattice
+        self.n_builds += 1
+
+    def _near(self, positions: Tensor, cell: Tensor, pbc: Tensor) -> tuple[Tensor, Tensor]:
+        """The candidates within the cutoff."""
         assert self._candidates is not None
         edges, shifts = self._candidates
+        lattice = torch.where(pbc[:, None], cell, 0.0)
         vectors = positions.index_select(0, edges[1]) - positions.index_select(0, edges[0])
         for k in range(3):  # in the order in which the engines add
             vectors = vectors + shifts[:, k, None] * lattice[k]
         squared = vectors[:, 0] * vectors[:, 0] + vectors[:, 1] * vectors[:, 1] + vectors[:, 2] * vectors[:, 2]
         near = (squared < self.cutoff * self.cutoff).nonzero()[:, 0]
         return edges[:, near], shifts[near]
+
+
+def _contiguous(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.ascontiguousarray(positions, np.float64), np.ascontiguousarray(cell, np.float64), np.ascontiguousarray(pbc, np.bool_)
 
 
 def check_skin(skin: float) -> None:
