@@ -17,7 +17,7 @@ LAYERS = {
     "structure": 1, "neighbors": 1, "batch": 1, "packed_batch": 1, "moving_batch": 1, "composition": 1,
     "data": 2, "models": 2,
     "zoo": 3,
-    "training": 4, "finetune": 4, "simulate": 4, "calculator": 4, "testing": 4, "reporting": 4,
+    "training": 4, "finetune": 4, "simulate": 4, "calculator": 4, "evaluation": 4, "testing": 4, "reporting": 4,
     "workflows": 5, "cli": 5,
 }  # fmt: skip
 SIBLINGS = {"data": "models", "models": "data"}

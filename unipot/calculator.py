@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,8 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from torch import Tensor
 
 from unipot.batch import AtomBatch, Predictions
+from unipot.data.mixture.budget import Budget
+from unipot.evaluation import DEFAULT_BUDGET, StructurePrediction, evaluate_structures
 from unipot.models.last_layer import energy_difference_uncertainty, is_stale, predict_uncertainty, require_posterior
 from unipot.models.potential import Potential
 from unipot.moving_batch import MovingBatch
@@ -155,6 +157,25 @@ class UnipotCalculator(Calculator):
         self._info = _info_of(atoms)
         if not all(np.isfinite(value).all() for value in self.results.values()):
             raise ValueError(f"the prediction for {atoms.get_chemical_formula()} is not finite; {_closest_pair(batch)}")
+
+    def evaluate(
+        self, images: Iterable[Atoms], properties: Collection[str] = ("energy", "forces"), *, budget: Budget = DEFAULT_BUDGET
+    ) -> list[StructurePrediction]:
+        """Predictions for many structures of any sizes, in the order given; many times faster than one by one for small ones.
+
+        Args:
+            images: their own calculators are not looked at.
+            properties: out of energy, forces and stress (None where an axis is not periodic).
+            budget: largest contents of a batch; a structure that is larger is predicted alone.
+
+        Raises:
+            ValueError: a structure is not sound, has an element that is unknown to the head, or a prediction is not finite.
+        """
+        structures = [Structure.from_ase(atoms, id=f"{atoms.get_chemical_formula()} (number {k})") for k, atoms in enumerate(images)]
+        for structure in structures:
+            self._warn_of_unread(structure)
+            self._require_known(structure.atomic_numbers)
+        return list(evaluate_structures(self.potential, structures, head=self.head, properties=properties, budget=budget))
 
     def energy_difference_uncertainty(self, images: Sequence[Atoms], coefficients: Sequence[float]) -> float:
         """Standard deviation (eV) of Σ_s c_s E_s, what the energies have in common cancelled.
