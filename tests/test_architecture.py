@@ -156,7 +156,9 @@ def test_squeeze_says_which_dimension():
 
 
 def test_models_are_differentiated_in_one_place():
-    models = [path for path in MODULES if layer_name(path) == "models" and path.name != "derivatives.py"]
+    # recomputation.py pulls gradients through a layer on behalf of autograd; it knows nothing of the geometry
+    allowed = ("derivatives.py", "recomputation.py")
+    models = [path for path in MODULES if layer_name(path) == "models" and path.name not in allowed]
     assert [at(path, call) for path in models for call in calls(tree_of(path)) if called_name(call).endswith("autograd.grad")] == []
 
 
