@@ -137,7 +137,8 @@ def fitted(points: list[dict[str, Any]], figure: str) -> dict[str, float]:
     residual = values - design @ coefficients
     r_squared = 1 - residual.var() / values.var()
     worst = float(np.abs(residual / values).max())
-    return dict(zip(("constant", "per_edge", "per_atom", "r_squared", "worst"), (*coefficients.tolist(), float(r_squared), worst), strict=True))
+    constant, per_edge, per_atom = coefficients.tolist()
+    return {"constant": constant, "per_edge": per_edge, "per_atom": per_atom, "r_squared": float(r_squared), "worst": worst}
 
 
 def markdown(results: dict[str, Any]) -> str:
