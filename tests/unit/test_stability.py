@@ -37,7 +37,8 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(copper, tmp_path, ensemb
             break
         part.run(seconds=1e-9)  # one look at a time
     assert part.record.n_steps == 50 and part.record.times == whole.record.times and len(part.record.times) == 6
-    assert np.array_equal(part.atoms.positions, whole.atoms.positions) and np.array_equal(part.atoms.get_momenta(), whole.atoms.get_momenta())
+    assert np.array_equal(part.atoms.positions, whole.atoms.positions)
+    assert np.array_equal(part.atoms.get_momenta(), whole.atoms.get_momenta())
     assert part.record.total_energy == whole.record.total_energy
     assert np.array_equal(part.distributions[0].values, whole.distributions[0].values)
 
@@ -71,7 +72,8 @@ def test_a_temperature_explosion_is_a_failure(copper, tmp_path):
 def test_atoms_that_meet_are_a_failure(tmp_path):
     atoms = Atoms("Cu2", positions=[[0, 0, 0], [0, 0, 2.5]], momenta=[[0, 0, 3.0], [0, 0, -3.0]])
     atoms.calc = LennardJones(sigma=0.3, epsilon=0.001, rc=3.0)
-    record = StageRun(atoms, stage(ensemble="nve", pairs=(), timestep=1.0, interval=5, duration=0.3, max_temperature_ratio=1e9), tmp_path).run()
+    meeting = stage(ensemble="nve", pairs=(), timestep=1.0, interval=5, duration=0.3, max_temperature_ratio=1e9)
+    record = StageRun(atoms, meeting, tmp_path).run()
     assert record.failure is not None and "of the sum of their covalent radii" in record.failure
 
 
