@@ -16,10 +16,11 @@ from torch import Tensor
 from unipot.batch import AtomBatch, Predictions
 from unipot.data.mixture.budget import Budget
 from unipot.evaluation import DEFAULT_BUDGET, StructurePrediction, evaluate_structures
+from unipot.models.boundary import require_room
 from unipot.models.last_layer import energy_difference_uncertainty, is_stale, predict_uncertainty, require_posterior
 from unipot.models.potential import Potential
 from unipot.moving_batch import MovingBatch
-from unipot.structure import Structure, fixed_atoms, symbols_of
+from unipot.structure import Structure, fixed_atoms, name_of, symbols_of
 from unipot.units import matrix_to_voigt
 
 #: entries of `atoms.info` that a prediction may depend on; ASE does not watch them
@@ -171,7 +172,7 @@ class UnipotCalculator(Calculator):
         Raises:
             ValueError: a structure is not sound, has an element that is unknown to the head, or a prediction is not finite.
         """
-        structures = [Structure.from_ase(atoms, id=f"{atoms.get_chemical_formula()} (number {k})") for k, atoms in enumerate(images)]
+        structures = [Structure.from_ase(atoms, id=f"{name_of(atoms)} (number {k})") for k, atoms in enumerate(images)]
         for structure in structures:
             self._warn_of_unread(structure)
             self._require_known(structure.atomic_numbers)
@@ -185,7 +186,7 @@ class UnipotCalculator(Calculator):
         Raises:
             ValueError: see `unipot.models.last_layer.energy_difference_uncertainty`.
         """
-        structures = [Structure.from_ase(atoms, id=atoms.get_chemical_formula()) for atoms in images]
+        structures = [Structure.from_ase(atoms, id=name_of(atoms)) for atoms in images]
         return energy_difference_uncertainty(self.potential, structures, coefficients, self.head)
 
     def batch_of(self, atoms: Atoms) -> AtomBatch:
@@ -198,9 +199,10 @@ class UnipotCalculator(Calculator):
         unmoved = (_info_of(atoms), fixed_atoms(atoms).tobytes())
         if unmoved == self._unmoved and (batch := self._moving.known(atoms)) is not None:
             return batch
-        structure = Structure.from_ase(atoms, id=atoms.get_chemical_formula())
+        structure = Structure.from_ase(atoms, id=name_of(atoms))
         self._warn_of_unread(structure)
         self._require_known(structure.atomic_numbers)
+        require_room([structure], self.potential)
         self._unmoved = unmoved
         return self._moving.new(atoms, structure)
 

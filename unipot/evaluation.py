@@ -11,9 +11,10 @@ import numpy as np
 
 from unipot.batch import Predictions, collate
 from unipot.data.mixture.budget import Budget, pack_in_order
+from unipot.models.boundary import require_room
 from unipot.models.potential import Potential
 from unipot.neighbors import batch_edge_counts
-from unipot.structure import Structure
+from unipot.structure import Structure, name_of
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -70,6 +71,7 @@ def evaluate_structures(
     head_index = _head_index(potential, head)
     source = enumerate(structures)
     while window := [_structure(item, number) for number, item in islice(source, _WINDOW)]:
+        require_room(window, potential)
         for batch in _batches(window, potential.cutoff, budget):
             collated = collate(batch, cutoff=potential.cutoff, head_index=[head_index] * len(batch), dtype=potential.dtype)
             predictions = potential(collated.to(potential.device), properties=properties, create_graph=False)
@@ -85,7 +87,7 @@ def _head_index(potential: Potential, head: str | None) -> int:
 def _structure(item: Structure | Atoms, number: int) -> Structure:
     if isinstance(item, Structure):
         return item
-    return Structure.from_ase(item, id=f"{item.get_chemical_formula()} (number {number})")
+    return Structure.from_ase(item, id=f"{name_of(item)} (number {number})")
 
 
 def _batches(window: Sequence[Structure], cutoff: float, budget: Budget) -> Iterator[Sequence[Structure]]:

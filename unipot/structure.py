@@ -188,6 +188,14 @@ class Structure:
         return atoms
 
 
+def name_of(atoms: Atoms) -> str:
+    """Its chemical formula, for messages; "" where an element is none."""
+    try:
+        return str(atoms.get_chemical_formula())
+    except IndexError:  # ASE has no symbol for it; `Structure` says which number it is
+        return ""
+
+
 def fixed_atoms(atoms: Atoms) -> np.ndarray:
     """(n_atoms,) bool, atoms that `FixAtoms` constraints or a per-atom array `fixed` hold."""
     from ase.constraints import FixAtoms

@@ -76,6 +76,8 @@ class VerletList:
                 return False
             deformed, growth = before @ deformation, 1 / smallest
         moved = positions - deformed
+        if not np.isfinite(moved).all():
+            return False
         moved -= moved.mean(axis=0)  # only differences count
         lengths = np.sqrt(np.einsum("ac,ac->a", moved, moved))
         farthest = float(lengths.max() + np.partition(lengths, -2)[-2]) if len(lengths) > 1 else float(lengths.sum())

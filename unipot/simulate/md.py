@@ -99,6 +99,7 @@ def molecular_dynamics(
     atoms = atoms.copy()
     atoms.calc = calculator
     generator = np.random.Generator(np.random.PCG64(seed))
+    atoms.get_forces()  # what is wrong with the structure is said before a time step could be blamed; nothing is computed twice
     if not atoms.get_momenta().any():
         thermalise(atoms, temperature, generator)
     records: list[tuple[float, float, float, float]] = []

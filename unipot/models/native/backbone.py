@@ -168,6 +168,12 @@ class NativeBackbone(nn.Module):
         functions = self.radial_output(hidden) * weight
         return functions.chunk(len(self.layers), dim=1), unit, second_degree(unit)
 
+    @property
+    def least_bytes_per_edge(self) -> int:
+        """Of edge tensors that exist at one time in any pass: geometry, the radial network, the radial functions of all layers."""
+        itemsize = self.embedding.weight.element_size()
+        return itemsize * (12 + self.n_radial + 2 * self.radial_basis.out_features + self.radial_output.out_features)
+
     def layer_groups(self) -> list[tuple[str, tuple[str, ...]]]:
         """Embedding, radial functions, then one group per layer."""
         radial = ("radial_basis.", "radial_centre.", "radial_neighbor.", "radial_output.")
