@@ -36,7 +36,7 @@ class VerletList:
 
     Attributes:
         n_builds: lists made so far.
-        n_uses: geometries that pairs were asked for.
+        n_uses: geometries whose pairs were given.
 
     Raises:
         ValueError: cutoff or skin is out of range.
@@ -101,14 +101,17 @@ class VerletList:
         found = self.kept_pairs(positions, cell, pbc)
         if found is None:
             self._build(*_contiguous(positions, cell, pbc), name)
+            self.n_uses += 1
             found = self._near(*_contiguous(positions, cell, pbc))
         return found
 
     def kept_pairs(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Edges | None:
         """The same from the present list, None where a new one has to be made."""
         arrays = _contiguous(positions, cell, pbc)
+        if not self._holds(*arrays):
+            return None
         self.n_uses += 1
-        return self._near(*arrays) if self._holds(*arrays) else None
+        return self._near(*arrays)
 
     def _near(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Edges:
         """The candidates within the cutoff."""
@@ -152,7 +155,7 @@ class DeviceVerletList:
 
     Attributes:
         n_builds: lists made so far.
-        n_uses: geometries that pairs were asked for.
+        n_uses: geometries whose pairs were given.
 
     Raises:
         ValueError: cutoff or skin is out of range.
@@ -200,14 +203,17 @@ class DeviceVerletList:
         if found is None:
             positions, cell = positions.detach().double(), cell.detach().double()
             self._build(positions, cell, pbc)
+            self.n_uses += 1
             found = self._near(positions, cell, pbc)
         return found
 
     def kept_pairs(self, positions: Tensor, cell: Tensor, pbc: Tensor) -> tuple[Tensor, Tensor] | None:
         """The same from the present list, None where a new one has to be made."""
         positions, cell = positions.detach().double(), cell.detach().double()
+        if not self._holds(positions, cell, pbc):
+            return None
         self.n_uses += 1
-        return self._near(positions, cell, pbc) if self._holds(positions, cell, pbc) else None
+        return self._near(positions, cell, pbc)
 
     def _build(self, positions: Tensor, cell: Tensor, pbc: Tensor) -> None:
         self._made = None
