@@ -100,7 +100,8 @@ def measure(atoms: Atoms, potential: Potential, head: str | None) -> list[dict[s
     for skin, tied, _, seconds in runs:
         list_of = tied.model._moving.neighbors
         rows.append({
-            "skin": skin, "model_ms": 1000 * float(np.median(tied.model_seconds)), "batch_ms": 1000 * float(np.mean(tied.batch_seconds[3:])),
+            "skin": skin, "model_ms": 1000 * float(np.median(tied.model_seconds)),
+            "batch_ms": 1000 * float(np.mean(tied.batch_seconds[3:])),
             "rest_ms": 1000 * float(np.median(seconds)), "steps_per_list": list_of.n_uses / max(1, list_of.n_builds),
             "n_edges": tied.model.batch_of(tied.atoms).n_edges, "n_candidates": list_of._candidates[0].shape[1],
         })  # fmt: skip
