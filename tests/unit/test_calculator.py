@@ -251,3 +251,23 @@ def test_a_potential_that_was_converted_is_followed(make_potential, crystal):
 def test_negative_skin_is_refused(make_potential):
     with pytest.raises(ValueError, match="skin is -1; it must be a length in Å"):
         UnipotCalculator(make_potential(), skin=-1)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda atoms: None, []),
+        (lambda atoms: atoms.positions.__setitem__((0, 0), np.nextafter(atoms.positions[0, 0], 9.0)), ["positions"]),
+        (lambda atoms: atoms.set_atomic_numbers(atoms.numbers[::-1]), ["numbers"]),
+        (lambda atoms: atoms.set_cell(atoms.cell * 1.01), ["cell"]),
+        (lambda atoms: atoms.set_pbc([True, True, False]), ["pbc"]),
+        (lambda atoms: atoms.set_initial_charges([0.0] * 4), ["initial_charges"]),
+        (lambda atoms: atoms.__delitem__(0), ["positions", "numbers"]),
+        (lambda atoms: atoms.info.update(spin=3), ["info"]),
+    ],
+)
+def test_every_change_is_noticed(make_potential, crystal, change, expected):
+    crystal.calc = UnipotCalculator(make_potential())
+    crystal.get_potential_energy()
+    change(crystal)
+    assert crystal.calc.check_state(crystal) == expected
