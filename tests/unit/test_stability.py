@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
+from ase.io import write
 
 from unipot.calculator import UnipotCalculator
 from unipot.simulate import PairDistribution, Stage, StageRun
 from unipot.simulate.stability import closest_pair_ratio, reference_distribution
+from unipot.zoo import save_artifact
 
 
 @pytest.fixture
@@ -140,3 +147,54 @@ def test_two_elements_are_told_apart():
 def test_a_molecule_has_no_density():
     with pytest.raises(ValueError, match="a pair distribution needs three periodic axes"):
         PairDistribution(symbols=("O", "H")).add(molecule("H2O"))
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """scripts/stability.py as a module, and a function that runs it with arguments."""
+    folder = Path(__file__).parents[2] / "scripts"
+    monkeypatch.syspath_prepend(str(folder))
+    spec = importlib.util.spec_from_file_location("stability_script", folder / "stability.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["stability.py", *map(str, arguments)])
+        return module.main()
+
+    return run
+
+
+def test_stages_of_the_shipped_plan_can_run():
+    plan = yaml.safe_load((Path(__file__).parents[2] / "scripts" / "stability.yaml").read_text())
+    assert set(plan) == {"water", "slab", "crystal"}
+    for system in plan.values():
+        names = []
+        for entry in system["stages"]:
+            after = entry.pop("after", None)
+            assert after is None or after in names
+            names.append(Stage(**entry).name)
+        assert len(set(names)) == len(names) and system["dimers"] and system["volume"]
+
+
+def test_script_is_interrupted_goes_on_and_reports(script, make_potential, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("UNIPOT_REAL_DATA", str(tmp_path))
+    save_artifact(tmp_path / "copper" / "best.safetensors", make_potential())
+    write(tmp_path / "start.extxyz", bulk("Cu", cubic=True) * (2, 1, 1))
+    stages = [
+        {"name": "nvt", "duration": 0.02, "timestep": 1.0, "interval": 5, "pairs": [["Cu", "Cu"]]},
+        {"name": "nve", "after": "nvt", "ensemble": "nve", "duration": 0.01, "timestep": 1.0, "interval": 5},
+    ]
+    system = {"checkpoint": "copper/best.safetensors", "structure": "start.extxyz", "index": "0", "reference": "start.extxyz",
+              "stages": stages, "dimers": [["Cu", "Cu"]], "volume": True}  # fmt: skip
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"copper": system}))
+    arguments = ["--plan", tmp_path / "plan.yaml", "--runs", tmp_path, "--output", tmp_path / "out", "--threads", "1"]
+    assert script(*arguments, "--seconds", "1e-3") == 3
+    assert script(*arguments) == 0
+    assert script(*arguments, "--report") == 0
+    found = json.loads((tmp_path / "out" / "stability.json").read_text())["systems"][0]
+    assert [stage["state"] for stage in found["stages"]] == ["done", "done"]
+    assert [stage["picoseconds"] for stage in found["stages"]] == [0.02, 0.01] and found["stages"][1]["drift_mev_per_atom_ps"] is not None
+    assert len(found["scans"]) == 2 and all(scan["finite"] for scan in found["scans"])
+    assert "| copper | 8 | nvt | 0.0200 |" in capsys.readouterr().out
+    assert (tmp_path / "out" / "copper.svg").read_bytes().startswith(b"<?xml")
