@@ -30,7 +30,7 @@ class VerletList:
 
     Args:
         cutoff: Å, positive.
-        skin: Å, not negative; 0 makes a new list whenever something moved.
+        skin: Å, not negative; 0 makes a new list for every geometry.
         engine: that finds the pairs, see `unipot.neighbors`.
         shift_dtype: of cell_shifts.
 
@@ -81,7 +81,7 @@ class VerletList:
         moved -= moved.mean(axis=0)  # only differences count
         lengths = np.sqrt(np.einsum("ac,ac->a", moved, moved))
         farthest = float(lengths.max() + np.partition(lengths, -2)[-2]) if len(lengths) > 1 else float(lengths.sum())
-        return (self.cutoff + farthest) * growth <= self.cutoff + self.skin - min(_ROUNDING, self.skin)
+        return (self.cutoff + farthest) * growth <= self.cutoff + self.skin - _ROUNDING
 
     def pairs(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, name: str = "structure") -> Edges:
         """All pairs within the cutoff, as `unipot.neighbors.neighbor_list` gives them.
@@ -175,15 +175,15 @@ class DeviceVerletList:
             return False
         before, inverse_before, lattice_before = self._made
         lattice = torch.where(pbc[:, None], cell, 0.0)
-        deformation = torch.eye(3, dtype=cell.dtype, device=cell.device) + inverse_before @ (lattice - lattice_before)
-        finite = torch.isfinite(deformation).all()
-        smallest = torch.linalg.svdvals(deformation.nan_to_num(0.0, 0.0, 0.0))[-1]
-        moved = positions - before @ deformation
+        change = inverse_before @ (lattice - lattice_before)  # F − 1
+        smallest = 1 - torch.linalg.matrix_norm(change)  # at most 1 / ‖F⁻¹‖₂, without a decomposition
+        moved = positions - before - before @ change
         lengths = torch.linalg.vector_norm(moved - moved.mean(dim=0), dim=1)
         farthest = torch.topk(lengths, min(2, len(lengths))).values.sum()
-        room = self.cutoff + self.skin - min(_ROUNDING, self.skin)
+        room = self.cutoff + self.skin - _ROUNDING
         periodic = (inverse_before.abs().amax(dim=0) > 0) == pbc
-        return bool(finite & (smallest > 0.1) & ((self.cutoff + farthest) <= room * smallest) & periodic.all())
+        # comparisons with numbers that are not finite are false
+        return bool((smallest > 0.1) & ((self.cutoff + farthest) <= room * smallest) & periodic.all())
 
     def pairs(self, positions: Tensor, cell: Tensor, pbc: Tensor) -> tuple[Tensor, Tensor]:
         """All pairs within the cutoff, as `device_neighbor_list` gives them.
