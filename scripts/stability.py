@@ -154,7 +154,7 @@ def _sentence(run: StageRun) -> str:
 
 def _described(scan: Scan, start: float) -> dict[str, Any]:
     return {
-        "name": scan.name, "quantity": scan.quantity, "finite": scan.is_finite, "repulsive": scan.is_repulsive,
+        "name": scan.name, "quantity": scan.quantity, "finite": scan.is_finite, "repulsive_until": scan.repulsive_until,
         "spacing": scan.spacing, "jump_ev": scan.jump(start), "order": scan.smoothness(start), "slope_error": scan.slope_error(start),
         "values": scan.values.tolist(), "energies": scan.energies.tolist(),
     }  # fmt: skip
@@ -171,10 +171,11 @@ def markdown(results: dict[str, Any]) -> str:
     )  # fmt: skip
     scans = ReportTable(
         title="scans",
-        columns=("system", "scan", "finite", "repulsive when short", "spacing", "largest jump of the second difference, meV",
+        columns=("system", "scan", "finite", "repulsive up to / Σ radii or V0", "spacing", "largest jump of the second difference, meV",
                  "order of smoothness", "forces against energies"),
         rows=tuple(
-            (system["name"], f"{s['name']} {s['quantity'].split(',')[0]}", *("yes" if s[key] else "NO" for key in ("finite", "repulsive")),
+            (system["name"], f"{s['name']} {s['quantity'].split(',')[0]}", "yes" if s["finite"] else "NO",
+             s["repulsive_until"],
              f"{s['spacing']:.3g}", 1000 * s["jump_ev"], s["order"], f"{s['slope_error']:.1e}")
             for system in results["systems"] for s in system["scans"]
         ),

@@ -127,3 +127,9 @@ def test_slope_error_of_a_constant_curve_is_zero():
     constant = Curve(lambda d: 1.0, lambda d: 0.0)
     scan = dimer_scan(constant, ("H", "H"), longest=4.0, n_points=21)
     assert scan.slope_error() == 0.0 and scan.jump() == 0.0
+
+
+def test_how_far_a_curve_is_repulsive_is_told_in_radii():
+    well = Curve(lambda d: (d - 1.5) ** 2, lambda d: 2 * (d - 1.5))
+    scan = dimer_scan(well, ("O", "O"), longest=4.0, n_points=381)
+    assert scan.repulsive_until == pytest.approx(1.5 / (2 * 0.66), abs=0.01) and scan.is_repulsive

@@ -27,6 +27,7 @@ class Scan:
         energies: (n_points,) eV.
         slopes: (n_points,) dE/dvalue as the forces or the stress of the model say.
         repulsive_below: value under which the energy must rise towards smaller ones.
+        unit: of the values in which `repulsive_until` is told: the sum of covalent radii, or the volume of the start.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Scan:
     energies: np.ndarray
     slopes: np.ndarray
     repulsive_below: float
+    unit: float = 1.0
 
     @property
     def spacing(self) -> float:
@@ -46,10 +48,14 @@ class Scan:
 
     @property
     def is_repulsive(self) -> bool:
-        """Whether every point of the short side is higher than the next, by the energies and by the slopes."""
-        short = self.values < self.repulsive_below
-        falls = np.diff(self.energies)[short[:-1]] < 0
-        return bool(falls.all() and (self.slopes[short] < 0).all())
+        """Whether the energy falls, and the slopes say so, up to `repulsive_below`."""
+        return self.repulsive_until * self.unit >= self.repulsive_below
+
+    @property
+    def repulsive_until(self) -> float:
+        """Value, in units of `unit`, up to which the energy falls from the smallest one on, by the energies and by the slopes."""
+        falls = np.append(np.diff(self.energies) < 0, False) & (self.slopes < 0)
+        return float(self.values[int(np.argmin(falls))]) / self.unit
 
     def jump(self, start: float = -np.inf, every: int = 1) -> float:
         """Largest change of the second difference from one point to the next, eV, among values from `start` on.
@@ -100,6 +106,7 @@ def dimer_scan(calculator: Any, symbols: tuple[str, str], *, shortest: float = 0
         energies=energies,
         slopes=np.array([-force[1, 2] for force in forces]),
         repulsive_below=REPULSIVE_BELOW * sum(radii),
+        unit=float(sum(radii)),
     )
 
 
