@@ -10,10 +10,14 @@ _LAZY = {
     "energy_difference_uncertainty": "unipot.models.last_layer",
     "Potential": "unipot.models.potential",
     "UnipotCalculator": "unipot.calculator",
+    "evaluate_structures": "unipot.evaluation",
     "load_potential": "unipot.zoo.artifact",
 }
 
-__all__ = ["Potential", "Structure", "UnipotCalculator", "__version__", "energy_difference_uncertainty", "load_potential"]
+__all__ = [
+    *("Potential", "Structure", "UnipotCalculator", "__version__"),
+    *("energy_difference_uncertainty", "evaluate_structures", "load_potential"),
+]
 
 
 def __getattr__(name: str) -> Any:

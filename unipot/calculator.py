@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,14 +13,24 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from torch import Tensor
 
-from unipot.batch import AtomBatch, Predictions, collate
+from unipot.batch import AtomBatch, Predictions
+from unipot.data.mixture.budget import Budget
+from unipot.evaluation import DEFAULT_BUDGET, StructurePrediction, evaluate_structures
+from unipot.models.boundary import require_room
 from unipot.models.last_layer import energy_difference_uncertainty, is_stale, predict_uncertainty, require_posterior
 from unipot.models.potential import Potential
-from unipot.structure import Structure, symbols_of
+from unipot.moving_batch import MovingBatch
+from unipot.structure import Structure, fixed_atoms, name_of, symbols_of
 from unipot.units import matrix_to_voigt
 
 #: entries of `atoms.info` that a prediction may depend on; ASE does not watch them
 _WATCHED_INFO = ("total_charge", "charge", "spin_multiplicity", "spin")
+
+#: arrays of `Atoms` whose change asks for a new calculation, as ASE has it
+_WATCHED_ARRAYS = ("positions", "numbers", "initial_charges", "initial_magmoms")
+
+#: Å; see the table of `scripts/benchmark_simulation.py`
+DEFAULT_SKIN = 0.5
 
 
 class UnipotCalculator(Calculator):
@@ -39,6 +49,8 @@ class UnipotCalculator(Calculator):
         uncertainty: also give `results["energy_uncertainty"]` (eV) and `results["forces_uncertainty"]` (n_atoms, 3) eV/Å, standard
             deviations from the head's last-layer posterior; one more pass per last-layer weight.
         dtype: torch.float32 or torch.float64, by default the one the model was saved in. With a `Potential`: as device.
+        skin: Å, of the neighbour list, which is kept until an atom could have crossed it; results do not depend on it, not in
+            the last bit. 0 makes a new list for every geometry.
 
     Raises:
         ValueError: no head was given though the model has several, uncertainties are wanted of a head without a posterior, or
@@ -63,6 +75,7 @@ class UnipotCalculator(Calculator):
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         uncertainty: bool = False,
+        skin: float = DEFAULT_SKIN,
         **ase_options: Any,
     ) -> None:
         super().__init__(**ase_options)
@@ -77,6 +90,10 @@ class UnipotCalculator(Calculator):
         self.head = _chosen_head(self.potential, head)
         self._head_index = self.potential.heads.index(self.head)
         self._info: tuple[Any, ...] = ()
+        self._moving = MovingBatch(
+            cutoff=self.potential.cutoff, skin=skin, head_index=self._head_index, dtype=self.potential.dtype, device=self.potential.device
+        )
+        self._unmoved: tuple[Any, ...] | None = None
         self.uncertainty = uncertainty
         if uncertainty:
             require_posterior(self.potential.heads[self.head])
@@ -110,8 +127,8 @@ class UnipotCalculator(Calculator):
         return super().set(**options)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What changed since the last calculation, charge and spin in `atoms.info` included."""
-        changes = super().check_state(atoms, tol=tol)
+        """What changed since the last calculation, by any bit (`tol` is not looked at); charge and spin in `atoms.info` included."""
+        changes = [name for name in _changes(self.atoms, atoms) if name not in self.ignored_changes]
         return [*changes, "info"] if _info_of(atoms) != self._info else changes
 
     def calculate(
@@ -145,6 +162,25 @@ class UnipotCalculator(Calculator):
         if not all(np.isfinite(value).all() for value in self.results.values()):
             raise ValueError(f"the prediction for {atoms.get_chemical_formula()} is not finite; {_closest_pair(batch)}")
 
+    def evaluate(
+        self, images: Iterable[Atoms], properties: Collection[str] = ("energy", "forces"), *, budget: Budget = DEFAULT_BUDGET
+    ) -> list[StructurePrediction]:
+        """Predictions for many structures of any sizes, in the order given; many times faster than one by one for small ones.
+
+        Args:
+            images: their own calculators are not looked at.
+            properties: out of energy, forces and stress (None where an axis is not periodic).
+            budget: largest contents of a batch; a structure that is larger is predicted alone.
+
+        Raises:
+            ValueError: a structure is not sound, has an element that is unknown to the head, or a prediction is not finite.
+        """
+        structures = [Structure.from_ase(atoms, id=f"{name_of(atoms)} (number {k})") for k, atoms in enumerate(images)]
+        for structure in structures:
+            self._warn_of_unread(structure)
+            self._require_known(structure.atomic_numbers)
+        return list(evaluate_structures(self.potential, structures, head=self.head, properties=properties, budget=budget))
+
     def energy_difference_uncertainty(self, images: Sequence[Atoms], coefficients: Sequence[float]) -> float:
         """Standard deviation (eV) of Σ_s c_s E_s, what the energies have in common cancelled.
 
@@ -153,7 +189,7 @@ class UnipotCalculator(Calculator):
         Raises:
             ValueError: see `unipot.models.last_layer.energy_difference_uncertainty`.
         """
-        structures = [Structure.from_ase(atoms, id=atoms.get_chemical_formula()) for atoms in images]
+        structures = [Structure.from_ase(atoms, id=name_of(atoms)) for atoms in images]
         return energy_difference_uncertainty(self.potential, structures, coefficients, self.head)
 
     def batch_of(self, atoms: Atoms) -> AtomBatch:
@@ -162,11 +198,24 @@ class UnipotCalculator(Calculator):
         Raises:
             ValueError: a position is not finite, or an element is unknown to the model or head.
         """
-        structure = Structure.from_ase(atoms, id=atoms.get_chemical_formula())
+        self._follow_potential()
+        unmoved = (_info_of(atoms), fixed_atoms(atoms).tobytes())
+        if unmoved == self._unmoved and (batch := self._moving.known(atoms)) is not None:
+            return batch
+        structure = Structure.from_ase(atoms, id=name_of(atoms))
         self._warn_of_unread(structure)
         self._require_known(structure.atomic_numbers)
-        batch = collate([structure], cutoff=self.potential.cutoff, head_index=[self._head_index], dtype=self.potential.dtype)
-        return batch.to(self.potential.device)
+        require_room([structure], self.potential)
+        self._unmoved = unmoved
+        return self._moving.new(atoms, structure)
+
+    def _follow_potential(self) -> None:
+        """A `Potential` may have been moved or converted since the last call."""
+        potential, moving = self.potential, self._moving
+        if (moving.device.type, moving.dtype) != (potential.device.type, potential.dtype):
+            self._moving = MovingBatch(
+                cutoff=moving.cutoff, skin=moving.skin, head_index=self._head_index, dtype=potential.dtype, device=potential.device
+            )
 
     def _warn_of_unread(self, structure: Structure) -> None:
         unread = [("total charge", structure.total_charge)] * ("total_charge" not in self.conditions and structure.total_charge != 0)
@@ -209,6 +258,15 @@ def _require_same(potential: Potential, device: str | torch.device | None, dtype
         raise ValueError(f"device is {device}, but the potential is on {potential.device}; move it first: potential.to({str(device)!r})")
     if dtype is not None and dtype != potential.dtype:
         raise ValueError(f"dtype is {dtype}, but the potential has {potential.dtype}; convert it first: potential.to({dtype})")
+
+
+def _changes(before: Atoms | None, after: Atoms) -> list[str]:
+    """ASE's `compare_atoms` without its tolerance, which takes 80 µs; an integrator asks three times a step."""
+    if before is None:
+        return list(all_changes)
+    changed = [name for name in _WATCHED_ARRAYS if not np.array_equal(before.arrays.get(name), after.arrays.get(name))]
+    pairs = {"cell": (before.cell.array, after.cell.array), "pbc": (before.pbc, after.pbc)}
+    return changed + [name for name, (old, new) in pairs.items() if not np.array_equal(old, new)]
 
 
 def _info_of(atoms: Atoms) -> tuple[Any, ...]:

@@ -158,7 +158,7 @@ class Structure:
             pbc=np.asarray(atoms.pbc, dtype=bool),
             total_charge=float(info.get("total_charge", info.get("charge", 0.0)) or 0.0),
             spin_multiplicity=int(spin) if spin else None,
-            fixed=_fixed_atoms(atoms),
+            fixed=fixed_atoms(atoms),
             labels=dict(labels or {}),
             id=id,
             group=group,
@@ -188,7 +188,16 @@ class Structure:
         return atoms
 
 
-def _fixed_atoms(atoms: Atoms) -> np.ndarray:
+def name_of(atoms: Atoms) -> str:
+    """Its chemical formula, for messages; "" where an element is none."""
+    try:
+        return str(atoms.get_chemical_formula())
+    except IndexError:  # ASE has no symbol for it; `Structure` says which number it is
+        return ""
+
+
+def fixed_atoms(atoms: Atoms) -> np.ndarray:
+    """(n_atoms,) bool, atoms that `FixAtoms` constraints or a per-atom array `fixed` hold."""
     from ase.constraints import FixAtoms
 
     fixed = np.zeros(len(atoms), dtype=bool)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -189,3 +191,83 @@ def test_dtype_other_than_that_of_the_potential_is_refused(make_potential):
 def test_single_atom_has_its_reference_energy(make_potential):
     atoms = Atoms("O", calculator=UnipotCalculator(make_potential()))
     assert atoms.get_potential_energy() == -108.0 and not atoms.get_forces().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_skin_does_not_change_a_bit_along_a_run_in_which_everything_changes(make_potential, crystal, dtype):
+    potential = make_potential(dtype=dtype)
+    atoms = crystal * (2, 2, 1)
+    with_skin, without = UnipotCalculator(potential, skin=0.5), UnipotCalculator(potential, skin=0.0)
+    rng = np.random.default_rng(0)
+    strain = np.eye(3) + 0.004 * rng.normal(size=(3, 3))
+    changes = {7: lambda: atoms.set_atomic_numbers(np.roll(atoms.numbers, 1)), 11: lambda: atoms.set_pbc([True, True, False]),
+               14: lambda: atoms.set_pbc(True), 16: atoms.wrap, 19: lambda: atoms.__delitem__(0)}  # fmt: skip
+    for step in range(22):
+        atoms.positions += 0.01 * rng.normal(size=atoms.positions.shape)
+        if step % 4 == 3:
+            atoms.set_cell(atoms.cell @ strain, scale_atoms=True)
+        changes.get(step, lambda: None)()
+        found = []
+        for calculator in (with_skin, without):
+            calculator.calculate(atoms, ["energy", "forces"])
+            found.append(calculator.results)
+        assert found[0].keys() == found[1].keys() and all(np.array_equal(found[0][name], found[1][name]) for name in found[0])
+    builds = with_skin._moving.neighbors.n_builds
+    assert 4 <= builds < 12 and without._moving.neighbors.n_builds == 22
+
+
+def test_batch_of_moved_atoms_is_that_of_training(make_potential, crystal):
+    calculator = UnipotCalculator(make_potential())
+    calculator.batch_of(crystal)
+    crystal.positions += 0.05
+    crystal.positions[0, 0] += 0.02
+    found = calculator.batch_of(crystal)
+    structure = Structure.from_ase(crystal, id=crystal.get_chemical_formula())
+    expected = collate([structure], cutoff=calculator.potential.cutoff, dtype=torch.float64)
+    assert calculator._moving.neighbors.n_builds == 1
+    for field in fields(expected):
+        left, right = getattr(found, field.name), getattr(expected, field.name)
+        assert torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right, field.name
+
+
+def test_a_batch_is_no_view_of_the_atoms(make_potential, crystal):
+    batch = UnipotCalculator(make_potential()).batch_of(crystal)
+    before = batch.positions.clone(), batch.cell.clone()
+    crystal.positions += 1.0
+    crystal.cell *= 2.0
+    assert torch.equal(batch.positions, before[0]) and torch.equal(batch.cell, before[1])
+
+
+def test_a_potential_that_was_converted_is_followed(make_potential, crystal):
+    potential = make_potential()
+    crystal.calc = UnipotCalculator(potential)
+    before = crystal.get_potential_energy()
+    potential.float()
+    crystal.positions[0, 0] += 1e-7
+    assert crystal.get_potential_energy() == pytest.approx(before, abs=1e-2)
+    assert crystal.calc.batch_of(crystal).positions.dtype == torch.float32
+
+
+def test_negative_skin_is_refused(make_potential):
+    with pytest.raises(ValueError, match="skin is -1; it must be a length in Å"):
+        UnipotCalculator(make_potential(), skin=-1)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda atoms: None, []),
+        (lambda atoms: atoms.positions.__setitem__((0, 0), np.nextafter(atoms.positions[0, 0], 9.0)), ["positions"]),
+        (lambda atoms: atoms.set_atomic_numbers(atoms.numbers[::-1]), ["numbers"]),
+        (lambda atoms: atoms.set_cell(atoms.cell * 1.01), ["cell"]),
+        (lambda atoms: atoms.set_pbc([True, True, False]), ["pbc"]),
+        (lambda atoms: atoms.set_initial_charges([0.0] * 4), ["initial_charges"]),
+        (lambda atoms: atoms.__delitem__(0), ["positions", "numbers"]),
+        (lambda atoms: atoms.info.update(spin=3), ["info"]),
+    ],
+)
+def test_every_change_is_noticed(make_potential, crystal, change, expected):
+    crystal.calc = UnipotCalculator(make_potential())
+    crystal.get_potential_energy()
+    change(crystal)
+    assert crystal.calc.check_state(crystal) == expected

@@ -44,6 +44,9 @@ class Backbone(Protocol):
             `spin_multiplicity` of `AtomBatch`.
         parity: True when features are O(3)-equivariant, False when SO(3) only.
         equivariance_tolerance: dtype -> relative deviation that its contracts allow.
+
+    A backbone may also have `least_bytes_per_edge`, bytes of memory that an edge takes in any pass: batches that cannot fit are
+    then refused with a sentence; and `activation_checkpointing`, a bool that a run sets.
     """
 
     name: str

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from unipot.batch import AtomBatch
-from unipot.structure import MAX_ATOMIC_NUMBER
+from unipot.neighbors.limits import estimated_edges, machine_memory
+from unipot.structure import MAX_ATOMIC_NUMBER, Structure
 
 #: Å; two atoms closer than this are one atom written twice
 COINCIDENT = 1e-3
+#: bytes that any machine has
+_SMALL = 2**30
 #: Å; a periodic axis whose lattice vector is shorter has none, as in `Structure`
 NO_VECTOR = 1e-6
 
@@ -44,6 +48,45 @@ def require_sound(batch: AtomBatch, lengths: Tensor, head_names: Sequence[str]) 
         ])  # fmt: skip
         if bool(wrong.any()):
             raise ValueError(_sentence(batch, lengths, head_names))
+
+
+def require_room(structures: Sequence[Structure], model: Any) -> None:
+    """Before neighbours are looked for: a model would have room for those of each structure, as if its atoms filled space evenly.
+
+    Args:
+        structures: sound ones.
+        model: a potential.
+
+    Raises:
+        ValueError: a structure has more neighbours than the memory of the model's device can hold.
+    """
+    for structure in structures:
+        edges = estimated_edges(structure.positions, structure.cell, structure.pbc, model.cutoff)
+        _require_memory(f"structure {structure.id!r}", structure.n_atoms, edges, model)
+
+
+def require_room_for_edges(batch: AtomBatch, model: Any) -> None:
+    """The same for a batch with its edges.
+
+    Raises:
+        ValueError: the edges of the batch are more than the memory of the model's device can hold.
+    """
+    name = _name(batch, 0) if batch.n_structures == 1 else f"a batch of {batch.n_structures} structures"
+    _require_memory(name, batch.n_atoms, batch.n_edges, model)
+
+
+def _require_memory(name: str, n_atoms: int, n_edges: float, model: Any) -> None:
+    needed = n_edges * getattr(model.backbone, "least_bytes_per_edge", 0)
+    if needed <= _SMALL:  # the memory of a device is not asked for in every step
+        return
+    device = model.device
+    memory = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else machine_memory()
+    if needed > memory:
+        raise ValueError(
+            f"{name}: {n_atoms} atoms have about {n_edges:.1e} pairs within the cutoff of {model.cutoff:g} Å, which need at least "
+            f"{needed / 1e9:.0f} GB in this model, more than the {memory / 1e9:.0f} GB of {device}; check that positions and cell are in "
+            "Å, make smaller batches, or use a model with a shorter cutoff"
+        )
 
 
 def _sentence(batch: AtomBatch, lengths: Tensor, head_names: Sequence[str]) -> str:
@@ -84,6 +127,12 @@ def _coincidence(batch: AtomBatch, lengths: Tensor) -> str:
     if first == second:
         return f"{where}: atom {_local(batch, first)} lies {distance:.1e} Å from its own periodic image; correct the cell (Å)"
     pair = f"atoms {_local(batch, first)} and {_local(batch, second)}"
+    resolution = float(batch.positions.abs().max()) * torch.finfo(batch.positions.dtype).eps
+    if resolution > COINCIDENT:
+        return (
+            f"{where}: {pair} cannot be told apart, positions as large as theirs are resolved to {resolution:.1e} Å in "
+            f"{str(batch.positions.dtype).removeprefix('torch.')}; move the structure to the origin, or check that positions are in Å"
+        )
     return f"{where}: {pair} lie {distance:.1e} Å apart, which is the same place; remove one, or correct the positions (Å)"
 
 

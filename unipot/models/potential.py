@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unipot.batch import AtomBatch, Predictions
 from unipot.models.backbone import AtomFeatures, Backbone
-from unipot.models.boundary import require_sound
+from unipot.models.boundary import require_room_for_edges, require_sound
 from unipot.models.core_repulsion import CoreRepulsion, edge_lengths
 from unipot.models.derivatives import forces_and_stress, make_deformable
 from unipot.models.heads import HeadBank
@@ -137,6 +137,7 @@ class Potential(nn.Module):
             raise ValueError(
                 f"the batch was collated with a cutoff of {batch.cutoff} Å, the model needs {self.cutoff} Å; use cutoff=potential.cutoff"
             )
+        require_room_for_edges(batch, self)
         lengths = edge_lengths(batch)
         require_sound(batch, lengths, self.head_names)
         return lengths

@@ -7,6 +7,7 @@ neighbour only through a non-zero S.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from unipot.neighbors.batched import batch_edge_counts, batch_neighbor_list, prepare_engine
@@ -15,11 +16,14 @@ from unipot.neighbors.single import neighbor_list
 
 if TYPE_CHECKING:
     from unipot.neighbors.device import device_neighbor_list
+    from unipot.neighbors.verlet import DeviceVerletList, VerletList
 
 __all__ = [
     "ENGINES",
     "MAX_BOXES",
+    "DeviceVerletList",
     "Edges",
+    "VerletList",
     "batch_edge_counts",
     "batch_neighbor_list",
     "complete_cell",
@@ -30,9 +34,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "device_neighbor_list":  # imports torch, which converters and readers do without
-        from unipot.neighbors.device import device_neighbor_list
+#: these import torch, which converters and readers do without
+_WITH_TORCH = {
+    "device_neighbor_list": "unipot.neighbors.device",
+    "VerletList": "unipot.neighbors.verlet",
+    "DeviceVerletList": "unipot.neighbors.verlet",
+}
 
-        return device_neighbor_list
+
+def __getattr__(name: str) -> Any:
+    if name in _WITH_TORCH:
+        return getattr(import_module(_WITH_TORCH[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

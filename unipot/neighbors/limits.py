@@ -22,13 +22,18 @@ FINE, NOT_FINITE, FLAT_CELL, TOO_FAR, TOO_MANY = range(5)
 
 
 @cache
+def machine_memory() -> int:
+    """Bytes of main memory."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not POSIX
+        return 16 * 2**30
+
+
+@cache
 def max_edges() -> int:
     """Edges that fit half of this machine's memory."""
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not POSIX
-        memory = 16 * 2**30
-    return memory // 2 // BYTES_PER_EDGE
+    return machine_memory() // 2 // BYTES_PER_EDGE
 
 
 def check_cutoff(cutoff: float) -> None:

@@ -99,8 +99,9 @@ def molecular_dynamics(
     atoms = atoms.copy()
     atoms.calc = calculator
     generator = np.random.Generator(np.random.PCG64(seed))
+    atoms.get_forces()  # what is wrong with the structure is said before a time step could be blamed; nothing is computed twice
     if not atoms.get_momenta().any():
-        _thermalise(atoms, temperature, generator)
+        thermalise(atoms, temperature, generator)
     records: list[tuple[float, float, float, float]] = []
 
     def record() -> None:
@@ -114,7 +115,7 @@ def molecular_dynamics(
         if on_record is not None:
             on_record(step, potential + kinetic, kelvin)
 
-    driver = _driver(atoms, ensemble, timestep, temperature, friction, generator)
+    driver = integrator(atoms, ensemble, timestep=timestep, temperature=temperature, friction=friction, generator=generator)
     driver.attach(record)
     _run(driver, n_steps, timestep)
     times, potential, kinetic, kelvin = (np.array(column) for column in zip(*records, strict=True))
@@ -146,7 +147,7 @@ def _check(atoms: Atoms, ensemble: str, n_steps: int, timestep: float, temperatu
         raise ValueError(f"temperature is {temperature}; it must not be negative (K)")
 
 
-def _thermalise(atoms: Atoms, temperature: float, generator: np.random.Generator) -> None:
+def thermalise(atoms: Atoms, temperature: float, generator: np.random.Generator) -> None:
     """Maxwell–Boltzmann velocities; the centre of mass rests unless atoms are constrained."""
     momenta = generator.normal(size=(len(atoms), 3)) * np.sqrt(atoms.get_masses() * units.kB * temperature)[:, None]
     if not atoms.constraints and len(atoms) > 1:
@@ -154,7 +155,10 @@ def _thermalise(atoms: Atoms, temperature: float, generator: np.random.Generator
     atoms.set_momenta(momenta)  # constraints apply here
 
 
-def _driver(atoms: Atoms, ensemble: str, timestep: float, temperature: float, friction: float, generator: np.random.Generator) -> Any:
+def integrator(
+    atoms: Atoms, ensemble: str, *, timestep: float, temperature: float, friction: float, generator: np.random.Generator
+) -> Any:
+    """ASE's velocity Verlet (`nve`) or Langevin (`nvt`) dynamics of `atoms`; units as in `molecular_dynamics`."""
     from ase.md.langevin import Langevin
     from ase.md.verlet import VelocityVerlet
 

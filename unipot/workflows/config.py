@@ -176,6 +176,7 @@ class TrainerConfig:
     neighbors: str = "workers"
     local_cache: str | None = None
     dtype: str = MISSING
+    activation_checkpointing: bool = False
     deterministic: bool = MISSING
     validate_every: int = MISSING
     checkpoint_every: int = MISSING

@@ -77,6 +77,7 @@ def fit(
     """
     started = time.perf_counter()
     check_selection(trainer.selection, data)
+    checkpoint_activations(module.potential, trainer.activation_checkpointing)
     names = [spec.name for spec in data.specs]
     validation = _validation(module, trainer, names, dataset_weights, run, export, console, validate_first)
     callbacks = [validation] if data.validation_sets() else []
@@ -122,6 +123,22 @@ def set_up_process(trainer: TrainerConfig, seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def checkpoint_activations(potential: Potential, wanted: bool) -> None:
+    """Let layers keep their inputs instead of their activations, or not; nothing that is saved depends on it.
+
+    Raises:
+        ValueError: the backbone cannot.
+    """
+    backbone = potential.backbone
+    if hasattr(backbone, "activation_checkpointing"):
+        backbone.activation_checkpointing = wanted
+    elif wanted:
+        raise ValueError(
+            f"trainer.activation_checkpointing is true, but backbone {backbone.name!r} cannot recompute its layers; "
+            "set it to false, or use backbone=native-small"
+        )
 
 
 def check_selection(selection: SelectionConfig, data: MixtureDataModule) -> None:

@@ -14,6 +14,7 @@ from unipot.models.native.charge_spin import ChargeSpinEmbedding, TrainedStates
 from unipot.models.native.geometry import bessel, envelope, second_degree
 from unipot.models.native.layer import InteractionLayer, scaled_linear
 from unipot.models.native.neighbor_slots import NeighborSlots, make_slots
+from unipot.models.recomputation import recomputed
 from unipot.structure import MAX_ATOMIC_NUMBER
 
 
@@ -121,6 +122,7 @@ class NativeBackbone(nn.Module):
             for k in range(n_layers)
         )
         self.charge_spin = ChargeSpinEmbedding(n_channels, charge=charge, spin=spin) if self.conditions else None
+        self.activation_checkpointing = False  # how it is computed, not what: belongs to a run and stays out of the artifact
 
     def forward(self, batch: AtomBatch) -> AtomFeatures:
         """Scalars (n_atoms, n_channels) and vectors (n_atoms, 3, n_vector_channels).
@@ -135,7 +137,8 @@ class NativeBackbone(nn.Module):
         update, vectors = self._state(batch, slots, embedded), None
         scalars = embedded if self.charge_spin is None else embedded + update
         for layer, functions in zip(self.layers, radial, strict=True):
-            change, vectors = layer(slots, functions, unit, quadrupole, scalars, vectors)
+            arguments = slots, functions, unit, quadrupole, scalars, vectors
+            change, vectors = recomputed(layer, *arguments) if self.activation_checkpointing else layer(*arguments)
             update = update + change
             scalars = embedded + update
         back = slots.row_of_atom
@@ -164,6 +167,12 @@ class NativeBackbone(nn.Module):
         weight = envelope(x)[:, None] / self.average_neighbors**0.5
         functions = self.radial_output(hidden) * weight
         return functions.chunk(len(self.layers), dim=1), unit, second_degree(unit)
+
+    @property
+    def least_bytes_per_edge(self) -> int:
+        """Of edge tensors that exist at one time in any pass: geometry, the radial network, the radial functions of all layers."""
+        itemsize = self.embedding.weight.element_size()
+        return itemsize * (12 + self.n_radial + 2 * self.radial_basis.out_features + self.radial_output.out_features)
 
     def layer_groups(self) -> list[tuple[str, tuple[str, ...]]]:
         """Embedding, radial functions, then one group per layer."""
