@@ -20,8 +20,8 @@ MIXTURE = {
     "oxides_bo2_pbe": ("PBE/520eV", ("stress",), ("test",)),
     "oxides_bo2_lda": ("LDA/520eV", ("stress",), ("test",)),
 }
-#: peak rates: `conf/optimizer/adamw.yaml` for the native backbone, fairchem's training of UMA-S for eSCN-MD
-LEARNING_RATES = {"native": 3e-3, "escn-md": 8e-4}
+#: peak rates: `conf/optimizer/muon.yaml` for the native backbone; AdamW for eSCN-MD, not tuned here
+LEARNING_RATES = {"native": 5e-3, "escn-md": 8e-4}
 
 
 def mixture(setup: Setup, *, structures_per_step: int = 16, n_batches: int = 12) -> dict[str, Any]:

@@ -94,6 +94,7 @@ def _config(backbone: str, stores: dict[str, str], cutoff: float, structures_per
         f"mixture.max_atoms={max(600, largest_atoms)}",
         f"mixture.max_edges={max(24000, largest_edges)}",
         "trainer.workers=0",
+        f"optimizer={'adamw' if backbone.startswith('escn-md') else 'muon'}",
     ]
     for name, path in stores.items():
         store = Store(path)
