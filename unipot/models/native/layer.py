@@ -1,6 +1,6 @@
 """One interaction layer of the native backbone.
 
-Letters: n atoms (rows), e slots, k radial functions, m components of degree l, c channels, v vector channels.
+Letters: n atoms (rows), e pairs, k radial functions, m components of degree l, c channels, v vector channels.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unipot.models.native.geometry import symmetric_traceless_basis, trace_and_traceless
-from unipot.models.native.neighbor_slots import NeighborSlots
+from unipot.models.native.neighborhood import Neighborhood
 
 
 def scaled_linear(n_in: int, n_out: int, bias: bool = False) -> nn.Linear:
@@ -63,19 +63,18 @@ class InteractionLayer(nn.Module):
         self.vector_output = scaled_linear(2 * v, v)
 
     def forward(
-        self, slots: NeighborSlots, radial: Tensor, unit: Tensor, quadrupole: Tensor, scalars: Tensor, vectors: Tensor | None
+        self, pairs: Neighborhood, radial: Tensor, angular: Tensor, scalars: Tensor, vectors: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Change of the scalars (n, C) and new vectors (n, 3, V).
 
         Args:
-            slots: neighbours.
+            pairs: neighbours.
             radial: (e, K0+K1+K2).
-            unit: (e, 3).
-            quadrupole: (e, 5).
+            angular: (e, 8), degrees 1 and 2.
             scalars: (n, C).
             vectors: (n, 3, V) or None.
         """
-        a0, a1, a2 = self._moments(slots, radial, unit, quadrupole, scalars, vectors)
+        a0, a1, a2 = self._moments(pairs, radial, angular, scalars, vectors)
         # one positive number per atom keeps cubic invariants of dense environments in range
         size = a0.square().mean(1, keepdim=True) + (a1.square().sum(1) + a2.square().sum(1)).mean(1, keepdim=True)
         shrink = torch.rsqrt(1 + size)
@@ -92,25 +91,17 @@ class InteractionLayer(nn.Module):
         return self.update(hidden), out if vectors is None else out + vectors
 
     def _moments(
-        self, slots: NeighborSlots, radial: Tensor, unit: Tensor, quadrupole: Tensor, scalars: Tensor, vectors: Tensor | None
+        self, pairs: Neighborhood, radial: Tensor, angular: Tensor, scalars: Tensor, vectors: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A0 (n, C), A1 (n, 3, V), A2 (n, 5, V)."""
-        k0, k1, k2 = self.n_shapes
-        radial0, radial1, radial2 = radial.split(self.n_shapes, dim=1)
-        degree1 = (unit[:, :, None] * radial1[:, None]).flatten(1)  # (e, 3·K1), m slow
-        degree2 = (quadrupole[:, :, None] * radial2[:, None]).flatten(1)
-        moments = slots.sum_over_neighbors(torch.cat([radial0, degree1, degree2], dim=1), self.message(scalars))
-        n, c = scalars.shape
-        m0, m1, m2 = moments.split([k0, 3 * k1, 5 * k2], dim=1)
-        a0 = self.mix_scalar(m0.reshape(n, k0 * c))
-        a1 = self.mix_vector(m1.reshape(n, 3, k1 * c))
-        a2 = self.mix_tensor(m2.reshape(n, 5, k2 * c))
+        m0, m1, m2 = pairs.moments(radial, angular, self.message(scalars), self.n_shapes)
+        a0, a1, a2 = self.mix_scalar(m0.flatten(1)), self.mix_vector(m1.flatten(2)), self.mix_tensor(m2.flatten(2))
         if vectors is None:
             return a0, a1, a2
-        v = vectors.shape[2]
-        passed = slots.sum_over_neighbors(torch.cat([radial0, degree1], dim=1), self.vector_message(vectors).flatten(1))
-        plain = passed[:, :k0].reshape(n, k0, 3, v).transpose(1, 2).reshape(n, 3, k0 * v)
-        outer = passed[:, k0:].reshape(n, 3, k1, 3, v).transpose(2, 3).reshape(n, 9, k1 * v)
+        (k0, k1, _), (n, _, v) = self.n_shapes, vectors.shape
+        plain, outer, _ = pairs.moments(radial, angular, self.vector_message(vectors).flatten(1), (k0, k1, 0))
+        plain = plain.reshape(n, k0, 3, v).transpose(1, 2).reshape(n, 3, k0 * v)
+        outer = outer.reshape(n, 3, k1, 3, v).transpose(2, 3).reshape(n, 9, k1 * v)
         coupled = torch.einsum("pq,nqx->npx", trace_and_traceless(outer.dtype, outer.device), outer)  # (n, 6, K1·V)
         a0 = a0 + self.mix_scalar_from_vectors(coupled[:, 0])
         a1 = a1 + self.mix_vector_from_vectors(plain)
