@@ -89,7 +89,8 @@ def _processor() -> str:
     description = Path("/proc/cpuinfo")
     if description.exists():
         kept = ("model name", "flags", "Features", "CPU part", "CPU implementer")
-        described += sorted({line for line in description.read_text(encoding="utf-8", errors="replace").splitlines() if line.startswith(kept)})
+        lines = description.read_text(encoding="utf-8", errors="replace").splitlines()
+        described += sorted({line for line in lines if line.startswith(kept)})
     return "\n".join(described)
 
 

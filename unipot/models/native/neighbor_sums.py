@@ -53,21 +53,21 @@ class _Job(ctypes.Structure):
     ]
 
 
-@cache
 def kernel() -> ctypes.CDLL:
     """The compiled kernel.
 
     Raises:
         KernelUnavailableError: it cannot be compiled here; raised again at every call without trying again.
     """
-    loaded = _load_once()
+    loaded = load_once()
     if isinstance(loaded, KernelUnavailableError):
         raise loaded
     return loaded
 
 
 @cache
-def _load_once() -> ctypes.CDLL | KernelUnavailableError:
+def load_once() -> ctypes.CDLL | KernelUnavailableError:
+    """The kernel, or why there is none."""
     try:
         return load_kernel(_SOURCE)
     except KernelUnavailableError as error:
@@ -151,8 +151,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _moments_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
     radial, angular, features, first_edge, neighbor = ctx.saved_tensors
-    zeros = (torch.zeros_like(moment) for moment in _empty_moments(features.detach(), ctx.n_shapes))
-    given = [zero if cotangent is None else cotangent for cotangent, zero in zip(cotangents, zeros, strict=True)]
+    given = _filled(cotangents, _empty_moments(features.detach(), ctx.n_shapes))
     gradients = torch.ops.unipot.neighbor_gradients(radial, angular, features, *given, first_edge, neighbor, ctx.n_shapes)
     return *gradients, None, None, None
 
@@ -170,9 +169,7 @@ def _changes_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
     *nine, first_edge, neighbor = ctx.saved_tensors
     graph = (first_edge, neighbor, ctx.n_shapes)
     x, t = [*nine[:3], nine[3:6]], nine[6:]
-    zeros = (torch.zeros_like(own) for own in x[3])
-    u_moments = [zero if u is None else u for u, zero in zip(cotangents[3:], zeros, strict=True)]
-    u = [*cotangents[:3], u_moments if any(c is not None for c in cotangents[3:]) else None]
+    u = [*cotangents[:3], _filled(cotangents[3:], x[3]) if any(c is not None for c in cotangents[3:]) else None]
     to_x: list[Any] = [None] * 4
     to_t: list[Any] = [None] * 4
     for a in range(3):
@@ -184,11 +181,16 @@ def _changes_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
             if 1 in (a, b):
                 term[0] = torch.nn.functional.pad(term[0][:, ctx.n_shapes[0] :], (ctx.n_shapes[0], 0))
                 term[3] = [torch.zeros_like(term[3][0]), *term[3][1:]]
-            partial = [*torch.ops.unipot.neighbor_gradients(*term[:3], *term[3], *graph), torch.ops.unipot.neighbor_moments(*term[:3], *graph)]
+            gradients = torch.ops.unipot.neighbor_gradients(*term[:3], *term[3], *graph)
+            partial = [*gradients, torch.ops.unipot.neighbor_moments(*term[:3], *graph)]
             for place in {0, 1, 2, 3} - {b}:
                 target = to_t if place == a else to_x
                 target[place] = _sum(target[place], partial[place])
     return *to_x[:3], *(to_x[3] or (None, None, None)), *to_t[:3], None, None, None
+
+
+def _filled(given: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(own) if tensor is None else tensor for tensor, own in zip(given, like, strict=True)]
 
 
 def _sum(total: Any, more: Any) -> Any:
@@ -210,17 +212,19 @@ def _fake_changes(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 _LIBRARY = torch.library.Library("unipot", "FRAGMENT")
+_THREE = "(Tensor, Tensor, Tensor)"
 _ALONG = "Tensor? radial_along, Tensor? angular_along, Tensor? features_along"
-for _name, _schema, _function, _fake, _backward in (
-    ("neighbor_moments", f"({_ARGUMENTS}, {_GRAPH}) -> (Tensor, Tensor, Tensor)", _moments, _fake_moments, _moments_backward),
-    ("neighbor_gradients", f"({_ARGUMENTS}, {_COTANGENTS}, {_GRAPH}) -> (Tensor, Tensor, Tensor)", _gradients, _fake_gradients, _gradients_backward),
-    (
-        "neighbor_changes",
-        f"({_ARGUMENTS}, {_COTANGENTS}, {_ALONG}, {_GRAPH}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-        _changes, _fake_changes, _changes_backward,
-    ),
-):  # fmt: skip
-    _LIBRARY.define(f"{_name}{_schema}", tags=(torch.Tag.pt2_compliant_tag,))
+_SCHEMAS = {
+    "neighbor_moments": f"({_ARGUMENTS}, {_GRAPH}) -> {_THREE}",
+    "neighbor_gradients": f"({_ARGUMENTS}, {_COTANGENTS}, {_GRAPH}) -> {_THREE}",
+    "neighbor_changes": f"({_ARGUMENTS}, {_COTANGENTS}, {_ALONG}, {_GRAPH}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+}
+for _name, _function, _fake, _backward in (
+    ("neighbor_moments", _moments, _fake_moments, _moments_backward),
+    ("neighbor_gradients", _gradients, _fake_gradients, _gradients_backward),
+    ("neighbor_changes", _changes, _fake_changes, _changes_backward),
+):
+    _LIBRARY.define(f"{_name}{_SCHEMAS[_name]}", tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(_name, _function, "CPU")
     torch.library.register_fake(f"unipot::{_name}", _fake, lib=_LIBRARY)
     torch.library.register_autograd(f"unipot::{_name}", _backward, setup_context=_save, lib=_LIBRARY)

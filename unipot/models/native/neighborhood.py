@@ -94,6 +94,7 @@ def _warn_once(reason: str) -> None:
     if reason not in _warned:
         _warned.add(reason)
         warnings.warn(
-            f"sums over neighbours run without the compiled kernel, slower but equal: {reason} ({NEIGHBOR_SUMS_VARIABLE}=slots says that this is meant)",
+            f"sums over neighbours run without the compiled kernel, slower but with the same result: {reason}. "
+            f"{NEIGHBOR_SUMS_VARIABLE}=slots says that this is meant",
             stacklevel=3,
         )
