@@ -16,6 +16,7 @@ from torch import Tensor
 from unipot.batch import AtomBatch, collate
 from unipot.models import Backbone, build_backbone
 from unipot.models.native import neighbor_sums, neighborhood
+from unipot.models.native.geometry import trace_and_traceless
 from unipot.models.native.kernel_library import KernelUnavailableError, load_kernel
 from unipot.models.native.neighbor_edges import NeighborEdges
 from unipot.models.native.neighbor_slots import NeighborSlots
@@ -61,6 +62,14 @@ def plain_moments(radial: Tensor, angular: Tensor, features: Tensor, first_edge:
     return [moments[0].flatten(1, 2), *moments[1:]]
 
 
+def plain_vector_moments(radial: Tensor, angular: Tensor, features: Tensor, first_edge: Tensor, neighbor: Tensor, n_shapes) -> list[Tensor]:
+    (n, _, f), (k0, k1, _) = features.shape, n_shapes
+    plain, outer, _ = plain_moments(radial, angular, features.flatten(1), first_edge, neighbor, n_shapes)
+    outer = outer.reshape(n, 3, k1, 3, f).transpose(2, 3).reshape(n, 9, k1, f)
+    coupled = torch.einsum("pq,nqkf->npkf", trace_and_traceless(outer.dtype), outer)
+    return [coupled[:, 0], plain.reshape(n, k0, 3, f).transpose(1, 2), coupled[:, 1:]]
+
+
 def derivatives(moments, arguments: Arguments, order: int) -> list[Tensor]:
     """The outputs contracted with fixed random numbers and differentiated, `order` times, with respect to everything before."""
     outputs, inputs, found = list(moments), list(arguments), []
@@ -74,7 +83,7 @@ def derivatives(moments, arguments: Arguments, order: int) -> list[Tensor]:
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     n_atoms=st.integers(1, 9),
     n_edges=st.integers(0, 300),
@@ -91,10 +100,25 @@ def test_moments_and_derivatives_equal_plain_sums(n_atoms: int, n_edges: int, n_
         torch.testing.assert_close(mine, expected.reshape(mine.shape), rtol=1e-10, atol=1e-9)
 
 
-def test_third_and_fourth_derivatives_equal_those_of_plain_sums() -> None:
-    arguments, graph = random_graph(5, 23, 0, 5, (2, 3, 1))
+@settings(max_examples=20, deadline=None)
+@given(n_atoms=st.integers(1, 5), n_edges=st.integers(0, 90), n_features=st.integers(1, 20), seed=st.integers(0, 2**31))
+def test_moments_of_vectors_and_derivatives_equal_plain_sums(n_atoms: int, n_edges: int, n_features: int, seed: int) -> None:
+    arguments, graph = random_graph(n_atoms, n_edges, seed, 3 * n_features, (3, 2, 0))
+    arguments = (*arguments[:2], arguments[2].detach().reshape(n_atoms, 3, n_features).requires_grad_())
+    ours, plain = neighbor_sums.neighbor_moments(*arguments, *graph), plain_vector_moments(*arguments, *graph)
+    for mine, expected in zip(ours, plain, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-10, atol=1e-10)
+    for mine, expected in zip(derivatives(ours, arguments, 2), derivatives(plain, arguments, 2), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-10, atol=1e-9)
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+def test_third_and_fourth_derivatives_equal_those_of_plain_sums(vectors: bool) -> None:
+    arguments, graph = random_graph(5, 23, 0, 6, (2, 3, 0 if vectors else 1))
+    if vectors:
+        arguments = (*arguments[:2], arguments[2].detach().reshape(5, 3, 2).requires_grad_())
     ours = derivatives(neighbor_sums.neighbor_moments(*arguments, *graph), arguments, 4)
-    plain = derivatives(plain_moments(*arguments, *graph), arguments, 4)
+    plain = derivatives((plain_vector_moments if vectors else plain_moments)(*arguments, *graph), arguments, 4)
     for mine, expected in zip(ours, plain, strict=True):
         assert expected.abs().max() > 0.1
         torch.testing.assert_close(mine, expected, rtol=1e-10, atol=1e-8)

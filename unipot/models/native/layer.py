@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from unipot.models.native.geometry import symmetric_traceless_basis, trace_and_traceless
+from unipot.models.native.geometry import symmetric_traceless_basis
 from unipot.models.native.neighborhood import Neighborhood
 
 
@@ -95,15 +95,9 @@ class InteractionLayer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A0 (n, C), A1 (n, 3, V), A2 (n, 5, V)."""
         m0, m1, m2 = pairs.moments(radial, angular, self.message(scalars), self.n_shapes)
-        a0, a1, a2 = self.mix_scalar(m0.flatten(1)), self.mix_vector(m1.flatten(2)), self.mix_tensor(m2.flatten(2))
+        a0, a1, a2 = self.mix_scalar(m0), self.mix_vector(m1), self.mix_tensor(m2)
         if vectors is None:
             return a0, a1, a2
-        (k0, k1, _), (n, _, v) = self.n_shapes, vectors.shape
-        plain, outer, _ = pairs.moments(radial, angular, self.vector_message(vectors).flatten(1), (k0, k1, 0))
-        plain = plain.reshape(n, k0, 3, v).transpose(1, 2).reshape(n, 3, k0 * v)
-        outer = outer.reshape(n, 3, k1, 3, v).transpose(2, 3).reshape(n, 9, k1 * v)
-        coupled = torch.einsum("pq,nqx->npx", trace_and_traceless(outer.dtype, outer.device), outer)  # (n, 6, K1·V)
-        a0 = a0 + self.mix_scalar_from_vectors(coupled[:, 0])
-        a1 = a1 + self.mix_vector_from_vectors(plain)
-        a2 = a2 + self.mix_tensor_from_vectors(coupled[:, 1:])
-        return a0, a1, a2
+        k0, k1, _ = self.n_shapes
+        m0, m1, m2 = pairs.moments(radial, angular, self.vector_message(vectors), (k0, k1, 0))
+        return a0 + self.mix_scalar_from_vectors(m0), a1 + self.mix_vector_from_vectors(m1), a2 + self.mix_tensor_from_vectors(m2)

@@ -34,8 +34,9 @@ class NeighborEdges:
         return per_row
 
     def moments(self, radial: Tensor, angular: Tensor, features: Tensor, n_shapes: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Neighborhood`."""
-        return neighbor_moments(radial, angular, features, self.first_edge, self.neighbor, n_shapes)
+        """Of scalars or vectors, see `Neighborhood`."""
+        m0, m1, m2 = neighbor_moments(radial, angular, features, self.first_edge, self.neighbor, n_shapes)
+        return m0.flatten(1), m1.flatten(2), m2.flatten(2)
 
 
 def make_edges(batch: AtomBatch) -> NeighborEdges:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unipot.batch import AtomBatch
+from unipot.models.native.geometry import trace_and_traceless
 
 #: relative width of a bucket: atoms whose degrees lie within this factor share one padded size
 _GROWTH = 1.25
@@ -48,13 +49,18 @@ class NeighborSlots:
 
     def moments(self, radial: Tensor, angular: Tensor, features: Tensor, n_shapes: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """See `Neighborhood`."""
-        (k0, k1, k2), (n, f) = n_shapes, features.shape
+        (k0, k1, k2), (n, *_, f) = n_shapes, features.shape
         radial0, radial1, radial2 = radial[:, : k0 + k1 + k2].split(n_shapes, dim=1)
         degree1 = (angular[:, :3, None] * radial1[:, None]).flatten(1)  # (n_slots, 3·K1), m slow
         degree2 = (angular[:, 3:, None] * radial2[:, None]).flatten(1)
-        sums = self.sum_over_neighbors(torch.cat([radial0, degree1, degree2], dim=1), features)
+        sums = self.sum_over_neighbors(torch.cat([radial0, degree1, degree2], dim=1), features.flatten(1))
         m0, m1, m2 = sums.split([k0, 3 * k1, 5 * k2], dim=1)
-        return m0, m1.reshape(n, 3, k1, f), m2.reshape(n, 5, k2, f)
+        if features.dim() == 2:
+            return m0.reshape(n, k0 * f), m1.reshape(n, 3, k1 * f), m2.reshape(n, 5, k2 * f)
+        plain = m0.reshape(n, k0, 3, f).transpose(1, 2).reshape(n, 3, k0 * f)
+        outer = m1.reshape(n, 3, k1, 3, f).transpose(2, 3).reshape(n, 9, k1 * f)
+        coupled = torch.einsum("pq,nqx->npx", trace_and_traceless(outer.dtype, outer.device), outer)
+        return coupled[:, 0], plain, coupled[:, 1:]
 
     def sum_over_neighbors(self, coefficients: Tensor, features: Tensor) -> Tensor:
         """Σ_j coefficients_ij ⊗ features_j.

@@ -39,9 +39,21 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 
+/* rows trace/sqrt(3) and the five symmetric traceless components of a 3x3 matrix, as `trace_and_traceless` in geometry.py */
+#define H 0.70710678118654752440
+#define S 0.40824829046386301637
+#define T 0.57735026918962576451
+static const double coupling[6][3][3] = {
+    {{T, 0, 0}, {0, T, 0}, {0, 0, T}}, {{0, H, 0}, {H, 0, 0}, {0, 0, 0}}, {{0, 0, 0}, {0, 0, H}, {0, H, 0}},
+    {{0, 0, H}, {0, 0, 0}, {H, 0, 0}}, {{H, 0, 0}, {0, -H, 0}, {0, 0, 0}}, {{-S, 0, 0}, {0, -S, 0}, {0, 0, 2 * S}}};
+#undef H
+#undef S
+#undef T
+
 /* The same order as `_Job` in neighbor_sums.py. A null pointer: not given, or not wanted. */
 typedef struct {
     int64_t n_atoms, n_edges, n_features, n_radial, n_shapes[3], n_threads;
+    int64_t of_vectors; /* features are (n_atoms, 3, n_features / 3): see `move_vector_moments` */
     const int64_t *first_edge, *neighbor;                     /* (n_atoms + 1), (n_edges) */
     const void *radial, *angular, *features, *gradients[3];   /* R (n_edges, n_radial), Y (n_edges, 8), h, G_l */
     const void *radial_along, *angular_along, *features_along; /* R', Y', h' */
@@ -203,6 +215,34 @@ static void NAME(move_moments)(const Job *job, int64_t atom, void *const degrees
     }
 }
 
+/* The same for vectors: R0 x vector gives degree 1, R1 Y1 x vector degrees 0 and 2 by `coupling`. */
+static void NAME(move_vector_moments)(const Job *job, int64_t atom, void *const degrees[3], REAL *table, int to_table) {
+    const int64_t wide = PADDED(job->n_features), n = job->n_features / 3, k0 = job->n_shapes[0], k1 = job->n_shapes[1];
+    REAL *scalar = (REAL *)degrees[0] + atom * k1 * n, *vector = (REAL *)degrees[1] + atom * 3 * k0 * n, *tensor = (REAL *)degrees[2] + atom * 5 * k1 * n;
+    for (int64_t k = 0; k < k0; k++, table += wide)
+        for (int64_t b = 0; b < 3; b++)
+            if (to_table) memcpy(table + b * n, vector + (b * k0 + k) * n, n * sizeof(REAL));
+            else memcpy(vector + (b * k0 + k) * n, table + b * n, n * sizeof(REAL));
+    for (int64_t k = 0; k < k1; k++) {
+        if (to_table)
+            for (int m = 0; m < 3; m++) memset(table + (m * k1 + k) * wide, 0, 3 * n * sizeof(REAL));
+        for (int p = 0; p < 6; p++) {
+            REAL *coupled = p == 0 ? scalar + k * n : tensor + ((p - 1) * k1 + k) * n;
+            if (!to_table) memset(coupled, 0, n * sizeof(REAL));
+            for (int m = 0; m < 3; m++)
+                for (int b = 0; b < 3; b++) {
+                    const REAL factor = (REAL)coupling[p][m][b];
+                    REAL *outer = table + (m * k1 + k) * wide + b * n;
+                    if (factor == 0) continue;
+                    if (to_table)
+                        for (int64_t f = 0; f < n; f++) outer[f] += factor * coupled[f];
+                    else
+                        for (int64_t f = 0; f < n; f++) coupled[f] += factor * outer[f];
+                }
+        }
+    }
+}
+
 static void NAME(gather)(const Job *job, const REAL *features, int64_t first, int64_t n, REAL *out) {
     const int64_t wide = PADDED(job->n_features);
     for (int64_t e = 0; e < n; e++)
@@ -264,12 +304,13 @@ static void NAME(edges)(const Job *job, const TABLES *t, int64_t first, int64_t 
 
 static void NAME(atom)(const Job *job, const TABLES *t, int64_t atom, int64_t n_coefficients, REAL *messages) {
     const int64_t begin = job->first_edge[atom], end = job->first_edge[atom + 1];
-    if (job->gradients[0] && end > begin) NAME(move_moments)(job, atom, (void *const *)job->gradients, t->gradient, 1);
+    void (*move)(const Job *, int64_t, void *const *, REAL *, int) = job->of_vectors ? NAME(move_vector_moments) : NAME(move_moments);
+    if (job->gradients[0] && end > begin) move(job, atom, (void *const *)job->gradients, t->gradient, 1);
     if (job->moments[0] && (end == begin || (job->along && !job->radial_along && !job->angular_along && !job->features_along)))
         memset(t->moments, 0, n_coefficients * PADDED(job->n_features) * sizeof(REAL));
     for (int64_t first = begin; first < end; first += EDGES)
         NAME(edges)(job, t, first, smaller(EDGES, end - first), n_coefficients, first > begin, messages);
-    if (job->moments[0]) NAME(move_moments)(job, atom, job->moments, t->moments, 0);
+    if (job->moments[0]) move(job, atom, job->moments, t->moments, 0);
 }
 
 /* features_out[j] = sum of the messages of the edges that end in j, in the order of edges as with one thread */

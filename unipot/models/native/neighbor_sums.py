@@ -44,6 +44,7 @@ class _Job(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("n_atoms", "n_edges", "n_features", "n_radial")),
         ("n_shapes", ctypes.c_int64 * 3),
         ("n_threads", ctypes.c_int64),
+        ("of_vectors", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("first_edge", "neighbor", "radial", "angular", "features")),
         ("gradients", ctypes.c_void_p * 3),
         *((name, ctypes.c_void_p) for name in ("radial_along", "angular_along", "features_along")),
@@ -77,15 +78,18 @@ def load_once() -> ctypes.CDLL | KernelUnavailableError:
 def neighbor_moments(
     radial: Tensor, angular: Tensor, features: Tensor, first_edge: Tensor, neighbor: Tensor, n_shapes: Sequence[int]
 ) -> Three:
-    """Moments of degree 0, 1, 2: (n_atoms, K0, F), (n_atoms, 3, K1, F), (n_atoms, 5, K2, F).
+    """Moments of degree 0, 1, 2; of scalars (n_atoms, K0, F), (n_atoms, 3, K1, F), (n_atoms, 5, K2, F).
+
+    Of vectors, degree 1 is made of R0 ⊗ vector and degrees 0 and 2 of the trace and the symmetric traceless part (see
+    `geometry.trace_and_traceless`) of R1 Y1 ⊗ vector: (n_atoms, K1, F), (n_atoms, 3, K0, F), (n_atoms, 5, K1, F).
 
     Args:
         radial: (n_edges, at least K0 + K1 + K2).
         angular: (n_edges, 8), degree 1 then degree 2.
-        features: (n_atoms, F).
+        features: (n_atoms, F) scalars or (n_atoms, 3, F) vectors.
         first_edge: (n_atoms + 1,) int64, edges of centre i are first_edge[i] … first_edge[i + 1] − 1.
         neighbor: (n_edges,) int64.
-        n_shapes: (K0, K1, K2); K1 and K2 may be 0.
+        n_shapes: (K0, K1, K2); K1 and K2 may be 0, and K2 is 0 for vectors.
     """
     return torch.ops.unipot.neighbor_moments(radial, angular, features, first_edge, neighbor, n_shapes)
 
@@ -93,8 +97,8 @@ def neighbor_moments(
 def _run(arguments: Sequence[Tensor], graph: tuple[Tensor, Tensor, Sequence[int]], **fields: Any) -> None:
     """Call the kernel; a field is a tensor, three tensors, None for absent, or the flag `along`."""
     (radial, _, features), (first_edge, neighbor, n_shapes) = arguments, graph
-    job = _Job(features.shape[0], radial.shape[0], features.shape[1], radial.shape[1], (ctypes.c_int64 * 3)(*n_shapes))
-    job.n_threads, job.along = torch.get_num_threads(), fields.pop("along", 0)
+    job = _Job(features.shape[0], radial.shape[0], features[0].numel(), radial.shape[1], (ctypes.c_int64 * 3)(*n_shapes))
+    job.of_vectors, job.n_threads, job.along = features.dim() == 3, torch.get_num_threads(), fields.pop("along", 0)
     fields |= dict(zip(("radial", "angular", "features"), arguments, strict=True), first_edge=first_edge, neighbor=neighbor)
     held = []  # copies of what is not contiguous, alive until the kernel is done
     for name, value in fields.items():
@@ -110,8 +114,9 @@ def _run(arguments: Sequence[Tensor], graph: tuple[Tensor, Tensor, Sequence[int]
 
 
 def _empty_moments(features: Tensor, n_shapes: Sequence[int]) -> Three:
-    n, f = features.shape
-    k0, k1, k2 = n_shapes
+    (n, *_, f), (k0, k1, k2) = features.shape, n_shapes
+    if features.dim() == 3:
+        return features.new_empty(n, k1, f), features.new_empty(n, 3, k0, f), features.new_empty(n, 5, k1, f)
     return features.new_empty(n, k0, f), features.new_empty(n, 3, k1, f), features.new_empty(n, 5, k2, f)
 
 
@@ -179,8 +184,9 @@ def _changes_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
             term = list(x)
             term[a], term[b] = t[a], u[b]
             if 1 in (a, b):
+                constant = int(x[2].dim() == 3)  # degree of the moments that R0 is in
                 term[0] = torch.nn.functional.pad(term[0][:, ctx.n_shapes[0] :], (ctx.n_shapes[0], 0))
-                term[3] = [torch.zeros_like(term[3][0]), *term[3][1:]]
+                term[3] = [torch.zeros_like(g) if degree == constant else g for degree, g in enumerate(term[3])]
             gradients = torch.ops.unipot.neighbor_gradients(*term[:3], *term[3], *graph)
             partial = [*gradients, torch.ops.unipot.neighbor_moments(*term[:3], *graph)]
             for place in {0, 1, 2, 3} - {b}:

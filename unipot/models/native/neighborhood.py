@@ -42,13 +42,16 @@ class Neighborhood(Protocol):
         ...
 
     def moments(self, radial: Tensor, angular: Tensor, features: Tensor, n_shapes: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Σ_j R_lk Y_lm h_j for l = 0, 1, 2: (n_rows, K0, F), (n_rows, 3, K1, F), (n_rows, 5, K2, F).
+        """Σ_j R Y ⊗ h_j, gathered by degree 0, 1, 2: (n_rows, 1 · N0 · F), (n_rows, 3, N1 · F), (n_rows, 5, N2 · F).
+
+        Scalars: N = K0, K1, K2, from R_lk Y_lm h_j. Vectors: degree 1 of R_0k v_j, degrees 0 and 2 of the trace and the
+        symmetric traceless part of R_1k r̂ ⊗ v_j; N = K1, K0, K1.
 
         Args:
             radial: (n_pairs, at least K0 + K1 + K2), radial functions R.
             angular: (n_pairs, 8), Y of degree 1, then of degree 2; Y of degree 0 is 1.
-            features: (n_rows, F), h.
-            n_shapes: (K0, K1, K2); K1 and K2 may be 0.
+            features: (n_rows, F) scalars or (n_rows, 3, F) vectors.
+            n_shapes: (K0, K1, K2); K2 must be 0 for vectors.
         """
         ...
 
