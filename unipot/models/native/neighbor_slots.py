@@ -8,6 +8,7 @@ neighbours. Atoms of similar degree are put in one bucket and padded to a common
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ class NeighborSlots:
         vectors: (n_slots, 3) Å, r_ij; the cutoff along x in empty slots, so that their envelope is zero.
     """
 
+    compiled: ClassVar[bool] = False
     order: Tensor
     row_of_atom: Tensor
     buckets: tuple[tuple[int, int, int, int], ...]
