@@ -94,7 +94,9 @@ def load_kernel(source: Path) -> ctypes.CDLL:
                 if not library.exists():
                     _compile(source, compiler, library)
         return ctypes.CDLL(str(library))
-    except OSError as error:
+    except KernelUnavailableError:
+        raise
+    except (OSError, RuntimeError) as error:  # no home folder, one that cannot be written or locked, a library that is not executable
         raise KernelUnavailableError(f"the kernel can neither be written nor loaded: {error}; set {KERNEL_FOLDER_VARIABLE}") from error
 
 
