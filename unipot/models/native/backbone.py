@@ -13,7 +13,7 @@ from unipot.models.backbone import AtomFeatures
 from unipot.models.native.charge_spin import ChargeSpinEmbedding, TrainedStates
 from unipot.models.native.geometry import bessel, envelope, second_degree
 from unipot.models.native.layer import InteractionLayer, scaled_linear
-from unipot.models.native.neighbor_slots import NeighborSlots, make_slots
+from unipot.models.native.neighborhood import Neighborhood, neighborhood
 from unipot.models.recomputation import recomputed
 from unipot.structure import MAX_ATOMIC_NUMBER
 
@@ -130,43 +130,44 @@ class NativeBackbone(nn.Module):
         Raises:
             ValueError: outside training, a charge or spin multiplicity is read that was not trained.
         """
-        slots = make_slots(batch, self.cutoff)
-        species = batch.atomic_numbers[slots.order]
-        radial, unit, quadrupole = self._edges(slots, species)
+        pairs = neighborhood(batch, self.cutoff)
+        species = pairs.to_rows(batch.atomic_numbers)
+        radial, angular = self._edges(pairs, species)
         embedded = self.embedding(species)
-        update, vectors = self._state(batch, slots, embedded), None
+        update, vectors = self._state(batch, pairs, embedded), None
         scalars = embedded if self.charge_spin is None else embedded + update
         for layer, functions in zip(self.layers, radial, strict=True):
-            arguments = slots, functions, unit, quadrupole, scalars, vectors
+            arguments = pairs, functions, angular, scalars, vectors
             change, vectors = recomputed(layer, *arguments) if self.activation_checkpointing else layer(*arguments)
             update = update + change
             scalars = embedded + update
-        back = slots.row_of_atom
-        return AtomFeatures(scalars=update.index_select(0, back), vectors=vectors.index_select(0, back))
+        return AtomFeatures(scalars=pairs.to_atoms(update), vectors=pairs.to_atoms(vectors))
 
-    def _state(self, batch: AtomBatch, slots: NeighborSlots, embedded: Tensor) -> Tensor:
+    def _state(self, batch: AtomBatch, pairs: Neighborhood, embedded: Tensor) -> Tensor:
         """(n_atoms, n_channels) what charge and spin say, in the order of rows; the scalars begin there."""
         if self.charge_spin is None:
             return torch.zeros_like(embedded)
         if not self.training:
             self.trained_states.require(batch)
-        return self.charge_spin(batch).index_select(0, slots.order)
+        return pairs.to_rows(self.charge_spin(batch))
 
     def admit_states(self, charges: Collection[float], multiplicities: Collection[int]) -> None:
         """Widen the trained states, before training on structures that have these total charges and spin multiplicities."""
         self.trained_states = self.trained_states.with_more(charges, multiplicities)
         self.hyperparameters |= self.trained_states.hyperparameters()
 
-    def _edges(self, slots: NeighborSlots, species: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        """Radial functions of every layer, each (n_slots, Σ n_shapes), unit vectors (n_slots, 3) and Y2 (n_slots, 5)."""
-        distance = torch.linalg.vector_norm(slots.vectors, dim=1)
-        unit = slots.vectors / distance[:, None]
+    def _edges(self, pairs: Neighborhood, species: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Radial functions of every layer, each (n_pairs, Σ n_shapes), and Y of degrees 1 and 2 (n_pairs, 8)."""
+        distance = torch.linalg.vector_norm(pairs.vectors, dim=1)
+        unit = pairs.vectors / distance[:, None]
         x = distance / self.cutoff
-        pair = self.radial_centre(species)[slots.centre] + self.radial_neighbor(species)[slots.neighbor]
-        hidden = nn.functional.silu(self.radial_basis(bessel(x, self.n_radial)) + pair)
+        # index_select, not an index: its derivative is a plain sum of rows
+        centre = self.radial_centre(species).index_select(0, pairs.centre)
+        neighbor = self.radial_neighbor(species).index_select(0, pairs.neighbor)
         weight = envelope(x)[:, None] / self.average_neighbors**0.5
-        functions = self.radial_output(hidden) * weight
-        return functions.chunk(len(self.layers), dim=1), unit, second_degree(unit)
+        hidden = nn.functional.silu(self.radial_basis(bessel(x, self.n_radial)) + centre + neighbor) * weight
+        outputs = self.radial_output.weight.chunk(len(self.layers))  # one map per layer: no columns to be cut out of the result
+        return tuple(nn.functional.linear(hidden, own) for own in outputs), torch.cat([unit, second_degree(unit)], dim=1)
 
     @property
     def least_bytes_per_edge(self) -> int:

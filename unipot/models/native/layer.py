@@ -1,6 +1,6 @@
 """One interaction layer of the native backbone.
 
-Letters: n atoms (rows), e slots, k radial functions, m components of degree l, c channels, v vector channels.
+Letters: n atoms (rows), e pairs, k radial functions, m components of degree l, c channels, v vector channels.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from unipot.models.native.geometry import symmetric_traceless_basis, trace_and_traceless
-from unipot.models.native.neighbor_slots import NeighborSlots
+from unipot.models.native.moment_products import moment_products
+from unipot.models.native.neighborhood import Neighborhood
 
 
 def scaled_linear(n_in: int, n_out: int, bias: bool = False) -> nn.Linear:
@@ -21,13 +21,6 @@ def scaled_linear(n_in: int, n_out: int, bias: bool = False) -> nn.Linear:
     if bias:
         nn.init.zeros_(linear.bias)
     return linear
-
-
-def symmetric_determinant(matrix: Tensor) -> Tensor:
-    """(n, 3, 3, V) symmetric -> (n, V); a third of the trace of the cube where the matrix is traceless."""
-    xx, yy, zz = matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, 2, 2]
-    xy, yz, zx = matrix[:, 0, 1], matrix[:, 1, 2], matrix[:, 2, 0]
-    return xx * (yy * zz - yz * yz) - xy * (xy * zz - yz * zx) + zx * (xy * yz - yy * zx)
 
 
 class InteractionLayer(nn.Module):
@@ -63,28 +56,25 @@ class InteractionLayer(nn.Module):
         self.vector_output = scaled_linear(2 * v, v)
 
     def forward(
-        self, slots: NeighborSlots, radial: Tensor, unit: Tensor, quadrupole: Tensor, scalars: Tensor, vectors: Tensor | None
+        self, pairs: Neighborhood, radial: Tensor, angular: Tensor, scalars: Tensor, vectors: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Change of the scalars (n, C) and new vectors (n, 3, V).
 
         Args:
-            slots: neighbours.
+            pairs: neighbours.
             radial: (e, K0+K1+K2).
-            unit: (e, 3).
-            quadrupole: (e, 5).
+            angular: (e, 8), degrees 1 and 2.
             scalars: (n, C).
             vectors: (n, 3, V) or None.
         """
-        a0, a1, a2 = self._moments(slots, radial, unit, quadrupole, scalars, vectors)
+        a0, a1, a2 = self._moments(pairs, radial, angular, scalars, vectors)
+        squares, cubes, turned = moment_products(a1, a2, compiled=pairs.compiled)
         # one positive number per atom keeps cubic invariants of dense environments in range
-        size = a0.square().mean(1, keepdim=True) + (a1.square().sum(1) + a2.square().sum(1)).mean(1, keepdim=True)
+        size = a0.square().mean(1, keepdim=True) + squares.sum(1).mean(1, keepdim=True)
         shrink = torch.rsqrt(1 + size)
-        a0, a1, a2 = a0 * shrink, a1 * shrink[:, None], a2 * shrink[:, None]
-        tensor = torch.einsum("nmv,mab->nabv", a2, symmetric_traceless_basis(a2.dtype, a2.device))  # (n, 3, 3, V)
-        turned = (tensor * a1[:, None]).sum(2)  # A2·A1, (n, 3, V)
-        invariants = torch.cat(
-            [a0, a1.square().sum(1), a2.square().sum(1), (turned * a1).sum(1), symmetric_determinant(tensor)], dim=1
-        )
+        square = shrink * shrink
+        a0, a1, turned = a0 * shrink, a1 * shrink[:, None], turned * square[:, None]
+        invariants = torch.cat([a0, squares.flatten(1) * square, cubes.flatten(1) * (square * shrink)], dim=1)
         gate = torch.sigmoid(self.gate(invariants) + self.gate_state(scalars))
         hidden = self.value(invariants) * gate
         new_vectors = torch.cat([a1, turned], dim=2) * (self.vector_gate(hidden) + 1)[:, None]
@@ -92,27 +82,13 @@ class InteractionLayer(nn.Module):
         return self.update(hidden), out if vectors is None else out + vectors
 
     def _moments(
-        self, slots: NeighborSlots, radial: Tensor, unit: Tensor, quadrupole: Tensor, scalars: Tensor, vectors: Tensor | None
+        self, pairs: Neighborhood, radial: Tensor, angular: Tensor, scalars: Tensor, vectors: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A0 (n, C), A1 (n, 3, V), A2 (n, 5, V)."""
-        k0, k1, k2 = self.n_shapes
-        radial0, radial1, radial2 = radial.split(self.n_shapes, dim=1)
-        degree1 = (unit[:, :, None] * radial1[:, None]).flatten(1)  # (e, 3·K1), m slow
-        degree2 = (quadrupole[:, :, None] * radial2[:, None]).flatten(1)
-        moments = slots.sum_over_neighbors(torch.cat([radial0, degree1, degree2], dim=1), self.message(scalars))
-        n, c = scalars.shape
-        m0, m1, m2 = moments.split([k0, 3 * k1, 5 * k2], dim=1)
-        a0 = self.mix_scalar(m0.reshape(n, k0 * c))
-        a1 = self.mix_vector(m1.reshape(n, 3, k1 * c))
-        a2 = self.mix_tensor(m2.reshape(n, 5, k2 * c))
+        m0, m1, m2 = pairs.moments(radial, angular, self.message(scalars), self.n_shapes)
+        a0, a1, a2 = self.mix_scalar(m0), self.mix_vector(m1), self.mix_tensor(m2)
         if vectors is None:
             return a0, a1, a2
-        v = vectors.shape[2]
-        passed = slots.sum_over_neighbors(torch.cat([radial0, degree1], dim=1), self.vector_message(vectors).flatten(1))
-        plain = passed[:, :k0].reshape(n, k0, 3, v).transpose(1, 2).reshape(n, 3, k0 * v)
-        outer = passed[:, k0:].reshape(n, 3, k1, 3, v).transpose(2, 3).reshape(n, 9, k1 * v)
-        coupled = torch.einsum("pq,nqx->npx", trace_and_traceless(outer.dtype, outer.device), outer)  # (n, 6, K1·V)
-        a0 = a0 + self.mix_scalar_from_vectors(coupled[:, 0])
-        a1 = a1 + self.mix_vector_from_vectors(plain)
-        a2 = a2 + self.mix_tensor_from_vectors(coupled[:, 1:])
-        return a0, a1, a2
+        k0, k1, _ = self.n_shapes
+        m0, m1, m2 = pairs.moments(radial, angular, self.vector_message(vectors), (k0, k1, 0))
+        return a0 + self.mix_scalar_from_vectors(m0), a1 + self.mix_vector_from_vectors(m1), a2 + self.mix_tensor_from_vectors(m2)

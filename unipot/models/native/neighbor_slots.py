@@ -8,11 +8,13 @@ neighbours. Atoms of similar degree are put in one bucket and padded to a common
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from unipot.batch import AtomBatch
+from unipot.models.native.geometry import trace_and_traceless
 
 #: relative width of a bucket: atoms whose degrees lie within this factor share one padded size
 _GROWTH = 1.25
@@ -20,7 +22,7 @@ _GROWTH = 1.25
 
 @dataclass(frozen=True, kw_only=True)
 class NeighborSlots:
-    """Neighbours of all atoms, atoms sorted by degree, buckets one after the other.
+    """A `Neighborhood` of padded slots: atoms sorted by degree, buckets one after the other.
 
     Attributes:
         order: (n_atoms,) atom index of each row; rows are what the layers work on.
@@ -32,6 +34,7 @@ class NeighborSlots:
         vectors: (n_slots, 3) Å, r_ij; the cutoff along x in empty slots, so that their envelope is zero.
     """
 
+    compiled: ClassVar[bool] = False
     order: Tensor
     row_of_atom: Tensor
     buckets: tuple[tuple[int, int, int, int], ...]
@@ -39,6 +42,27 @@ class NeighborSlots:
     centre: Tensor
     neighbor: Tensor
     vectors: Tensor
+
+    def to_rows(self, per_atom: Tensor) -> Tensor:
+        return per_atom.index_select(0, self.order)
+
+    def to_atoms(self, per_row: Tensor) -> Tensor:
+        return per_row.index_select(0, self.row_of_atom)
+
+    def moments(self, radial: Tensor, angular: Tensor, features: Tensor, n_shapes: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Neighborhood`."""
+        (k0, k1, k2), (n, *_, f) = n_shapes, features.shape
+        radial0, radial1, radial2 = radial[:, : k0 + k1 + k2].split(n_shapes, dim=1)
+        degree1 = (angular[:, :3, None] * radial1[:, None]).flatten(1)  # (n_slots, 3·K1), m slow
+        degree2 = (angular[:, 3:, None] * radial2[:, None]).flatten(1)
+        sums = self.sum_over_neighbors(torch.cat([radial0, degree1, degree2], dim=1), features.flatten(1))
+        m0, m1, m2 = sums.split([k0, 3 * k1, 5 * k2], dim=1)
+        if features.dim() == 2:
+            return m0.reshape(n, k0 * f), m1.reshape(n, 3, k1 * f), m2.reshape(n, 5, k2 * f)
+        plain = m0.reshape(n, k0, 3, f).transpose(1, 2).reshape(n, 3, k0 * f)
+        outer = m1.reshape(n, 3, k1, 3, f).transpose(2, 3).reshape(n, 9, k1 * f)
+        coupled = torch.einsum("pq,nqx->npx", trace_and_traceless(outer.dtype, outer.device), outer)
+        return coupled[:, 0], plain, coupled[:, 1:]
 
     def sum_over_neighbors(self, coefficients: Tensor, features: Tensor) -> Tensor:
         """Σ_j coefficients_ij ⊗ features_j.
