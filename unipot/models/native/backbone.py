@@ -32,7 +32,8 @@ class NativeBackbone(nn.Module):
     tensors as in Shapeev 2016; products on atoms as in Batatia et al. 2022), updates scalars through a gated network
     without bias, and passes vectors A1, A2·A1 on to the next layer, where A also receives (R Y ⊗ vector) of degree 0-2.
 
-    Features of an atom without neighbours are exactly zero. Everything is three times continuously differentiable.
+    Features of an atom without neighbours are exactly zero. Everything is three times continuously differentiable. What was tried
+    instead, and what it cost, stands at the top of `unipot/models/native/layer.py`.
 
     With `charge` or `spin`, a vector per atom (`ChargeSpinEmbedding`) is added to the element embedding and to the output,
     so that a lone ion differs from the lone atom. It is zero for charge 0 and a spin that is not stated: such structures
