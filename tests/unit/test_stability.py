@@ -98,6 +98,16 @@ def test_a_prediction_that_is_refused_is_a_failure_with_its_sentence(copper, tmp
     assert StageRun(copper, stage(temperature=900.0), tmp_path).is_done
 
 
+def test_a_longer_duration_goes_on_where_the_run_ended(copper, tmp_path):
+    longer = StageRun(copper, stage(duration=0.1), tmp_path / "whole")
+    longer.run()
+    StageRun(copper, stage(duration=0.06), tmp_path / "parts").run()
+    part = StageRun(copper, stage(duration=0.1), tmp_path / "parts")
+    assert not part.is_done and part.record.n_steps == 30
+    part.run()
+    assert np.array_equal(part.atoms.positions, longer.atoms.positions) and part.record.n_steps == 50
+
+
 def test_other_settings_do_not_continue_a_run(copper, tmp_path):
     StageRun(copper, stage(), tmp_path).run(seconds=1e-9)
     with pytest.raises(ValueError, match="belongs to a stage with other settings"):

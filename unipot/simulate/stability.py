@@ -104,6 +104,8 @@ class StageRecord:
 class StageRun:
     """One stage of one structure in a folder; what is there is continued, to the same bit as without the interruption.
 
+    A stage that is done goes on if it comes back with a longer duration; any other change of its settings is refused.
+
     Args:
         atoms: with a calculator; left as they are. Velocities and constraints hold.
         stage: what to run.
@@ -203,7 +205,8 @@ class StageRun:
     def _restore(self) -> None:
         with np.load(self._state_file, allow_pickle=False) as saved:
             text = json.loads(saved["text"].tobytes())
-            if text["stage"] != json.loads(json.dumps(asdict(self.stage))):
+            # a longer run of the same dynamics goes on from the shorter one
+            if {**text["stage"], "duration": None} != {**json.loads(json.dumps(asdict(self.stage))), "duration": None}:
                 raise ValueError(f"{self._state_file} belongs to a stage with other settings; remove it, or choose another folder")
             self.atoms.set_cell(saved["cell"])
             self.atoms.positions[:] = saved["positions"]
