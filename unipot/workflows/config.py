@@ -175,6 +175,7 @@ class TrainerConfig:
     local_cache: str | None = None
     dtype: str = MISSING
     deterministic: bool = MISSING
+    compile: bool = False
     validate_every: int = MISSING
     checkpoint_every: int = MISSING
     log_every: int = MISSING
