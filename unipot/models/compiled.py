@@ -122,9 +122,11 @@ class CompiledPotential:
             self._parameters = [tensor for name, tensor in traced.weights.items() if not name.startswith("scale.")]
             self._function = torch.compile(traced.graph, backend=self._backend, fullgraph=True, dynamic=True)
             self._traced_for, self._checked = self._state(), set()
-        import torch.fx.experimental._config as symbols
+        from torch._dynamo import config as dynamo
+        from torch.fx.experimental import _config as symbols
 
-        with symbols.patch(use_duck_shape=False):  # sizes that are equal in this batch differ in the next
+        # sizes that are equal in this batch differ in the next; and no number of the graph is an input that may change
+        with symbols.patch(use_duck_shape=False), dynamo.patch(specialize_float=True):
             compiled = self._predict(batch, wanted, create_graph)
         deviation = self._deviation(batch, plain, compiled, wanted, create_graph)
         if not deviation <= TOLERANCES[self.potential.dtype]:

@@ -9,13 +9,16 @@ import torch
 from torch import nn
 
 from unipot.batch import collate
-from unipot.models import CoreRepulsion
+from unipot.models import CompositionReference, CoreRepulsion, Head, HeadBank, Potential, build_backbone
 from unipot.models.backbone import AtomFeatures
 from unipot.models.compiled import CompiledPotential
 from unipot.models.derivatives import parameter_gradients
+from unipot.models.tracing import PotentialFunction
 from unipot.structure import Structure
 from unipot.testing.probes import chiral_cluster
 
+#: H C N O Al Cu
+KNOWN = (1, 6, 7, 8, 13, 29)
 PROPERTIES = ("energy", "forces", "stress")
 #: relative to the largest number of its kind, in float64; orders of summation differ
 TOLERANCE = 1e-11
@@ -39,11 +42,24 @@ def mixed_batch(sizes=(3, 5, 2), seed=0):
     return collate([*structures, lone], cutoff=5.0, head_index=[*heads, 1], dtype=torch.float64)
 
 
-@pytest.fixture
-def potential(make_potential):
-    model = make_potential(heads=("a", "b"), charge=True, spin=True).train()
-    model.core_repulsion = CoreRepulsion()
-    return model
+def two_heads():
+    """A tiny native model of two heads that reads charge and spin, with core repulsion, in training mode."""
+    torch.manual_seed(0)
+    settings = {"n_channels": 8, "n_vector_channels": 4, "n_layers": 1, "charge": True, "spin": True}
+    backbone, known, bank = build_backbone("native", settings), np.isin(np.arange(119), KNOWN), HeadBank()
+    for k, name in enumerate(("a", "b")):
+        reference = CompositionReference(np.where(known, -100.0 * (k + 1) - np.arange(119.0), 0.0), known)
+        bank.add(Head(name, level_of_theory=name, n_channels=8, n_hidden=8 + k, scale=1.0 + k, reference=reference))
+    return Potential(backbone, bank, CoreRepulsion()).double().train()
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """Compiled at its first use, on a batch in which structures of one kind have equal sizes: that must not become a rule."""
+    fast = CompiledPotential(two_heads(), backend="aot_eager")
+    fast(mixed_batch(sizes=(2, 2)), PROPERTIES)
+    assert fast.reason is None
+    return fast
 
 
 def deviations(plain, compiled, parameters):
@@ -55,52 +71,43 @@ def deviations(plain, compiled, parameters):
     return [float((a - b).detach().abs().max()) / max(float(a.detach().abs().max()), 1e-3 * floor) for a, b in pairs]
 
 
-def test_energies_forces_stress_and_gradients_are_those_of_the_plain_model(potential):
-    compiled = CompiledPotential(potential, backend="aot_eager")
-    compiled(mixed_batch(), PROPERTIES)  # compares, and returns what the plain model says
-    batch = mixed_batch(sizes=(4, 2, 6), seed=10)
+def test_energies_forces_stress_and_gradients_are_those_of_the_plain_model(compiled):
+    potential, batch = compiled.potential, mixed_batch(sizes=(4, 2, 6), seed=10)
     plain, fast = potential(batch, PROPERTIES), compiled(batch, PROPERTIES)
-    assert compiled.reason is None and fast.energy.grad_fn is not None
     assert fast.energy.dtype == torch.float64 and fast.stress.abs().max() > 1e-4
     assert max(deviations(plain, fast, list(potential.parameters()))) < TOLERANCE
 
 
-def test_ten_batches_of_other_sizes_need_no_other_graph(potential):
-    compiled = CompiledPotential(potential, backend="aot_eager")
-    compiled(mixed_batch(sizes=(2, 2)), PROPERTIES)  # equal sizes in the first batch must not become a rule
+def test_ten_batches_of_other_sizes_need_no_other_graph(compiled):
     pair = Structure(atomic_numbers=[1, 1], positions=[[0, 0, 0], [0, 0, 0.7]])
     for k in range(10):
         batch = mixed_batch(sizes=tuple(range(2, 3 + k % 4)), seed=k)
         batch = collate([pair], cutoff=5.0, dtype=torch.float64) if k == 7 else batch
-        torch.testing.assert_close(compiled(batch).forces, potential(batch).forces, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(compiled(batch).forces, compiled.potential(batch).forces, rtol=1e-9, atol=1e-10)
     assert compiled.n_graphs == 1 and compiled.reason is None
 
 
-def test_close_pairs_repel_as_in_the_plain_model(potential):
-    compiled = CompiledPotential(potential, backend="aot_eager")
-    compiled(mixed_batch(), PROPERTIES)
+def test_close_pairs_repel_as_in_the_plain_model(compiled):
     close = Structure(atomic_numbers=[29, 13], positions=[[0, 0, 0], [0, 0, 0.6]], cell=6 * np.eye(3), pbc=[True] * 3)
     batch = collate([close], cutoff=5.0, dtype=torch.float64)
-    plain, fast = potential(batch, PROPERTIES), compiled(batch, PROPERTIES)
+    plain, fast = compiled.potential(batch, PROPERTIES), compiled(batch, PROPERTIES)
     assert plain.forces.abs().max() > 10
     for name in PROPERTIES:
         torch.testing.assert_close(getattr(fast, name), getattr(plain, name), rtol=1e-10, atol=1e-9)
 
 
-def test_weights_are_read_at_every_call_and_the_state_is_untouched(potential):
-    names = list(potential.state_dict())
-    compiled, batch = CompiledPotential(potential, backend="aot_eager"), mixed_batch()
+def test_weights_are_read_at_every_call_and_the_state_is_untouched(compiled):
+    potential, batch = compiled.potential, mixed_batch()
     before = compiled(batch).energy.detach()
     with torch.no_grad():
         potential.heads["a"].readout.output.weight.mul_(2.0)
     after = compiled(batch).energy.detach()
-    assert (after - before).abs().max() > 1e-3 and list(potential.state_dict()) == names
+    assert (after - before).abs().max() > 1e-3 and list(potential.state_dict()) == list(two_heads().state_dict())
     torch.testing.assert_close(after, potential(batch).energy.detach(), rtol=1e-13, atol=1e-9)
 
 
-def test_mistakes_in_a_batch_are_found_as_before(potential):
-    compiled, batch = CompiledPotential(potential, backend="aot_eager"), mixed_batch()
-    compiled(batch)
+def test_mistakes_in_a_batch_are_found_as_before(compiled):
+    batch = mixed_batch()
     with pytest.raises(ValueError, match="head_index 7 is out of range"):
         compiled(replace(batch, head_index=batch.head_index + 7))
     with pytest.raises(ValueError, match="no reference energy for element"):
@@ -122,7 +129,8 @@ class Untraceable(nn.Module):
         return AtomFeatures(scalars=self.table[batch.atomic_numbers] * size[:, None])
 
 
-def test_a_backbone_that_cannot_be_traced_is_used_as_it_is_with_one_warning(potential):
+def test_a_backbone_that_cannot_be_traced_is_used_as_it_is_with_one_warning():
+    potential = two_heads()
     potential.backbone = Untraceable()
     compiled, batch = CompiledPotential(potential, backend="aot_eager"), mixed_batch()
     with pytest.warns(UserWarning, match="backbone 'untraceable' cannot be traced"):
@@ -133,20 +141,28 @@ def test_a_backbone_that_cannot_be_traced_is_used_as_it_is_with_one_warning(pote
     assert torch.equal(first.forces, second.forces) and compiled.n_graphs == 0
 
 
-def test_without_a_compiler_the_plain_model_predicts(potential, monkeypatch):
+def test_forces_of_a_head_of_their_own_are_predicted_by_the_plain_model():
+    potential = two_heads()
+    potential.heads.add(Head("direct", level_of_theory="c", n_channels=8, n_vector_channels=4, direct_forces=True).double())
+    compiled = CompiledPotential(potential, backend="aot_eager")
+    with pytest.warns(UserWarning, match="head 'direct' predicts forces directly"):
+        compiled(mixed_batch())
+    assert compiled.n_graphs == 0
+
+
+def test_without_a_compiler_the_plain_model_predicts(monkeypatch):
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler.cache_clear", lambda: None, raising=False)
-    compiled = CompiledPotential(potential)
+    compiled = CompiledPotential(two_heads())
     with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
         compiled(mixed_batch())
-    assert compiled.reason is not None and compiled.n_graphs == 0
+    assert compiled.n_graphs == 0
 
 
-def test_a_graph_that_deviates_is_refused(potential, monkeypatch):
-    monkeypatch.setattr(CompiledPotential, "_vectors_for_test", None, raising=False)
-    monkeypatch.setattr("unipot.models.tracing.torch.sigmoid", torch.tanh)  # the graph alone has another readout
-    compiled, batch = CompiledPotential(potential, backend="aot_eager"), mixed_batch()
-    with pytest.warns(UserWarning, match="it deviates by"):
+def test_a_graph_that_deviates_is_refused(monkeypatch):
+    readout = PotentialFunction._readout
+    monkeypatch.setattr(PotentialFunction, "_readout", lambda self, *given: readout(self, *given) * (1 + 1e-6))
+    potential, batch = two_heads(), mixed_batch()
+    compiled = CompiledPotential(potential, backend="aot_eager")
+    with pytest.warns(UserWarning, match="it deviates by 1.0e-06"):
         compiled(batch)
-    monkeypatch.undo()
     assert torch.equal(compiled(batch).energy, potential(batch).energy)
