@@ -73,6 +73,13 @@ def test_wheel_holds_configurations_and_recipes(wheel):
 
 
 @pytest.mark.slow
+def test_wheel_holds_the_sources_of_compiled_kernels(wheel):
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "unipot").rglob("*.c")}
+    assert "unipot/models/native/neighbor_sums.c" in sources
+    assert sources <= set(zipfile.ZipFile(wheel).namelist())
+
+
+@pytest.mark.slow
 def test_installed_command_works_outside_the_checkout(installed, tmp_path):
     result = _unipot(installed, tmp_path, "models", "list")
     assert result.returncode == 0, result.stderr

@@ -17,7 +17,7 @@ from unipot.batch import AtomBatch, collate
 from unipot.models import Backbone, build_backbone
 from unipot.models.native import neighbor_sums, neighborhood
 from unipot.models.native.geometry import trace_and_traceless
-from unipot.models.native.kernel_library import KernelUnavailableError, load_kernel
+from unipot.models.native.kernel_library import KernelUnavailableError, kernel, load_kernel, load_once
 from unipot.models.native.neighbor_edges import NeighborEdges
 from unipot.models.native.neighbor_slots import NeighborSlots
 from unipot.structure import Structure
@@ -29,7 +29,7 @@ Graph = tuple[Tensor, Tensor, tuple[int, int, int]]
 @pytest.fixture(scope="module", autouse=True)
 def _compiler() -> None:
     try:
-        neighbor_sums.kernel()
+        kernel(neighbor_sums.SOURCE)
     except KernelUnavailableError as error:
         pytest.skip(str(error))
 
@@ -38,9 +38,9 @@ def _compiler() -> None:
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("CC", "no-such-compiler")
     monkeypatch.setattr(neighborhood, "_warned", set())
-    neighbor_sums.load_once.cache_clear()
+    load_once.cache_clear()
     yield
-    neighbor_sums.load_once.cache_clear()
+    load_once.cache_clear()
 
 
 def random_graph(n_atoms: int, n_edges: int, seed: int, n_features: int, n_shapes: tuple[int, int, int]) -> tuple[Arguments, Graph]:
@@ -157,6 +157,12 @@ def test_strides_of_the_arguments_do_not_matter() -> None:
     assert not any(argument.is_contiguous() for argument in strided)
     for a, b in zip(neighbor_sums.neighbor_moments(*strided, *graph), neighbor_sums.neighbor_moments(*arguments, *graph), strict=True):
         assert torch.equal(a, b)
+
+
+def test_mixed_dtypes_are_refused() -> None:
+    (radial, angular, features), graph = random_graph(4, 20, 3, 6, (2, 2, 1))
+    with pytest.raises(TypeError, match="need one dtype"):
+        neighbor_sums.neighbor_moments(radial.float(), angular, features, *graph)
 
 
 def cluster(n_atoms: int, spread: float, seed: int) -> Structure:

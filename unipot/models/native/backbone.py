@@ -175,11 +175,13 @@ class NativeBackbone(nn.Module):
         distance = torch.linalg.vector_norm(pairs.vectors, dim=1)
         unit = pairs.vectors / distance[:, None]
         x = distance / self.cutoff
-        pair = self.radial_centre(species)[pairs.centre] + self.radial_neighbor(species)[pairs.neighbor]
-        hidden = nn.functional.silu(self.radial_basis(bessel(x, self.n_radial)) + pair)
+        # index_select, not an index: its derivative is a plain sum of rows
+        centre = self.radial_centre(species).index_select(0, pairs.centre)
+        neighbor = self.radial_neighbor(species).index_select(0, pairs.neighbor)
         weight = envelope(x)[:, None] / self.average_neighbors**0.5
-        functions = self.radial_output(hidden) * weight
-        return functions.chunk(len(self.layers), dim=1), torch.cat([unit, second_degree(unit)], dim=1)
+        hidden = nn.functional.silu(self.radial_basis(bessel(x, self.n_radial)) + centre + neighbor) * weight
+        outputs = self.radial_output.weight.chunk(len(self.layers))  # one map per layer: no columns to be cut out of the result
+        return tuple(nn.functional.linear(hidden, own) for own in outputs), torch.cat([unit, second_degree(unit)], dim=1)
 
     def layer_groups(self) -> list[tuple[str, tuple[str, ...]]]:
         """Embedding, radial functions, then one group per layer."""

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 
@@ -28,6 +29,27 @@ _SECONDS = 120
 
 class KernelUnavailableError(RuntimeError):
     """There is no compiler, or it does not compile the kernel; the message says which."""
+
+
+def kernel(source: Path) -> ctypes.CDLL:
+    """As `load_kernel`, once per process, failures included.
+
+    Raises:
+        KernelUnavailableError: see `load_kernel`.
+    """
+    loaded = load_once(source)
+    if isinstance(loaded, KernelUnavailableError):
+        raise loaded
+    return loaded
+
+
+@cache
+def load_once(source: Path) -> ctypes.CDLL | KernelUnavailableError:
+    """The kernel, or why there is none."""
+    try:
+        return load_kernel(source)
+    except KernelUnavailableError as error:
+        return error
 
 
 def kernel_folder() -> Path:

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from unipot.models.native.geometry import symmetric_traceless_basis
+from unipot.models.native.moment_products import moment_products
 from unipot.models.native.neighborhood import Neighborhood
 
 
@@ -21,13 +21,6 @@ def scaled_linear(n_in: int, n_out: int, bias: bool = False) -> nn.Linear:
     if bias:
         nn.init.zeros_(linear.bias)
     return linear
-
-
-def symmetric_determinant(matrix: Tensor) -> Tensor:
-    """(n, 3, 3, V) symmetric -> (n, V); a third of the trace of the cube where the matrix is traceless."""
-    xx, yy, zz = matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, 2, 2]
-    xy, yz, zx = matrix[:, 0, 1], matrix[:, 1, 2], matrix[:, 2, 0]
-    return xx * (yy * zz - yz * yz) - xy * (xy * zz - yz * zx) + zx * (xy * yz - yy * zx)
 
 
 class InteractionLayer(nn.Module):
@@ -75,15 +68,13 @@ class InteractionLayer(nn.Module):
             vectors: (n, 3, V) or None.
         """
         a0, a1, a2 = self._moments(pairs, radial, angular, scalars, vectors)
+        squares, cubes, turned = moment_products(a1, a2, compiled=pairs.compiled)
         # one positive number per atom keeps cubic invariants of dense environments in range
-        size = a0.square().mean(1, keepdim=True) + (a1.square().sum(1) + a2.square().sum(1)).mean(1, keepdim=True)
+        size = a0.square().mean(1, keepdim=True) + squares.sum(1).mean(1, keepdim=True)
         shrink = torch.rsqrt(1 + size)
-        a0, a1, a2 = a0 * shrink, a1 * shrink[:, None], a2 * shrink[:, None]
-        tensor = torch.einsum("nmv,mab->nabv", a2, symmetric_traceless_basis(a2.dtype, a2.device))  # (n, 3, 3, V)
-        turned = (tensor * a1[:, None]).sum(2)  # A2·A1, (n, 3, V)
-        invariants = torch.cat(
-            [a0, a1.square().sum(1), a2.square().sum(1), (turned * a1).sum(1), symmetric_determinant(tensor)], dim=1
-        )
+        square = shrink * shrink
+        a0, a1, turned = a0 * shrink, a1 * shrink[:, None], turned * square[:, None]
+        invariants = torch.cat([a0, squares.flatten(1) * square, cubes.flatten(1) * (square * shrink)], dim=1)
         gate = torch.sigmoid(self.gate(invariants) + self.gate_state(scalars))
         hidden = self.value(invariants) * gate
         new_vectors = torch.cat([a1, turned], dim=2) * (self.vector_gate(hidden) + 1)[:, None]

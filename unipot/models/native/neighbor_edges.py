@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ class NeighborEdges:
         first_edge: (n_atoms + 1,) position of the first edge of each centre.
     """
 
+    compiled: ClassVar[bool] = True
     centre: Tensor
     neighbor: Tensor
     vectors: Tensor

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ class NeighborSlots:
         vectors: (n_slots, 3) Å, r_ij; the cutoff along x in empty slots, so that their envelope is zero.
     """
 
+    compiled: ClassVar[bool] = False
     order: Tensor
     row_of_atom: Tensor
     buckets: tuple[tuple[int, int, int, int], ...]

@@ -17,19 +17,15 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unipot.models.native.kernel_library import KernelUnavailableError, load_kernel
+from unipot.models.native.kernel_library import kernel
 
-#: what the kernel is compiled for
-KERNEL_DTYPES = (torch.float32, torch.float64)
-N_ANGULAR = 8  # three components of degree 1, five of degree 2
-_SOURCE = Path(__file__).with_name("neighbor_sums.c")
+SOURCE = Path(__file__).with_name("neighbor_sums.c")
 _GRAPH = "Tensor first_edge, Tensor neighbor, int[] n_shapes"
 _ARGUMENTS = "Tensor radial, Tensor angular, Tensor features"
 _COTANGENTS = "Tensor gradient0, Tensor gradient1, Tensor gradient2"
@@ -52,27 +48,6 @@ class _Job(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("radial_out", "angular_out", "features_out")),
         ("along", ctypes.c_int64),
     ]
-
-
-def kernel() -> ctypes.CDLL:
-    """The compiled kernel.
-
-    Raises:
-        KernelUnavailableError: it cannot be compiled here; raised again at every call without trying again.
-    """
-    loaded = load_once()
-    if isinstance(loaded, KernelUnavailableError):
-        raise loaded
-    return loaded
-
-
-@cache
-def load_once() -> ctypes.CDLL | KernelUnavailableError:
-    """The kernel, or why there is none."""
-    try:
-        return load_kernel(_SOURCE)
-    except KernelUnavailableError as error:
-        return error
 
 
 def neighbor_moments(
@@ -108,8 +83,10 @@ def _run(arguments: Sequence[Tensor], graph: tuple[Tensor, Tensor, Sequence[int]
         elif value is not None:
             held += [tensor.contiguous() for tensor in value]
             setattr(job, name, (ctypes.c_void_p * 3)(*(tensor.data_ptr() for tensor in held[-3:])))
+    if any(tensor.dtype not in (features.dtype, torch.int64) for tensor in held):  # the kernel sees addresses only
+        raise TypeError(f"sums over neighbours need one dtype, got {sorted({str(tensor.dtype) for tensor in held})}")
     suffix = {torch.float32: "float32", torch.float64: "float64"}[features.dtype]
-    if getattr(kernel(), f"unipot_neighbor_sums_{suffix}")(ctypes.byref(job)):
+    if getattr(kernel(SOURCE), f"unipot_neighbor_sums_{suffix}")(ctypes.byref(job)):
         raise MemoryError("no memory was left for sums over neighbours")
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Protocol
+from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from unipot.batch import AtomBatch
-from unipot.models.native.kernel_library import KernelUnavailableError
+from unipot.models.native import moment_products, neighbor_sums
+from unipot.models.native.kernel_library import KernelUnavailableError, kernel
 from unipot.models.native.neighbor_edges import make_edges
 from unipot.models.native.neighbor_slots import make_slots
-from unipot.models.native.neighbor_sums import KERNEL_DTYPES, kernel
 
 #: environment variable: "auto" (default), "kernel" or "slots"
 NEIGHBOR_SUMS_VARIABLE = "UNIPOT_NEIGHBOR_SUMS"
+#: what the kernels are compiled for
+_DTYPES = (torch.float32, torch.float64)
 _CHOICES = ("auto", "kernel", "slots")
 _warned: set[str] = set()
 
@@ -24,11 +27,13 @@ class Neighborhood(Protocol):
     """Pairs of a batch and sums over them. Layers work on rows, one per atom, in an order of the neighbourhood's own.
 
     Attributes:
+        compiled: whether compiled kernels do the work, that on atoms included.
         centre: (n_pairs,) row of the centre i.
         neighbor: (n_pairs,) row of the neighbour j.
         vectors: (n_pairs, 3) Å, r_ij; pairs that only fill up have the length of the cutoff.
     """
 
+    compiled: ClassVar[bool]
     centre: Tensor
     neighbor: Tensor
     vectors: Tensor
@@ -75,7 +80,7 @@ def use_kernel(batch: AtomBatch) -> bool:
     choice = os.environ.get(NEIGHBOR_SUMS_VARIABLE, "auto")
     if choice not in _CHOICES:
         raise ValueError(f"{NEIGHBOR_SUMS_VARIABLE} is {choice!r}; use one of: {', '.join(_CHOICES)}")
-    fits = batch.positions.device.type == "cpu" and batch.positions.dtype in KERNEL_DTYPES
+    fits = batch.positions.device.type == "cpu" and batch.positions.dtype in _DTYPES
     if choice == "kernel" and not fits:
         raise ValueError(
             f"{NEIGHBOR_SUMS_VARIABLE}=kernel, but the batch is {batch.positions.dtype} on {batch.positions.device}; the kernel is for "
@@ -84,7 +89,8 @@ def use_kernel(batch: AtomBatch) -> bool:
     if choice == "slots" or not fits:
         return False
     try:
-        kernel()
+        kernel(neighbor_sums.SOURCE)
+        kernel(moment_products.SOURCE)
     except KernelUnavailableError as error:
         if choice == "kernel":
             raise ValueError(f"{NEIGHBOR_SUMS_VARIABLE}=kernel, but {error}") from error
