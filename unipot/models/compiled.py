@@ -14,7 +14,7 @@ from unipot.batch import AtomBatch, Predictions
 from unipot.models.core_repulsion import edge_vectors
 from unipot.models.derivatives import forces_and_stress, make_deformable, parameter_gradients, stress_of
 from unipot.models.potential import Potential
-from unipot.models.tracing import TraceableBackbone, graph_inputs, trace
+from unipot.models.tracing import TraceableBackbone, graph_inputs, scales_of, trace
 from unipot.properties import property_named
 
 #: largest deviation from the plain model on the first batch, relative to the largest number of its kind. Orders of summation
@@ -56,6 +56,7 @@ class CompiledPotential:
         self.n_graphs, self.seconds, self.deviation = 0, 0.0, 0.0
         self.reason: str | None = None
         self._function: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
+        self._parameters: tuple[torch.nn.Parameter, ...] = ()
         self._traced_for: tuple[Any, ...] = ()
         self._checked: set[bool] = set()
 
@@ -119,14 +120,12 @@ class CompiledPotential:
         if self._traced_for != self._state():
             backbone, form = self.potential.backbone, self._form(batch)
             traced = trace(self.potential, form, graph_inputs(backbone, form, batch, _vectors(batch)))  # type: ignore[arg-type]
-            self._parameters = [tensor for name, tensor in traced.weights.items() if not name.startswith("scale.")]
+            self._parameters = traced.parameters
             self._function = torch.compile(traced.graph, backend=self._backend, fullgraph=True, dynamic=True)
             self._traced_for, self._checked = self._state(), set()
-        from torch._dynamo import config as dynamo
         from torch.fx.experimental import _config as symbols
 
-        # sizes that are equal in this batch differ in the next; and no number of the graph is an input that may change
-        with symbols.patch(use_duck_shape=False), dynamo.patch(specialize_float=True):
+        with symbols.patch(use_duck_shape=False):  # sizes that are equal in this batch differ in the next
             compiled = self._predict(batch, wanted, create_graph)
         deviation = self._deviation(batch, plain, compiled, wanted, create_graph)
         if not deviation <= TOLERANCES[self.potential.dtype]:
@@ -152,10 +151,9 @@ class CompiledPotential:
         potential, vectors = self.potential, _vectors(batch)
         lengths = potential.checked_lengths(batch, torch.linalg.vector_norm(vectors, dim=1))
         potential.backbone.require_states(batch)  # type: ignore[attr-defined]
-        heads = [potential.heads[name] for name in potential.head_names]
         inputs = graph_inputs(potential.backbone, self._form(batch), batch, vectors)
         with torch.set_grad_enabled(create_graph):
-            energy, forces, virials = self._function(*self._parameters, *(head.scale for head in heads), *inputs)  # type: ignore[misc]
+            energy, forces, virials = self._function(*self._parameters, scales_of(potential), *inputs)  # type: ignore[misc]
             energy = energy[: batch.n_structures] + batch.sum_over_atoms(potential.heads.references(batch))
             forces, virials = forces[: batch.n_atoms], virials[: batch.n_structures]
             stress = stress_of(virials, batch) if "stress" in wanted else None

@@ -84,28 +84,23 @@ class PotentialFunction(nn.Module):
         self.form = form
         self.backbone = potential.backbone
         self.readouts = nn.ModuleList(head.readout for head in potential.heads.heads.values())  # type: ignore[misc]
-        self.scales = [head.scale for head in potential.heads.heads.values()]
         sizes = [readout.output.in_features for readout in self.readouts]
         self.owner = torch.repeat_interleave(torch.tensor(sizes, device=potential.device))  # head of each hidden unit
-
-    def weights(self) -> dict[str, Tensor]:
-        """Parameters and scales by name, in the order of the graph's arguments."""
-        return {**dict(self.named_parameters()), **{f"scale.{k}": scale for k, scale in enumerate(self.scales)}}
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Energies (S + 1,) eV, float64; forces (n_atoms + 1, 3) eV/Å; virials ∂E/∂ε (S + 1, 3, 3) eV.
 
         Args:
-            tensors: scales of the heads, then `graph_inputs`.
+            tensors: scales of the heads (n_heads,), then `graph_inputs`.
         """
-        scales, tensors = tensors[: len(self.scales)], tensors[len(self.scales) :]
+        scales, *tensors = tensors
         neighbor_tensors, fields = tensors[: -len(READ)], dict(zip(READ, tensors[-len(READ) :], strict=True))
         vectors = neighbor_tensors[VECTORS].detach().requires_grad_(True)
         pairs = self.backbone.neighbors_from(self.form, neighbor_tensors, vectors)
         batch = _batch(fields, vectors)
         head = batch.head_index[batch.structure_index]
         readout = self._readout(self.backbone.features(batch, pairs).scalars, head)
-        energy = batch.sum_over_atoms(readout.double() * torch.stack(scales)[head])
+        energy = batch.sum_over_atoms(readout.double() * scales[head])
         forces, virials = forces_and_virials(energy, vectors, pairs.centre, pairs.neighbor, batch)
         return energy, forces, virials
 
@@ -133,17 +128,22 @@ def _batch(read: dict[str, Tensor], vectors: Tensor) -> AtomBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class TracedPotential:
-    """A graph and the tensors it takes first.
+    """A graph and the weights it takes first.
 
     Attributes:
-        graph: graph(*weights.values(), *graph_inputs(...)) -> what `PotentialFunction.forward` returns.
-        weights: parameters of the potential, and scales of its heads: the tensors themselves, not copies.
+        graph: graph(*parameters, scales_of(...), *graph_inputs(...)) -> what `PotentialFunction.forward` returns.
+        parameters: of the potential: the tensors themselves, not copies.
         form: of neighbours.
     """
 
     graph: fx.GraphModule
-    weights: dict[str, Tensor]
+    parameters: tuple[nn.Parameter, ...]
     form: str
+
+
+def scales_of(potential: Potential) -> Tensor:
+    """(n_heads,) eV, float64."""
+    return torch.stack([potential.heads[name].scale for name in potential.head_names])
 
 
 def trace(potential: Potential, form: str, inputs: Sequence[Tensor]) -> TracedPotential:
@@ -159,8 +159,8 @@ def trace(potential: Potential, form: str, inputs: Sequence[Tensor]) -> TracedPo
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
     function = PotentialFunction(potential, form)
-    weights = function.weights()
-    names = [name for name, _ in function.named_parameters()]
+    weights = dict(function.named_parameters())
+    names = list(weights)
 
     def flat(*arguments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         given = dict(zip(names, arguments, strict=False))
@@ -174,11 +174,11 @@ def trace(potential: Potential, form: str, inputs: Sequence[Tensor]) -> TracedPo
         return mode.from_tensor(tensor.detach(), symbolic_context=StatelessSymbolicContext(dynamic_sizes=kinds))
 
     # a product of a (n, 3, k) tensor with a matrix that learns is one matrix product, with any other a batch of n
-    fixed = [fake(tensor, False).requires_grad_(name in names) for name, tensor in weights.items()]
+    fixed = [*(fake(weight, False).requires_grad_(True) for weight in weights.values()), fake(scales_of(potential), False)]
     varying = [fake(tensor, True) for tensor in inputs]
     with mode:
         graph = make_fx(flat, tracing_mode="real", _allow_non_fake_inputs=True)(*fixed, *varying)
-    return TracedPotential(graph=_without_detach(graph), weights=weights, form=form)
+    return TracedPotential(graph=_without_detach(graph), parameters=tuple(weights.values()), form=form)
 
 
 def _without_detach(graph: fx.GraphModule) -> fx.GraphModule:
