@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -57,6 +57,7 @@ class CompiledPotential:
         self.reason: str | None = None
         self._function: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
         self._parameters: tuple[torch.nn.Parameter, ...] = ()
+        self._constants: tuple[Tensor, ...] = ()
         self._traced_for: tuple[Any, ...] = ()
         self._checked: set[bool] = set()
 
@@ -120,7 +121,7 @@ class CompiledPotential:
         if self._traced_for != self._state():
             backbone, form = self.potential.backbone, self._form(batch)
             traced = trace(self.potential, form, graph_inputs(backbone, form, batch, _vectors(batch)))  # type: ignore[arg-type]
-            self._parameters = traced.parameters
+            self._parameters, self._constants = traced.parameters, traced.constants
             self._function = torch.compile(traced.graph, backend=self._backend, fullgraph=True, dynamic=True)
             self._traced_for, self._checked = self._state(), set()
         from torch.fx.experimental import _config as symbols
@@ -148,31 +149,10 @@ class CompiledPotential:
         return self.potential.backbone.traced_form(batch)  # type: ignore[attr-defined]
 
     def _predict(self, batch: AtomBatch, wanted: tuple[str, ...], create_graph: bool) -> Predictions:
-        potential, vectors = self.potential, _vectors(batch)
-        lengths = potential.checked_lengths(batch, torch.linalg.vector_norm(vectors, dim=1))
-        potential.backbone.require_states(batch)  # type: ignore[attr-defined]
-        inputs = graph_inputs(potential.backbone, self._form(batch), batch, vectors)
+        function = cast(Callable[..., Any], self._function)
+        graph = lambda inputs: function(*self._parameters, *self._constants, scales_of(self.potential), *inputs)  # noqa: E731
         with torch.set_grad_enabled(create_graph):
-            energy, forces, virials = self._function(*self._parameters, scales_of(potential), *inputs)  # type: ignore[misc]
-            energy = energy[: batch.n_structures] + batch.sum_over_atoms(potential.heads.references(batch))
-            forces, virials = forces[: batch.n_atoms], virials[: batch.n_structures]
-            stress = stress_of(virials, batch) if "stress" in wanted else None
-        core = self._core(batch, lengths, stress is not None)
-        if core is not None:
-            energy, forces = energy + core[0], forces + core[1]
-            stress = None if stress is None else stress + core[2]
-        return Predictions(energy=energy, forces=forces if {"forces", "stress"} & set(wanted) else None, stress=stress)
-
-    def _core(self, batch: AtomBatch, lengths: Tensor, stress: bool) -> tuple[Tensor, Tensor, Any] | None:
-        """Energies, forces and stress of pairs that are very close, usually none; no parameter stands in them."""
-        if self.potential.core_repulsion is None:
-            return None
-        with torch.enable_grad():
-            geometry = make_deformable(batch, stress=stress)
-            energy = batch.sum_over_atoms(self.potential.core_repulsion(geometry.batch, lengths, self.potential.cutoff))
-            if not energy.requires_grad:
-                return None
-            return energy.detach(), *forces_and_stress(energy, geometry, create_graph=False)
+            return predict_through(graph, self.potential, self._form(batch), batch, wanted)
 
     def _deviation(
         self, batch: AtomBatch, plain: Predictions, compiled: Predictions, wanted: tuple[str, ...], create_graph: bool
@@ -190,6 +170,45 @@ class CompiledPotential:
             floor = 1e-3 * max(float(gradient.abs().max()) for gradient in first)
             deviations += [_relative(a, b, floor) for a, b in zip(first, second, strict=True)]
         return max(deviations)
+
+
+def predict_through(
+    graph: Callable[[list[Tensor]], Sequence[Tensor]], potential: Potential, form: str, batch: AtomBatch, wanted: Collection[str]
+) -> Predictions:
+    """Predictions with energies, forces and virials out of a graph, and the rest as in the plain model.
+
+    Args:
+        graph: of `unipot.models.tracing`, as a function of `graph_inputs`.
+        potential: what it was traced from.
+        form: of neighbours.
+        batch: as for `Potential.forward`.
+        wanted: properties; energy always comes.
+
+    Raises:
+        ValueError: see `Potential.forward`.
+    """
+    vectors = _vectors(batch)
+    lengths = potential.checked_lengths(batch, torch.linalg.vector_norm(vectors, dim=1))
+    potential.backbone.require_states(batch)  # type: ignore[attr-defined]
+    energy, forces, virials = graph(graph_inputs(potential.backbone, form, batch, vectors))  # type: ignore[arg-type]
+    energy = energy[: batch.n_structures] + batch.sum_over_atoms(potential.heads.references(batch))
+    forces = forces[: batch.n_atoms]
+    stress = stress_of(virials[: batch.n_structures], batch) if "stress" in wanted else None
+    core = None if potential.core_repulsion is None else _core_repulsion(potential, batch, lengths, stress is not None)
+    if core is not None:
+        energy, forces = energy + core[0], forces + core[1]
+        stress = None if stress is None else stress + core[2]
+    return Predictions(energy=energy, forces=forces, stress=stress)
+
+
+def _core_repulsion(potential: Potential, batch: AtomBatch, lengths: Tensor, stress: bool) -> tuple[Tensor, Tensor, Any] | None:
+    """Energies, forces and stress of pairs that are very close, None if there are none; no parameter stands in them."""
+    with torch.enable_grad():
+        geometry = make_deformable(batch, stress=stress)
+        energy = batch.sum_over_atoms(potential.core_repulsion(geometry.batch, lengths, potential.cutoff))  # type: ignore[misc]
+        if not energy.requires_grad:
+            return None
+        return energy.detach(), *forces_and_stress(energy, geometry, create_graph=False)
 
 
 def _relative(expected: Tensor, found: Tensor, floor: float = 1e-30) -> float:

@@ -131,13 +131,15 @@ class TracedPotential:
     """A graph and the weights it takes first.
 
     Attributes:
-        graph: graph(*parameters, scales_of(...), *graph_inputs(...)) -> what `PotentialFunction.forward` returns.
+        graph: graph(*parameters, *constants, scales_of(...), *graph_inputs(...)) -> what `PotentialFunction.forward` returns.
         parameters: of the potential: the tensors themselves, not copies.
+        constants: numbers of the formulas, for instance bases of tensors.
         form: of neighbours.
     """
 
     graph: fx.GraphModule
     parameters: tuple[nn.Parameter, ...]
+    constants: tuple[Tensor, ...]
     form: str
 
 
@@ -178,7 +180,8 @@ def trace(potential: Potential, form: str, inputs: Sequence[Tensor]) -> TracedPo
     varying = [fake(tensor, True) for tensor in inputs]
     with mode:
         graph = make_fx(flat, tracing_mode="real", _allow_non_fake_inputs=True)(*fixed, *varying)
-    return TracedPotential(graph=_without_detach(graph), parameters=tuple(weights.values()), form=form)
+    graph, constants = _with_constants_as_arguments(_without_detach(graph), len(weights))
+    return TracedPotential(graph=graph, parameters=tuple(weights.values()), constants=constants, form=form)
 
 
 def _without_detach(graph: fx.GraphModule) -> fx.GraphModule:
@@ -189,3 +192,20 @@ def _without_detach(graph: fx.GraphModule) -> fx.GraphModule:
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
+
+
+def _with_constants_as_arguments(graph: fx.GraphModule, position: int) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:
+    """Tensors that the trace found in Python become arguments, from `position` on: torch.export loses them as attributes."""
+    before = graph.graph.find_nodes(op="placeholder")[position]
+    constants = []
+    for name in sorted({node.target for node in graph.graph.find_nodes(op="get_attr")}):
+        constants.append(getattr(graph, name).detach())
+        delattr(graph, name)
+        with graph.graph.inserting_before(before):
+            argument = graph.graph.placeholder(name)
+        for node in graph.graph.find_nodes(op="get_attr"):
+            if node.target == name:
+                node.replace_all_uses_with(argument)
+                graph.graph.erase_node(node)
+    graph.recompile()
+    return graph, tuple(constants)
