@@ -20,6 +20,8 @@ from unipot.properties import property_named
 #: largest deviation from the plain model on the first batch, relative to the largest number of its kind. Orders of summation
 #: differ: 1e-7 to 1e-6 was seen in float32, 1e-16 to 1e-14 in float64
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-9}
+#: edges of a batch that goes through a graph: sizes 0 and 1 are special for compilers
+SMALLEST = 2
 
 
 class CompiledPotential:
@@ -30,7 +32,8 @@ class CompiledPotential:
     processes, which find it in torch's cache. Weights are read from the potential at every call and gradients reach its own
     parameters; it is neither copied nor changed, nor is its state dict.
 
-    What the graph does not hold is computed as always: the checks of a batch, composition references, and core repulsion.
+    What the graph does not hold is computed as always: the checks of a batch, composition references, and core repulsion; so
+    are batches without edges. Gradients of one prediction can be taken once: `retain_graph` is an error of torch's.
 
     At its first use each graph is compared with the plain model on the batch at hand: energies, forces, stress and (for
     training) gradients of parameters. If anything fails (no C++ compiler, a backbone that cannot be traced, forces without an
@@ -73,7 +76,8 @@ class CompiledPotential:
             property_named(name)
         create_graph = self.potential.training if create_graph is None else create_graph
         wanted = tuple(sorted({"energy", *properties}))
-        if wanted == ("energy",) or self.reason is not None:
+        # whether a batch goes through the graph may depend on the batch alone: a resumed run must repeat the numbers of the first
+        if wanted == ("energy",) or self.reason is not None or batch.n_edges < SMALLEST:
             return self.potential(batch, properties, create_graph)
         if create_graph not in self._checked or self._traced_for != self._state():
             return self._first(batch, wanted, create_graph)
@@ -86,10 +90,8 @@ class CompiledPotential:
         return f"compiled: {self.n_graphs} graph(s) in {self.seconds:.0f} s, largest deviation from the plain model {self.deviation:.1e}"
 
     def _first(self, batch: AtomBatch, wanted: tuple[str, ...], create_graph: bool) -> Predictions:
-        """Predict by the plain model, and compile and compare."""
+        """Compile, compare with the plain model, and predict by what is to be used."""
         plain = self.potential(batch, wanted, create_graph)  # refuses what is wrong with the batch; makes constants that are traced
-        if batch.n_edges < 2:
-            return plain  # nothing that could be compared
         started = time.perf_counter()
         try:
             self.reason = self._obstacle(batch) or self._compile(batch, plain, wanted, create_graph)
@@ -98,7 +100,8 @@ class CompiledPotential:
         self.seconds += time.perf_counter() - started
         if self.reason is not None:
             warnings.warn(f"the model is not compiled, and predicts as before: {self.reason}", stacklevel=3)
-        return plain
+            return plain
+        return self._predict(batch, wanted, create_graph)
 
     def _obstacle(self, batch: AtomBatch) -> str | None:
         """What is known to stand against compiling, in words."""

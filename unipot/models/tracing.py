@@ -7,7 +7,7 @@ checks of a batch, composition references, and core repulsion (see `unipot.model
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -66,6 +66,11 @@ def graph_inputs(backbone: TraceableBackbone, form: str, batch: AtomBatch, vecto
         **{name: pad(getattr(batch, name), (0, 1)) for name in ("head_index", "total_charge", "spin_multiplicity")},
     )
     return [*backbone.neighbor_tensors(form, longer, vectors), *(getattr(longer, name) for name in READ)]
+
+
+def varying_axes(inputs: Sequence[Tensor]) -> list[list[int]]:
+    """Per tensor of `graph_inputs` the axes whose sizes differ between batches: all but x, y, z of vectors."""
+    return [[0] if place == VECTORS else list(range(tensor.dim())) for place, tensor in enumerate(inputs)]
 
 
 class PotentialFunction(nn.Module):
@@ -171,13 +176,13 @@ def trace(potential: Potential, form: str, inputs: Sequence[Tensor]) -> TracedPo
     # equal sizes of one batch are no law: each gets a symbol of its own, and only operations may tie them
     mode = FakeTensorMode(shape_env=ShapeEnv(duck_shape=False), allow_non_fake_inputs=True)
 
-    def fake(tensor: Tensor, dynamic: bool) -> Tensor:
-        kinds = [DimDynamic.DYNAMIC if dynamic and size != 3 else DimDynamic.STATIC for size in tensor.shape]
+    def fake(tensor: Tensor, axes: Collection[int] = ()) -> Tensor:
+        kinds = [DimDynamic.DYNAMIC if axis in axes else DimDynamic.STATIC for axis in range(tensor.dim())]
         return mode.from_tensor(tensor.detach(), symbolic_context=StatelessSymbolicContext(dynamic_sizes=kinds))
 
     # a product of a (n, 3, k) tensor with a matrix that learns is one matrix product, with any other a batch of n
-    fixed = [*(fake(weight, False).requires_grad_(True) for weight in weights.values()), fake(scales_of(potential), False)]
-    varying = [fake(tensor, True) for tensor in inputs]
+    fixed = [*(fake(weight).requires_grad_(True) for weight in weights.values()), fake(scales_of(potential))]
+    varying = [fake(tensor, axes) for tensor, axes in zip(inputs, varying_axes(inputs), strict=True)]
     with mode:
         graph = make_fx(flat, tracing_mode="real", _allow_non_fake_inputs=True)(*fixed, *varying)
     graph, constants = _with_constants_as_arguments(_without_detach(graph), len(weights))

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ from torch import Tensor, fx, nn
 
 from unipot import __version__
 from unipot.batch import AtomBatch, Predictions, collate
-from unipot.models.compiled import predict_through
+from unipot.models.compiled import SMALLEST, predict_through
 from unipot.models.core_repulsion import edge_vectors
 from unipot.models.heads import HeadBank
 from unipot.models.potential import Potential
-from unipot.models.tracing import READ, VECTORS, TraceableBackbone, graph_inputs, scales_of, trace
+from unipot.models.tracing import READ, VECTORS, TraceableBackbone, graph_inputs, scales_of, trace, varying_axes
 from unipot.zoo.artifact import Artifact, load_artifact, save_artifact
 from unipot.zoo.card import ArtifactError
 from unipot.zoo.golden import TOLERANCES, example_structures, golden_values, largest_deviation
@@ -61,7 +62,7 @@ class PackagedPotential(Potential):
         """
         if create_graph:
             raise ValueError("a package predicts, it cannot be trained; load the .safetensors model it was made from")
-        if not {"forces", "stress"} & set(properties):
+        if batch.n_edges < SMALLEST or not {"forces", "stress"} & set(properties):
             return super().forward(batch, properties, create_graph=False)
         with torch.no_grad():
             return predict_through(lambda inputs: self.runner(*inputs), self, self.form, batch, properties)
@@ -88,12 +89,14 @@ def save_package(path: str | Path, artifact: Artifact, head: str) -> Path:
     if path.suffix != SUFFIX:
         raise ValueError(f"{path}: the name of a package ends in {SUFFIX}")
     potential = _with_one_head(artifact.potential, head)
-    graph, form = _exported(potential)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{SUFFIX}")
     model = path.with_name(f".{path.stem}.{os.getpid()}.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        torch._inductor.aoti_compile_and_package(graph, package_path=str(temporary))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")  # torch's own affair
+            graph, form = _exported(potential)
+            torch._inductor.aoti_compile_and_package(graph, package_path=str(temporary))
         kept = ("name", "licence", "citation", "datasets", "training", "references")
         save_artifact(model, potential, card={key: artifact.card[key] for key in kept if key in artifact.card})
         with zipfile.ZipFile(temporary, "a") as archive:
@@ -202,8 +205,7 @@ def _exported(potential: Potential) -> tuple[torch.export.ExportedProgram, str]:
         inputs = graph_inputs(backbone, form, batch, edge_vectors(batch))  # type: ignore[arg-type]
     traced = trace(potential, form, inputs)
     module = _WithWeights(traced.graph, [*traced.parameters, *traced.constants, scales_of(potential)])
-    varies = torch.export.Dim.DYNAMIC
-    shapes = tuple({axis: varies for axis, size in enumerate(tensor.shape) if size != 3} for tensor in inputs)
+    shapes = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in varying_axes(inputs))
     with symbols.patch(use_duck_shape=False), torch.no_grad():  # sizes that are equal here may differ in a simulation
         return torch.export.export(module, tuple(inputs), dynamic_shapes=(shapes,), strict=False), form
 

@@ -55,9 +55,9 @@ def two_heads():
 
 @pytest.fixture(scope="module")
 def compiled():
-    """Compiled at its first use, on a batch in which structures of one kind have equal sizes: that must not become a rule."""
+    """Compiled at its first use, on a batch with many equal sizes (and a structure more is three): these must not become a rule."""
     fast = CompiledPotential(two_heads(), backend="aot_eager")
-    fast(mixed_batch(sizes=(2, 2)), PROPERTIES)
+    fast(collate([crystal(2, 0), crystal(2, 1)], cutoff=5.0, head_index=[0, 1], dtype=torch.float64), PROPERTIES)
     assert fast.reason is None
     return fast
 
@@ -166,3 +166,16 @@ def test_a_graph_that_deviates_is_refused(monkeypatch):
     with pytest.warns(UserWarning, match="it deviates by 1.0e-06"):
         compiled(batch)
     assert torch.equal(compiled(batch).energy, potential(batch).energy)
+
+
+@pytest.mark.slow
+def test_generated_code_gives_the_numbers_of_the_plain_model_for_training_and_prediction():
+    compiled = CompiledPotential(two_heads())
+    potential = compiled.potential
+    compiled(mixed_batch(sizes=(2, 2)), PROPERTIES)
+    batch = mixed_batch(sizes=(4, 2, 6), seed=10)
+    assert max(deviations(potential(batch, PROPERTIES), compiled(batch, PROPERTIES), list(potential.parameters()))) < TOLERANCE
+    compiled(batch, PROPERTIES, create_graph=False)
+    plain, fast = (model(mixed_batch(seed=3), PROPERTIES, create_graph=False) for model in (potential, compiled))
+    assert (compiled.n_graphs, compiled.reason) == (2, None) and not fast.forces.requires_grad
+    torch.testing.assert_close(fast.forces, plain.forces, rtol=1e-10, atol=1e-11)

@@ -21,7 +21,7 @@ def neighbor_tensors(form: str, batch: AtomBatch, vectors: Tensor, cutoff: float
 
     Args:
         form: one of `FORMS`.
-        batch: edges sorted by centre; at least two atoms.
+        batch: edges sorted by centre; at least two of them.
         vectors: (n_edges, 3) Å of its edges.
         cutoff: Å.
     """
@@ -29,12 +29,6 @@ def neighbor_tensors(form: str, batch: AtomBatch, vectors: Tensor, cutoff: float
         return block_tensors(batch, vectors, cutoff)
     centre, neighbor = batch.edge_index
     first_edge = torch.searchsorted(centre.contiguous(), torch.arange(batch.n_atoms + 1, device=centre.device))
-    # a lone edge or none: filled up with pairs at the cutoff, which count for nothing, of the last atom with itself
-    n_missing = max(0, 2 - batch.n_edges)
-    if n_missing:
-        last, far = batch.n_atoms - 1, vectors.new_tensor([[cutoff, 0.0, 0.0]]).expand(n_missing, 3)
-        centre, neighbor = (torch.nn.functional.pad(index, (0, n_missing), value=last) for index in (centre, neighbor))
-        first_edge, vectors = torch.nn.functional.pad(first_edge[:-1], (0, 1), value=2), torch.cat([vectors, far])
     return [centre.contiguous(), neighbor.contiguous(), vectors, first_edge]
 
 
