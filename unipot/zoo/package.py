@@ -94,7 +94,7 @@ def save_package(path: str | Path, artifact: Artifact, head: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")  # torch's own affair
+            warnings.filterwarnings("ignore", message=".*is deprecated.*")  # what torch uses of itself
             graph, form = _exported(potential)
             torch._inductor.aoti_compile_and_package(graph, package_path=str(temporary))
         kept = ("name", "licence", "citation", "datasets", "training", "references")

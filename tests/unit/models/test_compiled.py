@@ -169,6 +169,7 @@ def test_a_graph_that_deviates_is_refused(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is deprecated.*")  # what torch uses of itself
 def test_generated_code_gives_the_numbers_of_the_plain_model_for_training_and_prediction():
     compiled = CompiledPotential(two_heads())
     potential = compiled.potential
