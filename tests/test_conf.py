@@ -24,6 +24,7 @@ MANDATORY = {
     "evaluate": ["checkpoint=a.safetensors", "data=a.extxyz"],
     "relax": ["checkpoint=a.safetensors", "structure=a.extxyz"],
     "md": ["checkpoint=a.safetensors", "structure=a.extxyz"],
+    "package": ["checkpoint=a.safetensors"],
 }
 #: groups whose options go into pretrain as `group=option`
 OF_PRETRAIN = ("backbone", "mixture", "heads", "loss", "optimizer", "schedule", "trainer", "logger", "experiment")

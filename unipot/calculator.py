@@ -42,8 +42,8 @@ class UnipotCalculator(Calculator):
     formation) stands in `energy_kind` and, with head and level of theory, in `parameters`, which ASE writes to its files.
 
     Args:
-        model: path of a model artifact, or a `Potential`. A path gives a copy of its own; a `Potential` is used as it is
-            (later changes of its weights are seen after the next `reset()`), and is not modified.
+        model: path of a model artifact or of a package (see `unipot.zoo.package`), or a `Potential`. A path gives a copy of its
+            own; a `Potential` is used as it is (later changes of its weights are seen after the next `reset()`), and is not modified.
         head: which head predicts; may be left out if there is only one.
         device: where to compute. With a `Potential`: must be left out, or the device it is on.
         uncertainty: also give `results["energy_uncertainty"]` (eV) and `results["forces_uncertainty"]` (n_atoms, 3) eV/Å, standard
@@ -51,6 +51,7 @@ class UnipotCalculator(Calculator):
         dtype: torch.float32 or torch.float64, by default the one the model was saved in. With a `Potential`: as device.
         skin: Å, of the neighbour list, which is kept until an atom could have crossed it; results do not depend on it, not in
             the last bit. 0 makes a new list for every geometry.
+        trusted: `model` may be a package; loading one runs the machine code in it, so say so only of those you made.
 
     Raises:
         ValueError: no head was given though the model has several, uncertainties are wanted of a head without a posterior, or
@@ -76,12 +77,18 @@ class UnipotCalculator(Calculator):
         dtype: torch.dtype | None = None,
         uncertainty: bool = False,
         skin: float = DEFAULT_SKIN,
+        trusted: bool = False,
         **ase_options: Any,
     ) -> None:
         super().__init__(**ase_options)
         if isinstance(model, Potential):
             _require_same(model, device, dtype)
             self.potential = model
+        elif Path(model).suffix == ".pt2":
+            from unipot.zoo.package import load_package
+
+            self.potential = load_package(model, trusted=trusted)
+            _require_same(self.potential, device, dtype)
         else:
             from unipot.zoo.artifact import load_potential
 

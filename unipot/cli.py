@@ -85,6 +85,12 @@ VERBS: dict[str, Verb] = {
         summary="molecular dynamics",
         example="unipot md checkpoint=runs/a/best.safetensors structure=water.extxyz",
     ),
+    "package": Verb(
+        workflow="unipot.workflows.package:package",
+        schema="unipot.workflows.package:PackageConfig",
+        summary="compile a model ahead of time for simulations",
+        example="unipot package checkpoint=runs/a/best.safetensors out=model.pt2",
+    ),
 }
 
 #: how torch marks an error that a data-loading process raised

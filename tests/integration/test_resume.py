@@ -13,7 +13,10 @@ import torch
 from unipot.training.metrics_log import read_metrics
 
 #: (workers, step after which the kill comes); the run state is written every 5 steps, so work is lost and done again
-KILLS = [(2, 6), (2, 13), (2, 27), (0, 19)]
+KILLS = [(2, 6, False), (2, 13, False), (2, 27, False), (0, 19, False), pytest.param(0, 19, True, marks=pytest.mark.slow)]
+
+#: a compiled run takes minutes before its first step
+SECONDS = 500
 
 
 def start(*words: str) -> subprocess.Popen:
@@ -24,7 +27,7 @@ def start(*words: str) -> subprocess.Popen:
 
 def finish(*words: str) -> None:
     process = start(*words)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, output
 
 
@@ -35,7 +38,7 @@ def last_step(run: Path) -> int:
 
 def kill_after(step: int, run: Path, *words: str) -> None:
     process = start(f"run={run}", *words)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + SECONDS
     while last_step(run) < step:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
         time.sleep(0.005)
@@ -43,15 +46,15 @@ def kill_after(step: int, run: Path, *words: str) -> None:
     process.communicate()
 
 
-@pytest.mark.parametrize(("workers", "step"), KILLS)
-def test_killed_run_ends_with_the_same_weights(tmp_path, smoke_overrides, workers, step):
-    words = [*smoke_overrides, f"trainer.workers={workers}", "schedule.max_steps=40"]
+@pytest.mark.parametrize(("workers", "step", "compiled"), KILLS)
+def test_killed_run_ends_with_the_same_weights(tmp_path, smoke_overrides, workers, step, compiled):
+    words = [*smoke_overrides, f"trainer.workers={workers}", "schedule.max_steps=40", f"trainer.compile={str(compiled).lower()}"]
     whole = start(f"run={tmp_path / 'whole'}", *words)
     kill_after(step, tmp_path / "killed", *words)
     state = torch.load(tmp_path / "killed" / "checkpoints" / "last.ckpt", weights_only=True)
     assert 0 < state["global_step"] < 40, "the run was not interrupted"
     finish(f"resume={tmp_path / 'killed'}")
-    output, _ = whole.communicate(timeout=300)
+    output, _ = whole.communicate(timeout=SECONDS)
     assert whole.returncode == 0, output
     whole, killed = (torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("whole", "killed"))
     assert whole["global_step"] == killed["global_step"] == 40

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -52,10 +52,35 @@ def forces_and_stress(energy: Tensor, geometry: DeformableBatch, *, create_graph
     forces = -gradients[0]
     if geometry.strain is None:
         return forces, None
-    volume = torch.linalg.det(geometry.batch.cell.detach()).abs()
-    periodic = geometry.batch.pbc.all(dim=1)
+    return forces, stress_of(gradients[1], geometry.batch)
+
+
+def forces_and_virials(energy: Tensor, vectors: Tensor, centre: Tensor, neighbor: Tensor, batch: AtomBatch) -> tuple[Tensor, Tensor]:
+    """Forces (n_atoms, 3) and ∂E/∂ε (n_structures, 3, 3), symmetric, by way of ∂E/∂r_ij; the graph is kept.
+
+    An energy depends on the geometry through r_ij = R_j + S·cell − R_i alone, so that one derivative gives both:
+    F_i = Σ_j (∂E/∂r_ij − ∂E/∂r_ji) and ∂E/∂ε = Σ_ij r_ij ⊗ ∂E/∂r_ij.
+
+    Args:
+        energy: (n_structures,) eV.
+        vectors: (n_edges, 3) Å, the leaf.
+        centre, neighbor: (n_edges,).
+        batch: which structure an atom belongs to.
+    """
+    (gradient,) = torch.autograd.grad(energy.sum(), (vectors,), create_graph=True)
+    zeros = vectors.new_zeros(batch.n_atoms, 3)
+    forces = zeros.index_add(0, centre, gradient).index_add(0, neighbor, -gradient)
+    outer = zeros.new_zeros(batch.n_atoms, 3, 3).index_add(0, centre, vectors[:, :, None] * gradient[:, None, :])
+    virials = batch.sum_over_atoms(outer)
+    return forces, 0.5 * (virials + virials.transpose(1, 2))
+
+
+def stress_of(virials: Tensor, batch: AtomBatch) -> Tensor:
+    """(n_structures, 3, 3) eV/Å³, (1/V) ∂E/∂ε; zero where a structure is not periodic along all axes."""
+    volume = torch.linalg.det(batch.cell.detach()).abs()
+    periodic = batch.pbc.all(dim=1)
     inverse = torch.where(periodic, 1 / torch.where(periodic, volume, 1.0), 0.0)
-    return forces, gradients[1] * inverse[:, None, None]
+    return virials * inverse[:, None, None]
 
 
 def feature_tangents(
@@ -99,3 +124,12 @@ def feature_forces(features: Tensor, positions: Tensor) -> Iterator[Tensor]:
     for column in features.T:
         (gradient,) = torch.autograd.grad(column.sum(), (positions,), retain_graph=True, allow_unused=True, materialize_grads=True)
         yield -gradient
+
+
+def parameter_gradients(outputs: Sequence[Tensor], parameters: Sequence[Tensor], *, retain_graph: bool) -> list[Tensor]:
+    """Gradients of one scalar that every entry of the outputs enters with a weight of its own; zero where unconnected."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        weights = [torch.randn(output.shape, dtype=torch.float64).to(output) for output in outputs]
+    loss = sum((output * weight).sum().double() for output, weight in zip(outputs, weights, strict=True))
+    return list(torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True, materialize_grads=True))

@@ -112,11 +112,18 @@ class Head(nn.Module):
         Raises:
             ValueError: an element has no reference in this head.
         """
+        return self.readout(scalars).double() * self.scale + self.references(atomic_numbers)
+
+    def references(self, atomic_numbers: Tensor) -> Tensor:
+        """(n_atoms,) eV, float64.
+
+        Raises:
+            ValueError: an element has no reference in this head.
+        """
         try:
-            reference = self.reference(atomic_numbers)
+            return self.reference(atomic_numbers)
         except ValueError as error:
             raise ValueError(f"head {self.name!r} ({self.level_of_theory}): {error}") from None
-        return self.readout(scalars).double() * self.scale + reference
 
     def copy(self, name: str, level_of_theory: str | None = None, energy_kind: str | None = None) -> Head:
         """An independent head with equal weights under another name, without the posterior: that belongs to other frames."""
@@ -196,6 +203,21 @@ class HeadBank(nn.Module):
             own = torch.nonzero(head_of_atom == index)[:, 0]
             energies = energies.index_copy(0, own, head(features.scalars[own], batch.atomic_numbers[own]))
         return energies
+
+    def references(self, batch: AtomBatch) -> Tensor:
+        """(n_atoms,) eV, float64: the part of `forward` that the elements alone decide.
+
+        Raises:
+            ValueError: an element has no reference in the head of its structure.
+        """
+        if len(self.heads) == 1:
+            return next(iter(self.heads.values())).references(batch.atomic_numbers)  # type: ignore[operator]
+        head_of_atom = batch.head_index[batch.structure_index]
+        references = torch.zeros(batch.n_atoms, dtype=torch.float64, device=head_of_atom.device)
+        for index, head in enumerate(self.heads.values()):
+            own = torch.nonzero(head_of_atom == index)[:, 0]
+            references[own] = head.references(batch.atomic_numbers[own])  # type: ignore[operator]
+        return references
 
     def direct_forces(self, features: AtomFeatures, batch: AtomBatch) -> tuple[Tensor, Tensor] | None:
         """Forces (n_atoms, 3) without net force, and (n_atoms,) bool where a head predicts them; None if no head does."""

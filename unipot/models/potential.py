@@ -81,7 +81,7 @@ class Potential(nn.Module):
         """
         for name in properties:
             property_named(name)
-        lengths = self._checked_lengths(batch)
+        lengths = self.checked_lengths(batch)
         create_graph = self.training if create_graph is None else create_graph
         want_stress = "stress" in properties
         if not (want_stress or "forces" in properties):
@@ -103,7 +103,7 @@ class Potential(nn.Module):
         Raises:
             ValueError: see `forward`.
         """
-        return self._atomic_energies(batch, self._checked_lengths(batch))[0]
+        return self._atomic_energies(batch, self.checked_lengths(batch))[0]
 
     def _atomic_energies(self, batch: AtomBatch, lengths: Tensor) -> tuple[Tensor, AtomFeatures]:
         features = self.backbone(batch)
@@ -126,8 +126,16 @@ class Potential(nn.Module):
                 predicted = predicted + forces_and_stress(core, geometry, create_graph=False)[0]
         return torch.where(own[:, None], predicted, forces)
 
-    def _checked_lengths(self, batch: AtomBatch) -> Tensor:
-        """(n_edges,) Å, after everything that a batch can have wrong has been looked at."""
+    def checked_lengths(self, batch: AtomBatch, lengths: Tensor | None = None) -> Tensor:
+        """(n_edges,) Å, after everything that a batch can have wrong has been looked at.
+
+        Args:
+            batch: to look at.
+            lengths: of its edges where they are known already.
+
+        Raises:
+            ValueError: see `forward`.
+        """
         if batch.positions.dtype != self.dtype:
             raise ValueError(
                 f"the batch has dtype {batch.positions.dtype}, the model {self.dtype}; collate with dtype=potential.dtype, "
@@ -138,7 +146,7 @@ class Potential(nn.Module):
                 f"the batch was collated with a cutoff of {batch.cutoff} Å, the model needs {self.cutoff} Å; use cutoff=potential.cutoff"
             )
         require_room_for_edges(batch, self)
-        lengths = edge_lengths(batch)
+        lengths = edge_lengths(batch) if lengths is None else lengths
         require_sound(batch, lengths, self.head_names)
         return lengths
 

@@ -46,6 +46,26 @@ class StepLog(Callback):
             self._time, self._n_atoms = now, 0
 
 
+class CompilationLog(Callback):
+    """Says what was compiled, how long it took, and when it is done again (which should not happen).
+
+    Args:
+        show: takes one sentence.
+    """
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self.show = show
+        self._shown: tuple[int, str | None] = (0, None)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        compiled = pl_module.compiled
+        if compiled is None or (compiled.n_graphs, compiled.reason) == self._shown:
+            return
+        self._shown = (compiled.n_graphs, compiled.reason)
+        if trainer.is_global_zero:
+            self.show(compiled.sentence())
+
+
 class Validation(Callback):
     """Evaluates the averaged weights every `every` steps and at the end, and keeps the best.
 

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from unipot.batch import AtomBatch
+from unipot.models.compiled import CompiledPotential
 from unipot.models.last_layer import drop_posteriors_of_learners
 from unipot.models.potential import Potential
 from unipot.training.checkpoint import random_state, restore_random_state
@@ -36,8 +37,10 @@ class TrainingModule(LightningModule):
         optimizer: rates, clipping, weight average.
         schedule: learning-rate factor by step.
         diagnostics: folder for the report on a non-finite step.
+        compiled: predict through one compiled graph, see `CompiledPotential`.
 
     Attributes:
+        compiled: the compiled form of the potential that steps use, or None; no part of the state.
         parameter_rows: the table made from the policy.
         dropped_posteriors: heads whose error bars belong to weights that now learn; they are gone.
         average: averaged weights, used for validation and artifacts.
@@ -53,10 +56,12 @@ class TrainingModule(LightningModule):
         optimizer: OptimizerSettings,
         schedule: WarmupCosine,
         diagnostics: Path | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.potential = potential.train()  # a loaded artifact is in evaluation mode, where forces carry no graph
+        self.compiled = CompiledPotential(potential) if compiled else None
         self.loss = loss
         self.settings = optimizer
         self.schedule = schedule
@@ -80,8 +85,9 @@ class TrainingModule(LightningModule):
         optimizer.zero_grad(set_to_none=True)
         counts = sum_over_ranks(self.loss.counts(micro_batches, self.device))
         numbers = torch.zeros(1 + len(self.loss.terms), dtype=torch.float64, device=self.device)
+        predict = self.compiled or self.potential
         for batch in micro_batches:
-            predictions = self.potential(batch, properties=("energy", *self.loss.properties))
+            predictions = predict(batch, properties=("energy", *self.loss.properties))
             loss, shares = self.loss(predictions, batch, counts)
             self.manual_backward(loss)
             numbers += torch.cat([loss.detach().reshape(1), shares])

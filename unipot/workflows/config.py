@@ -178,6 +178,7 @@ class TrainerConfig:
     dtype: str = MISSING
     activation_checkpointing: bool = False
     deterministic: bool = MISSING
+    compile: bool = False
     validate_every: int = MISSING
     checkpoint_every: int = MISSING
     log_every: int = MISSING

@@ -200,6 +200,7 @@ def training_module(config: FinetuneConfig, start: Adaptation, datasets: Sequenc
         optimizer=settings,
         schedule=schedule,
         diagnostics=run.path / "diagnostics",
+        compiled=config.trainer.compile,
     )
 
 

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from unipot.data.mixture.datamodule import MixtureDataModule
 from unipot.models.potential import Potential
-from unipot.training.callbacks import RunState, StepLog, StepProgress, Validation
+from unipot.training.callbacks import CompilationLog, RunState, StepLog, StepProgress, Validation
 from unipot.training.checkpoint import read_run_state
 from unipot.training.distributed import ReplicatedStrategy, check_strategy, is_main_process
 from unipot.training.metrics import REPORTED, MetricTable
@@ -81,6 +81,7 @@ def fit(
     names = [spec.name for spec in data.specs]
     validation = _validation(module, trainer, names, dataset_weights, run, export, console, validate_first)
     callbacks = [validation] if data.validation_sets() else []
+    callbacks += [CompilationLog(lambda sentence: console.print(f"  {sentence}", highlight=False))] if trainer.compile else []
     callbacks += [StepLog(trainer.log_every), RunState(run.run_state, trainer.checkpoint_every)]
     if trainer.progress:
         callbacks.append(StepProgress(console, description))

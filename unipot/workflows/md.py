@@ -31,6 +31,7 @@ class MdConfig:
     skin: float = MISSING
     device: str = MISSING
     dtype: str | None = None
+    trusted: bool = False
 
 
 def md(cfg: MdConfig) -> Trajectory:
@@ -46,7 +47,7 @@ def md(cfg: MdConfig) -> Trajectory:
     if len(structures) != 1:
         raise ValueError(f"{cfg.structure}: index {cfg.index!r} selects {len(structures)} structures; dynamics takes one, as index=-1")
     atoms = structures[0]
-    atoms.calc = make_calculator(cfg.checkpoint, cfg.head, cfg.device, cfg.dtype, cfg.skin)
+    atoms.calc = make_calculator(cfg.checkpoint, cfg.head, cfg.device, cfg.dtype, cfg.skin, cfg.trusted)
     Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
     label = f"{cfg.ensemble} {atoms.get_chemical_formula()}"
     with step_counter(label, cfg.n_steps, quantity="temperature", unit="K") as on_record:

@@ -67,6 +67,7 @@ def pretrain(config: PretrainConfig) -> FitResult:
         optimizer=settings,
         schedule=schedule,
         diagnostics=run.path / "diagnostics",
+        compiled=config.trainer.compile,
     )
     tables.show_parameters(console, module.parameter_rows)
     tables.show_loss(console, loss)

@@ -29,6 +29,7 @@ class RelaxConfig:
     skin: float = MISSING
     device: str = MISSING
     dtype: str | None = None
+    trusted: bool = False
 
 
 def relax(cfg: RelaxConfig) -> list[Relaxation]:
@@ -42,7 +43,7 @@ def relax(cfg: RelaxConfig) -> list[Relaxation]:
     from unipot.workflows.simulation_input import make_calculator, numbered, read_atoms, step_counter
 
     structures = read_atoms(cfg.structure, cfg.index)
-    calculator = make_calculator(cfg.checkpoint, cfg.head, cfg.device, cfg.dtype, cfg.skin)
+    calculator = make_calculator(cfg.checkpoint, cfg.head, cfg.device, cfg.dtype, cfg.skin, cfg.trusted)
     Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
     results = []
     for number, atoms in enumerate(structures):

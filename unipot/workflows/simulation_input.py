@@ -40,15 +40,18 @@ def read_atoms(path: str, index: str) -> list[Atoms]:
     return structures
 
 
-def make_calculator(checkpoint: str, head: str | None, device: str, dtype: str | None, skin: float) -> UnipotCalculator:
-    """The calculator of a model artifact.
+def make_calculator(
+    checkpoint: str, head: str | None, device: str, dtype: str | None, skin: float, trusted: bool = False
+) -> UnipotCalculator:
+    """The calculator of a model artifact or package.
 
     Args:
-        checkpoint: path of the artifact.
+        checkpoint: path of it.
         head: may be None if the model has only one.
         device: for instance `cpu` or `cuda`, or `auto` for the GPU if there is one.
         dtype: float32 or float64; None for the one the model was saved in.
         skin: Å, of the neighbour list.
+        trusted: the machine code of a package may be run.
 
     Raises:
         ValueError: the device or dtype is not available, or the skin is negative.
@@ -63,7 +66,8 @@ def make_calculator(checkpoint: str, head: str | None, device: str, dtype: str |
         raise ValueError(f"device is {device!r}, but torch finds no GPU here; use device=cpu or device=auto")
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; use one of: {', '.join(DTYPES)}, or null for that of the model")
-    return UnipotCalculator(checkpoint, head=head, device=device, dtype=None if dtype is None else getattr(torch, dtype), skin=skin)
+    chosen = None if dtype is None else getattr(torch, dtype)
+    return UnipotCalculator(checkpoint, head=head, device=device, dtype=chosen, skin=skin, trusted=trusted)
 
 
 def numbered(path: str, number: int, total: int) -> Path:

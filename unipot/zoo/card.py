@@ -53,7 +53,8 @@ def weights_path(path: Path) -> Path:
                 raise FileNotFoundError(f"{path} is a folder without {name}, so it is not a model{hint}")
         return path / WEIGHTS_FILE
     if path.suffix != ".safetensors":
-        hint = "; a .ckpt file is the state of a run, the model is best.safetensors in the run folder" if path.suffix == ".ckpt" else ""
+        hint = "; a package is loaded by unipot.zoo.package.load_package, or with trusted=true" if path.suffix == ".pt2" else ""
+        hint = "; a .ckpt file is the state of a run, the model is best.safetensors in the run folder" if path.suffix == ".ckpt" else hint
         raise ArtifactError(f"{path} is not a .safetensors file, so it is not a model{hint}")
     return path
 

@@ -48,6 +48,15 @@ def default_structures(elements: Sequence[int]) -> list[Structure]:
     ]
 
 
+def example_structures(potential: Potential) -> list[Structure]:
+    """Those that `default_structures` makes for the first head that knows any element, in states that the model knows."""
+    for name in potential.head_names:
+        known = set(np.flatnonzero(potential.heads[name].reference.known.cpu().numpy()).tolist()) & set(potential.backbone.elements)
+        if known:
+            return _known_states(potential, default_structures(sorted(known)))
+    raise ValueError("no head of this model knows any element; give its heads references first")
+
+
 def _known_states(potential: Potential, structures: Sequence[Structure]) -> list[Structure]:
     """With a charge and spin that the model was trained on, where it minds."""
     trained = getattr(potential.backbone, "trained_states", None)

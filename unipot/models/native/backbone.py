@@ -13,7 +13,8 @@ from unipot.models.backbone import AtomFeatures
 from unipot.models.native.charge_spin import ChargeSpinEmbedding, TrainedStates
 from unipot.models.native.geometry import bessel, envelope, second_degree
 from unipot.models.native.layer import InteractionLayer, scaled_linear
-from unipot.models.native.neighborhood import Neighborhood, neighborhood
+from unipot.models.native.neighborhood import Neighborhood, neighborhood, use_kernel
+from unipot.models.native.traced_neighbors import neighbor_tensors, neighbors_from
 from unipot.models.recomputation import recomputed
 from unipot.structure import MAX_ATOMIC_NUMBER
 
@@ -131,12 +132,17 @@ class NativeBackbone(nn.Module):
         Raises:
             ValueError: outside training, a charge or spin multiplicity is read that was not trained.
         """
-        pairs = neighborhood(batch, self.cutoff)
+        self.require_states(batch)
+        return self.features(batch, neighborhood(batch, self.cutoff))
+
+    def features(self, batch: AtomBatch, pairs: Neighborhood) -> AtomFeatures:
+        """As `forward`, with neighbours given; nothing here branches on values in the batch, so that it can be traced."""
         species = pairs.to_rows(batch.atomic_numbers)
         radial, angular = self._edges(pairs, species)
         embedded = self.embedding(species)
-        update, vectors = self._state(batch, pairs, embedded), None
-        scalars = embedded if self.charge_spin is None else embedded + update
+        # what charge and spin say is where the scalars begin
+        update = torch.zeros_like(embedded) if self.charge_spin is None else pairs.to_rows(self.charge_spin(batch))
+        scalars, vectors = embedded if self.charge_spin is None else embedded + update, None
         for layer, functions in zip(self.layers, radial, strict=True):
             arguments = pairs, functions, angular, scalars, vectors
             change, vectors = recomputed(layer, *arguments) if self.activation_checkpointing else layer(*arguments)
@@ -144,13 +150,24 @@ class NativeBackbone(nn.Module):
             scalars = embedded + update
         return AtomFeatures(scalars=pairs.to_atoms(update), vectors=pairs.to_atoms(vectors))
 
-    def _state(self, batch: AtomBatch, pairs: Neighborhood, embedded: Tensor) -> Tensor:
-        """(n_atoms, n_channels) what charge and spin say, in the order of rows; the scalars begin there."""
-        if self.charge_spin is None:
-            return torch.zeros_like(embedded)
-        if not self.training:
+    def traced_form(self, batch: AtomBatch) -> str:
+        """Form of neighbours for a graph, see `unipot.models.native.traced_neighbors.FORMS`."""
+        return "edges" if use_kernel(batch) else "block"
+
+    def neighbor_tensors(self, form: str, batch: AtomBatch, vectors: Tensor) -> list[Tensor]:
+        """Neighbours as inputs of a graph, see `unipot.models.tracing.TraceableBackbone`."""
+        return neighbor_tensors(form, batch, vectors, self.cutoff)
+
+    def neighbors_from(self, form: str, tensors: Sequence[Tensor], vectors: Tensor) -> Neighborhood:
+        """Neighbours inside a graph."""
+        return neighbors_from(form, tensors, vectors)
+
+    def require_states(self, batch: AtomBatch) -> None:
+        """Raises:
+        ValueError: outside training, a charge or spin multiplicity is read that was not trained.
+        """
+        if self.charge_spin is not None and not self.training:
             self.trained_states.require(batch)
-        return pairs.to_rows(self.charge_spin(batch))
 
     def admit_states(self, charges: Collection[float], multiplicities: Collection[int]) -> None:
         """Widen the trained states, before training on structures that have these total charges and spin multiplicities."""

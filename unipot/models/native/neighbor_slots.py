@@ -7,6 +7,7 @@ neighbours. Atoms of similar degree are put in one bucket and padded to a common
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -51,18 +52,7 @@ class NeighborSlots:
 
     def moments(self, radial: Tensor, angular: Tensor, features: Tensor, n_shapes: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """See `Neighborhood`."""
-        (k0, k1, k2), (n, *_, f) = n_shapes, features.shape
-        radial0, radial1, radial2 = radial[:, : k0 + k1 + k2].split(n_shapes, dim=1)
-        degree1 = (angular[:, :3, None] * radial1[:, None]).flatten(1)  # (n_slots, 3·K1), m slow
-        degree2 = (angular[:, 3:, None] * radial2[:, None]).flatten(1)
-        sums = self.sum_over_neighbors(torch.cat([radial0, degree1, degree2], dim=1), features.flatten(1))
-        m0, m1, m2 = sums.split([k0, 3 * k1, 5 * k2], dim=1)
-        if features.dim() == 2:
-            return m0.reshape(n, k0 * f), m1.reshape(n, 3, k1 * f), m2.reshape(n, 5, k2 * f)
-        plain = m0.reshape(n, k0, 3, f).transpose(1, 2).reshape(n, 3, k0 * f)
-        outer = m1.reshape(n, 3, k1, 3, f).transpose(2, 3).reshape(n, 9, k1 * f)
-        coupled = torch.einsum("pq,nqx->npx", trace_and_traceless(outer.dtype, outer.device), outer)
-        return coupled[:, 0], plain, coupled[:, 1:]
+        return moments_from_sums(self.sum_over_neighbors, radial, angular, features, n_shapes)
 
     def sum_over_neighbors(self, coefficients: Tensor, features: Tensor) -> Tensor:
         """Σ_j coefficients_ij ⊗ features_j.
@@ -84,6 +74,28 @@ class NeighborSlots:
         if row < self.n_rows:  # atoms without neighbours come last
             parts.append(coefficients.new_zeros(self.n_rows - row, coefficients.shape[1], features.shape[1]))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def moments_from_sums(
+    sum_over_neighbors: Callable[[Tensor, Tensor], Tensor],
+    radial: Tensor,
+    angular: Tensor,
+    features: Tensor,
+    n_shapes: tuple[int, int, int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `Neighborhood.moments`; the coefficients R Y of all pairs are written out."""
+    (k0, k1, k2), (n, *_, f) = n_shapes, features.shape
+    radial0, radial1, radial2 = radial[:, : k0 + k1 + k2].split(n_shapes, dim=1)
+    degree1 = (angular[:, :3, None] * radial1[:, None]).flatten(1)  # (n_slots, 3·K1), m slow
+    degree2 = (angular[:, 3:, None] * radial2[:, None]).flatten(1)
+    sums = sum_over_neighbors(torch.cat([radial0, degree1, degree2], dim=1), features.flatten(1))
+    m0, m1, m2 = sums.split([k0, 3 * k1, 5 * k2], dim=1)
+    if features.dim() == 2:
+        return m0.reshape(n, k0 * f), m1.reshape(n, 3, k1 * f), m2.reshape(n, 5, k2 * f)
+    plain = m0.reshape(n, k0, 3, f).transpose(1, 2).reshape(n, 3, k0 * f)
+    outer = m1.reshape(n, 3, k1, 3, f).transpose(2, 3).reshape(n, 9, k1 * f)
+    coupled = torch.einsum("pq,nqx->npx", trace_and_traceless(outer.dtype, outer.device), outer)
+    return coupled[:, 0], plain, coupled[:, 1:]
 
 
 def make_slots(batch: AtomBatch, cutoff: float) -> NeighborSlots:

@@ -73,10 +73,10 @@ def neighborhood(batch: AtomBatch, cutoff: float) -> Neighborhood:
     Raises:
         ValueError: the variable has another value, or asks for a kernel that there is not.
     """
-    return make_edges(batch) if _use_kernel(batch) else make_slots(batch, cutoff)
+    return make_edges(batch) if use_kernel(batch) else make_slots(batch, cutoff)
 
 
-def _use_kernel(batch: AtomBatch) -> bool:
+def use_kernel(batch: AtomBatch) -> bool:
     choice = os.environ.get(NEIGHBOR_SUMS_VARIABLE, "auto")
     if choice not in _CHOICES:
         raise ValueError(f"{NEIGHBOR_SUMS_VARIABLE} is {choice!r}; use one of: {', '.join(_CHOICES)}")

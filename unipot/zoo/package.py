@@ -1,0 +1,238 @@
+"""Packages: one head of a model compiled ahead of time, as one `.pt2` file for simulations.
+
+A package holds the weights and card of the model as an artifact has them, and its graph as machine code (AOTInductor). The card is
+read without running anything. **Loading a package runs the code in it**, so that a package is only loaded when the caller says that
+it is to be trusted: make packages yourself, with `unipot package`, and share `.safetensors` files, which hold no code.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from unipot import __version__
+from unipot.batch import AtomBatch, Predictions, collate
+from unipot.models.compiled import SMALLEST, predict_through
+from unipot.models.core_repulsion import edge_vectors
+from unipot.models.heads import HeadBank
+from unipot.models.potential import Potential
+from unipot.models.tracing import READ, VECTORS, TraceableBackbone, graph_inputs, scales_of, trace, varying_axes
+from unipot.zoo.artifact import Artifact, load_artifact, save_artifact
+from unipot.zoo.card import ArtifactError
+from unipot.zoo.golden import TOLERANCES, example_structures, golden_values, largest_deviation
+
+SUFFIX = ".pt2"
+#: inside the archive, beside what torch writes
+_FOLDER = "unipot"
+_CARD, _MODEL = f"{_FOLDER}/package.json", f"{_FOLDER}/model.safetensors"
+FORMAT_VERSION = 1
+
+
+class PackagedPotential(Potential):
+    """A potential of one head whose energies, forces and stress come from a package; it predicts, and cannot be trained.
+
+    Args:
+        potential: the model of the package.
+        runner: its machine code.
+        form: of neighbours.
+        card: what the package says of itself.
+    """
+
+    def __init__(self, potential: Potential, runner: Any, form: str, card: dict[str, Any]) -> None:
+        super().__init__(potential.backbone, potential.heads, potential.core_repulsion)
+        self.runner, self.form, self.card = runner, form, card
+        self.eval().requires_grad_(False)
+
+    def forward(
+        self, batch: AtomBatch, properties: Any = ("energy", "forces"), create_graph: bool | None = None
+    ) -> Predictions:
+        """As `Potential.forward`.
+
+        Raises:
+            ValueError: a graph through the forces is wanted; see also `Potential.forward`.
+        """
+        if create_graph:
+            raise ValueError("a package predicts, it cannot be trained; load the .safetensors model it was made from")
+        if batch.n_edges < SMALLEST or not {"forces", "stress"} & set(properties):
+            return super().forward(batch, properties, create_graph=False)
+        with torch.no_grad():
+            return predict_through(lambda inputs: self.runner(*inputs), self, self.form, batch, properties)
+
+
+def save_package(path: str | Path, artifact: Artifact, head: str) -> Path:
+    """Compile one head of a model and write it, in one step, to `path`.
+
+    Takes minutes and needs a C++ compiler. The machine code fits processors like the one it was made on.
+
+    Args:
+        path: ends in `.pt2`.
+        artifact: the model, in evaluation mode, in the dtype and on the device that the package is to have.
+        head: that predicts.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: `path` has another ending, the backbone cannot be traced, or the head predicts forces directly.
+        KeyError: the model has no such head.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise ValueError(f"{path}: the name of a package ends in {SUFFIX}")
+    potential = _with_one_head(artifact.potential, head)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{SUFFIX}")
+    model = path.with_name(f".{path.stem}.{os.getpid()}.safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is deprecated.*")  # what torch uses of itself
+            graph, form = _exported(potential)
+            torch._inductor.aoti_compile_and_package(graph, package_path=str(temporary))
+        kept = ("name", "licence", "citation", "datasets", "training", "references")
+        save_artifact(model, potential, card={key: artifact.card[key] for key in kept if key in artifact.card})
+        with zipfile.ZipFile(temporary, "a") as archive:
+            root = archive.namelist()[0].partition("/")[0]
+            archive.write(model, f"{root}/{_MODEL}")
+            archive.writestr(f"{root}/{_CARD}", json.dumps(_card(potential, head, form), indent=1))
+        os.replace(temporary, path)
+    finally:
+        for file in (temporary, model):
+            file.unlink(missing_ok=True)
+    return path
+
+
+def read_package_card(path: str | Path) -> dict[str, Any]:
+    """What a package says of itself; nothing in it is run.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+        ArtifactError: it is not a package of unipot, or one of a newer format.
+    """
+    return json.loads(_member(Path(path), _CARD))
+
+
+def load_package(path: str | Path, *, trusted: bool = False) -> PackagedPotential:
+    """The potential of a package, checked against the golden values of its model. **This runs machine code out of the file.**
+
+    Args:
+        path: of the `.pt2` file.
+        trusted: you made the package yourself, or trust whoever did as you would a program.
+
+    Raises:
+        ValueError: `trusted` is false, or the package is for a device that is not here.
+        FileNotFoundError, ArtifactError: see `read_package_card`; or the numbers are not those of the model.
+    """
+    path = Path(path)
+    if not trusted:
+        raise ValueError(
+            f"{path} is a package, and loading it runs the machine code in it; if you made it yourself, say trusted=True (or package=... "
+            "for `unipot md`), else ask for the model as a .safetensors file, which holds no code"
+        )
+    card = read_package_card(path)
+    if card["device"] != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"{path} was compiled for {card['device']}, and torch finds no GPU here; make one with device=cpu")
+    model = _model_of(path).to(card["device"])
+    runner = torch._inductor.aoti_load_package(str(path.resolve()))
+    potential = PackagedPotential(model, runner, card["neighbors"], card)
+    deviation, where = largest_deviation(potential, card["golden"])
+    if not deviation <= TOLERANCES[potential.dtype]:
+        raise ArtifactError(f"{path} does not give the numbers of its model ({where}: {deviation:.1e}); make it again on this machine")
+    return potential
+
+
+def _model_of(path: Path) -> Potential:
+    """The plain model inside, verified as any artifact is."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.safetensors"
+        file.write_bytes(_member(path, _MODEL))
+        return load_artifact(file).potential
+
+
+def _member(path: Path, name: str) -> bytes:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; make a package with `unipot package checkpoint=... out={path}`")
+    try:
+        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
+            found = [member for member in archive.namelist() if member.endswith(f"/{name}")]
+            if len(found) == 1:
+                return archive.read(found[0])
+    except zipfile.BadZipFile as error:
+        raise ArtifactError(f"{path} is truncated or not a package ({error}); make it again") from error
+    raise ArtifactError(f"{path} has no unipot card, so it is not a package of unipot")
+
+
+def _with_one_head(potential: Potential, head: str) -> Potential:
+    """The same modules, with one head only."""
+    if not isinstance(potential.backbone, TraceableBackbone):
+        raise ValueError(f"backbone {potential.backbone.name!r} cannot be traced as one graph, so there can be no package of it")
+    if potential.heads[head].direct_forces:
+        raise ValueError(f"head {head!r} predicts forces directly, which a package cannot hold; choose a conservative head")
+    bank = HeadBank()
+    bank.add(potential.heads[head])
+    return Potential(potential.backbone, bank, potential.core_repulsion).eval()
+
+
+class _WithWeights(nn.Module):
+    """A graph that holds its weights."""
+
+    def __init__(self, graph: fx.GraphModule, weights: list[Tensor]) -> None:
+        super().__init__()
+        self.graph = graph
+        self.weights = nn.ParameterList(nn.Parameter(weight.detach().clone(), requires_grad=False) for weight in weights)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.graph(*self.weights, *inputs)
+
+
+def _exported(potential: Potential) -> tuple[torch.export.ExportedProgram, str]:
+    """The graph with weights inside and sizes that may vary, and the form of its neighbours."""
+    from torch.fx.experimental import _config as symbols
+
+    batch = _example(potential)
+    potential(batch, create_graph=False)  # makes constants that are traced
+    backbone = potential.backbone
+    form = backbone.traced_form(batch)  # type: ignore[attr-defined]
+    with torch.no_grad():
+        inputs = graph_inputs(backbone, form, batch, edge_vectors(batch))  # type: ignore[arg-type]
+    traced = trace(potential, form, inputs)
+    module = _WithWeights(traced.graph, [*traced.parameters, *traced.constants, scales_of(potential)])
+    shapes = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in varying_axes(inputs))
+    with symbols.patch(use_duck_shape=False), torch.no_grad():  # sizes that are equal here may differ in a simulation
+        return torch.export.export(module, tuple(inputs), dynamic_shapes=(shapes,), strict=False), form
+
+
+def _example(potential: Potential) -> AtomBatch:
+    """Two structures of elements that the model knows; their sizes are hints only."""
+    return collate(example_structures(potential), cutoff=potential.cutoff, dtype=potential.dtype).to(potential.device)
+
+
+def _card(potential: Potential, name: str, form: str) -> dict[str, Any]:
+    head = potential.heads[name]
+    return {
+        "format": "unipot-package",
+        "format_version": FORMAT_VERSION,
+        "unipot_version": __version__,
+        "torch_version": torch.__version__,
+        "head": name,
+        "level_of_theory": head.level_of_theory,
+        "energy_kind": head.energy_kind,
+        "elements": head.reference.known_symbols().split(", "),
+        "conditions": list(potential.backbone.conditions),
+        "cutoff": potential.cutoff,
+        "dtype": str(potential.dtype).removeprefix("torch."),
+        "device": potential.device.type,
+        "units": {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å³, positive under tension", "lengths": "Å"},
+        "neighbors": form,
+        "inputs": f"neighbours ({form}; vectors r_ij at place {VECTORS}), then {', '.join(READ)}; see unipot.models.tracing.graph_inputs",
+        "outputs": "energy without composition references and core repulsion, forces, virials; one atom and one structure more than given",
+        "golden": golden_values(potential, ()),
+    }
