@@ -81,19 +81,7 @@ class UnipotCalculator(Calculator):
         **ase_options: Any,
     ) -> None:
         super().__init__(**ase_options)
-        if isinstance(model, Potential):
-            _require_same(model, device, dtype)
-            self.potential = model
-        elif Path(model).suffix == ".pt2":
-            from unipot.zoo.package import load_package
-
-            self.potential = load_package(model, trusted=trusted)
-            _require_same(self.potential, device, dtype)
-        else:
-            from unipot.zoo.artifact import load_potential
-
-            # gradients of weights stay enabled: without them autograd sums in another order, and the last bits would differ
-            self.potential = load_potential(model, device=device or "cpu", dtype=dtype)
+        self.potential = _opened(model, device, dtype, trusted)
         self.head = _chosen_head(self.potential, head)
         self._head_index = self.potential.heads.index(self.head)
         self._info: tuple[Any, ...] = ()
@@ -243,6 +231,22 @@ class UnipotCalculator(Calculator):
                 f"element(s) {symbols_of(unknown)} are unknown to head {self.head!r} of this model, which knows "
                 f"{symbols_of(sorted(known)) or 'none'}; choose another head or model ({_heads_with(self.potential, unknown)})"
             )
+
+
+def _opened(model: str | Path | Potential, device: str | torch.device | None, dtype: torch.dtype | None, trusted: bool) -> Potential:
+    if isinstance(model, Potential):
+        potential = model
+    elif Path(model).suffix == ".pt2":
+        from unipot.zoo.package import load_package
+
+        potential = load_package(model, trusted=trusted)
+    else:
+        from unipot.zoo.artifact import load_potential
+
+        # gradients of weights stay enabled: without them autograd sums in another order, and the last bits would differ
+        return load_potential(model, device=device or "cpu", dtype=dtype)
+    _require_same(potential, device, dtype)
+    return potential
 
 
 def _chosen_head(potential: Potential, head: str | None) -> str:

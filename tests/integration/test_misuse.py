@@ -74,6 +74,21 @@ CASES: dict[str, tuple[Words, list[str]]] = {
         lambda f: ["evaluate", f"checkpoint={f['model']}", f"data={f['folder']}/iron.extxyz", "head=metals", f"output={f['folder']}/e"],
         ["Fe", "metals"],
     ),
+    "compiled and recomputed": (
+        lambda f: ["pretrain", f"run={f['folder']}/r2", "experiment=smoke", f"datasets.m.path={f['metals']}",
+                   "datasets.m.level_of_theory=EMT", "trainer.compile=true", "trainer.activation_checkpointing=true"],
+        ["trainer.compile", "trainer.activation_checkpointing"],
+    ),
+    "unknown precision": (
+        lambda f: ["pretrain", f"run={f['folder']}/r3", "experiment=smoke", f"datasets.m.path={f['metals']}",
+                   "datasets.m.level_of_theory=EMT", "trainer.matmul_precision=tf32"],
+        ["'tf32'", "highest, high, medium"],
+    ),
+    "unknown optimizer": (
+        lambda f: ["pretrain", f"run={f['folder']}/r4", "experiment=smoke", f"datasets.m.path={f['metals']}",
+                   "datasets.m.level_of_theory=EMT", "optimizer.kind=lion"],
+        ["'lion'", "adamw, muon"],
+    ),
     "unknown option": (lambda f: ["pretrain", "run=x", "optimizer.learning_rat=1"], ["learning_rat", "did you mean 'learning_rate'"]),
     "unknown choice of a group": (lambda f: ["pretrain", "run=x", "backbone=native-smal"], ["native-smal", "native-small"]),
     "empty dataset": (

@@ -177,6 +177,7 @@ class TrainerConfig:
     local_cache: str | None = None
     dtype: str = MISSING
     activation_checkpointing: bool = False
+    matmul_precision: str = "highest"
     deterministic: bool = MISSING
     compile: bool = False
     validate_every: int = MISSING

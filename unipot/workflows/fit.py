@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
@@ -31,6 +31,9 @@ from unipot.workflows.run_folder import RunFolder
 
 #: how an artifact is written: path, potential with the weights to save, step, table of the last validation or None
 Export = Callable[[Path, Potential, int, MetricTable | None], None]
+
+#: what `torch.set_float32_matmul_precision` takes
+MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +83,7 @@ def fit(
     checkpoint_activations(module.potential, trainer.activation_checkpointing)
     names = [spec.name for spec in data.specs]
     validation = _validation(module, trainer, names, dataset_weights, run, export, console, validate_first)
-    callbacks = [validation] if data.validation_sets() else []
-    callbacks += [CompilationLog(lambda sentence: console.print(f"  {sentence}", highlight=False))] if trainer.compile else []
-    callbacks += [StepLog(trainer.log_every), RunState(run.run_state, trainer.checkpoint_every)]
-    if trainer.progress:
-        callbacks.append(StepProgress(console, description))
+    callbacks = [*([validation] if data.validation_sets() else []), *_callbacks(trainer, run, console, description)]
     log = MetricsCsv(run.metrics)
     steps_before = int(read_run_state(run.run_state)["global_step"]) if run.resume else -1
     if is_main_process():
@@ -105,6 +104,13 @@ def fit(
     )
 
 
+def _callbacks(trainer: TrainerConfig, run: RunFolder, console: Console, description: str) -> list[Callback]:
+    """Everything beside validation."""
+    compilation = [CompilationLog(lambda sentence: console.print(f"  {sentence}", highlight=False))] if trainer.compile else []
+    progress = [StepProgress(console, description)] if trainer.progress else []
+    return [*compilation, StepLog(trainer.log_every), RunState(run.run_state, trainer.checkpoint_every), *progress]
+
+
 def set_up_process(trainer: TrainerConfig, seed: int) -> None:
     """Check the trainer section, set the number of threads and seed every generator.
 
@@ -119,6 +125,11 @@ def set_up_process(trainer: TrainerConfig, seed: int) -> None:
         raise ValueError(f"trainer.accelerator is {trainer.accelerator!r}; use one of: cpu, gpu, auto")
     if trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ValueError("trainer.accelerator is gpu, but torch finds no GPU; use trainer=cpu")
+    if trainer.compile and trainer.activation_checkpointing:
+        raise ValueError("trainer.compile and trainer.activation_checkpointing exclude each other: a compiled graph keeps what it computes")
+    if trainer.matmul_precision not in MATMUL_PRECISIONS:
+        raise ValueError(f"trainer.matmul_precision is {trainer.matmul_precision!r}; use one of: {', '.join(MATMUL_PRECISIONS)}")
+    torch.set_float32_matmul_precision(trainer.matmul_precision)
     if trainer.threads is not None:
         torch.set_num_threads(trainer.threads)
     random.seed(seed)
