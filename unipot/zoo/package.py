@@ -134,7 +134,7 @@ def load_package(path: str | Path, *, trusted: bool = False) -> PackagedPotentia
     path = Path(path)
     if not trusted:
         raise ValueError(
-            f"{path} is a package, and loading it runs the machine code in it; if you made it yourself, say trusted=True (or package=... "
+            f"{path} is a package, and loading it runs the machine code in it; if you made it yourself, say trusted=True (trusted=true "
             "for `unipot md`), else ask for the model as a .safetensors file, which holds no code"
         )
     card = read_package_card(path)
