@@ -77,7 +77,7 @@ def test_artifact_reproduces_the_logged_validation_exactly(finished):
 
 def test_resolved_configuration_is_complete(finished):
     text = (finished[0] / "resolved_config.yaml").read_text()
-    assert "???" not in text and "learning_rate: 0.003" in text
+    assert "???" not in text and "learning_rate: 0.005" in text
 
 
 def test_finished_run_is_not_trained_again(finished, toy_data, smoke_overrides):
@@ -89,7 +89,7 @@ def test_finished_run_is_not_trained_again(finished, toy_data, smoke_overrides):
 
 def test_continuing_with_other_settings_is_refused(finished, capsys):
     assert main(["pretrain", f"resume={finished[0]}", "optimizer.learning_rate=1.0"]) == 2
-    assert "was started with optimizer.learning_rate=0.003, now it is 1.0" in capsys.readouterr().err
+    assert "was started with optimizer.learning_rate=0.005, now it is 1.0" in capsys.readouterr().err
 
 
 def test_existing_run_is_not_touched_with_resume_never(finished, capsys):
