@@ -150,10 +150,11 @@ def test_forces_of_a_head_of_their_own_are_predicted_by_the_plain_model():
     assert compiled.n_graphs == 0
 
 
-def test_without_a_compiler_the_plain_model_predicts(monkeypatch):
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+def test_without_a_compiler_the_plain_model_predicts():
+    from torch._inductor import config
+
     compiled = CompiledPotential(two_heads())
-    with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
         compiled(mixed_batch())
     assert compiled.n_graphs == 0
 
