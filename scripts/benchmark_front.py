@@ -51,6 +51,7 @@ def draw(fronts: dict[str, Points], path: Path, threads: int) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure, axes = plt.subplots(1, len(fronts), figsize=(5.5 * len(fronts), 4.2), sharey=True, layout="constrained")
     for axis, (name, points) in zip(axes, fronts.items(), strict=True):
@@ -63,6 +64,10 @@ def draw(fronts: dict[str, Points], path: Path, threads: int) -> None:
         axis.set(xscale="log", yscale="log", xlabel=f"{name} ({threads} thread{'s' * (threads > 1)})")
         axis.margins(x=0.35, y=0.2)  # room for the labels
         axis.grid(alpha=0.3, which="both")
+        for side in (axis.xaxis, axis.yaxis):  # few plain numbers: 1, 2, 5 of each decade
+            side.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            side.set_major_formatter(StrMethodFormatter("{x:,.4g}"))
+            side.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("force error over the best, geometric mean over sets")
     figure.savefig(path, dpi=110)
 
