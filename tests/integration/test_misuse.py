@@ -74,6 +74,14 @@ CASES: dict[str, tuple[Words, list[str]]] = {
         lambda f: ["evaluate", f"checkpoint={f['model']}", f"data={f['folder']}/iron.extxyz", "head=metals", f"output={f['folder']}/e"],
         ["Fe", "metals"],
     ),
+    "package under another ending": (
+        lambda f: ["package", f"checkpoint={f['model']}", "head=metals", f"out={f['folder']}/model.bin"],
+        ["model.bin", ".pt2"],
+    ),
+    "package that nobody vouches for": (
+        lambda f: ["md", f"checkpoint={f['folder']}/model.pt2", f"structure={f['metals']}", f"out={f['folder']}/x.extxyz"],
+        ["model.pt2", "trusted=true"],
+    ),
     "compiled and recomputed": (
         lambda f: ["pretrain", f"run={f['folder']}/r2", "experiment=smoke", f"datasets.m.path={f['metals']}",
                    "datasets.m.level_of_theory=EMT", "trainer.compile=true", "trainer.activation_checkpointing=true"],

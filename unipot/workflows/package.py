@@ -33,7 +33,8 @@ def package(cfg: PackageConfig) -> Path:
     from unipot.zoo.package import load_package, save_package
 
     started = time.perf_counter()
-    calculator = make_calculator(cfg.checkpoint, cfg.head, cfg.device, cfg.dtype)  # chooses head, device and dtype as simulations do
+    # chooses head, device and dtype as simulations do
+    calculator = make_calculator(cfg.checkpoint, cfg.head, cfg.device, cfg.dtype, skin=0.0)
     path = save_package(cfg.out, Artifact(potential=calculator.potential, card=read_card(cfg.checkpoint)), calculator.head)
     card = load_package(path, trusted=True).card  # just made here
     print(f"{path}: head {card['head']} ({card['level_of_theory']}), {card['dtype']} on {card['device']}")
