@@ -12,6 +12,7 @@ from unipot.workflows.compose import group_names, load_config, options_of
 from unipot.workflows.config import LossConfig, PretrainConfig
 from unipot.workflows.fit import set_up_process
 from unipot.workflows.model import build_loss, build_settings
+from unipot.workflows.study_config import strategies_of, targets_of
 
 #: what a verb cannot do without
 MANDATORY = {
@@ -20,6 +21,7 @@ MANDATORY = {
     "inspect": ["store=a.unipot"],
     "pretrain": ["run=runs/a", "datasets.a.path=a.extxyz", "datasets.a.level_of_theory=PBE"],
     "finetune": ["checkpoint=a.safetensors", "data=a.extxyz"],
+    "study": ["checkpoint=a.safetensors", "data=a.extxyz"],
     "report": ["output=report.html"],
     "evaluate": ["checkpoint=a.safetensors", "data=a.extxyz"],
     "relax": ["checkpoint=a.safetensors", "structure=a.extxyz"],
@@ -56,7 +58,7 @@ def test_every_verb_has_its_function(verb):
 def test_every_yaml_is_covered_by_a_test():
     tops = {path.stem for path in conf_dir().glob("*.yaml")}
     assert tops == set(VERBS)
-    assert set(group_names()) == {*OF_PRETRAIN, "dataset", "finetune"}
+    assert set(group_names()) == {*OF_PRETRAIN, "dataset", "finetune", "targets"}
 
 
 @pytest.mark.parametrize(("group", "option"), options(*OF_PRETRAIN), ids=lambda value: value)
@@ -69,6 +71,14 @@ def test_every_option_fits_pretraining(group, option, monkeypatch):
 @pytest.mark.parametrize("option", options_of("finetune"))
 def test_every_strategy_fits_finetuning(option):
     assert load_config("finetune", schema_of("finetune"), [*MANDATORY["finetune"], f"finetune={option}"]).finetune.method
+
+
+@pytest.mark.parametrize("option", options_of("targets"))
+def test_every_set_of_targets_and_every_default_strategy_fits_a_study(option, monkeypatch):
+    monkeypatch.setenv("UNIPOT_REAL_DATA", "data")
+    config = load_config("study", schema_of("study"), ["checkpoint=a.safetensors", f"targets={option}"])
+    assert len(targets_of(config)) >= 1 and all(target.level_of_theory for target in config.targets.values())
+    assert config.reference in strategies_of(config)
 
 
 @pytest.mark.parametrize("option", options_of("dataset"))

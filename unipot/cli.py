@@ -22,12 +22,14 @@ class Verb:
         schema: `module:dataclass` of its configuration.
         summary: one line for the help text.
         example: a full command line.
+        kinds: words of which one must follow the verb; empty where settings follow at once.
     """
 
     workflow: str
     schema: str
     summary: str
     example: str
+    kinds: tuple[str, ...] = ()
 
 
 VERBS: dict[str, Verb] = {
@@ -66,6 +68,13 @@ VERBS: dict[str, Verb] = {
         schema="unipot.workflows.evaluate:EvaluateConfig",
         summary="errors per dataset, property and element",
         example="unipot evaluate checkpoint=runs/a/best.safetensors data=test.extxyz",
+    ),
+    "study": Verb(
+        workflow="unipot.workflows.study:study",
+        schema="unipot.workflows.study_config:StudyConfig",
+        summary="learning curves over frames, seeds, strategies and targets",
+        example="unipot study learning-curve checkpoint=runs/a/best.safetensors data=mine.extxyz test_data=test.extxyz",
+        kinds=("learning-curve",),
     ),
     "report": Verb(
         workflow="unipot.workflows.report:report",
@@ -149,9 +158,18 @@ def _run(arguments: list[str]) -> int:
         return 0
     from unipot.workflows.compose import load_config
 
-    config = load_config(verb, _attribute(VERBS[verb].schema), _joined_config(rest))
+    config = load_config(verb, _attribute(VERBS[verb].schema), _joined_config(_without_kind(verb, rest)))
     _attribute(VERBS[verb].workflow)(config)
     return 0
+
+
+def _without_kind(verb: str, words: list[str]) -> list[str]:
+    """The settings after `unipot study learning-curve`; other verbs have no kinds."""
+    kinds = VERBS[verb].kinds
+    if kinds and words[:1] not in [[kind] for kind in kinds]:
+        found = f", not {words[0]!r}" if words else ""
+        raise ValueError(f"unipot {verb} is followed by one of: {', '.join(kinds)}{found}; for example `{VERBS[verb].example}`")
+    return words[1:] if kinds else words
 
 
 def _joined_config(words: list[str]) -> list[str]:

@@ -1,0 +1,129 @@
+"""The process of one run of a study: `unipot finetune`, then errors on every test set, before and after."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from unipot.cli import main
+from unipot.data.store import Store
+from unipot.finetune.readout_fit import SHIFT
+from unipot.models.potential import Potential
+from unipot.reporting.evaluation import Evaluation
+from unipot.reporting.learning_curves import Errors, RunResult
+from unipot.workflows.charge_states import admit_states
+from unipot.workflows.compose import load_config
+from unipot.workflows.config import MixtureConfig
+from unipot.workflows.finetune import FinetuneConfig, open_everything, starting_point
+from unipot.workflows.model import dtype_named
+from unipot.workflows.report import read_finetune_run
+from unipot.workflows.run_folder import RunFolder
+from unipot.workflows.study_runs import RESULT_FILE, write_json
+from unipot.workflows.user_frames import budget_for
+from unipot.workflows.yardsticks import Yardstick
+from unipot.zoo.artifact import load_potential
+
+#: what is kept of an evaluation
+_KEPT = {"energy_per_atom": ("mae", "rmse"), "forces": ("mae", "rmse"), "stress": ("mae", "rmse")}
+
+
+def work(settings_file: Path) -> int:
+    """Do the run described in `settings_file` and write its result beside it.
+
+    Returns:
+        0, or the exit code of `unipot finetune` where that failed; 2 where another process is at the same run.
+    """
+    settings = json.loads(settings_file.read_text(encoding="utf-8"))
+    try:
+        with FileLock(settings_file.with_suffix(".lock"), timeout=0):
+            code = main(["finetune", *settings["words"]])
+            if code == 0:
+                write_json(settings_file.parent / RESULT_FILE, measured(settings).to_dict())
+            return code
+    except Timeout:
+        print(f"unipot: error: another process works in {settings_file.parent}; wait for it, or end it", file=sys.stderr)
+        return 2
+
+
+def measured(settings: dict[str, Any]) -> RunResult:
+    """Errors of a finished run on its test sets, and what `unipot finetune` recorded of it."""
+    config: FinetuneConfig = load_config("finetune", FinetuneConfig, settings["words"])
+    folder, console = Path(settings["folder"]), Console()
+    recorded = read_finetune_run(folder)
+    head = recorded.summary["head"]
+    tests = [_test_set(name, path, head, settings["max_test_frames"]) for name, path in settings["tests"].items()]
+    adapted = load_potential(folder / "best.safetensors", dtype=dtype_named(config.trainer.dtype))
+    budget = budget_for([test.store for test in tests], config.mixture, adapted.cutoff, console)
+    start, parent = ({}, {}) if config.from_scratch else _before(config, folder, tests, budget, console)
+    return RunResult(
+        **{key: settings[key] for key in ("target", "strategy", "n_frames", "seed", "stamp")},
+        errors=_errors(adapted, tests, budget),
+        start=start,
+        parent=parent,
+        forgetting=forgetting_rows(recorded.before, recorded.after),
+        seconds=recorded.summary["seconds"],
+        n_steps=recorded.summary["n_steps"],
+        best_step=recorded.summary["best_step"],
+    )
+
+
+def forgetting_rows(before: Sequence[Evaluation], after: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """MAE of every pretraining set and property before and after, with the ratio; sets without both are left out."""
+    later, rows = {e.dataset: e for e in after}, []
+    for first in before:
+        for property in _KEPT:
+            old, new = (e.get(property, "mae") if e else None for e in (first, later.get(first.dataset)))
+            if old and new is not None:
+                own = {"dataset": first.dataset, "head": first.head, "property": property}
+                rows.append({**own, "before": old, "after": new, "ratio": new / old})
+    return rows
+
+
+def _before(
+    config: FinetuneConfig, folder: Path, tests: Sequence[Yardstick], budget: MixtureConfig, console: Console
+) -> tuple[Errors, Errors]:
+    """Errors of the aligned model before the first step, and of the parent head with the composition shift alone.
+
+    The alignment is closed-form and seeded, so doing it again gives what the run started from.
+    """
+    start = _aligned(config, folder, budget, console)
+    errors = _errors(start.potential, tests, budget)
+    if start.report is None or start.report.readout.chosen == SHIFT:
+        return errors, errors
+    shifted = _aligned(replace(config, alignment=SHIFT, parent_head=start.report.parent), folder, budget, console)
+    return errors, _errors(shifted.potential, tests, budget)
+
+
+def _aligned(config: FinetuneConfig, folder: Path, budget: MixtureConfig, console: Console) -> Any:
+    pretrained, run = load_potential(config.checkpoint, dtype=dtype_named(config.trainer.dtype)), RunFolder(folder, resume=True)
+    frames, replay, _ = open_everything(config, pretrained, run, console)
+    admit_states(console, pretrained, [frames.dataset, *replay], frames.test)
+    budget = budget_for([frames.dataset.store], budget, pretrained.cutoff, console)
+    return starting_point(config, pretrained, frames.dataset, budget, run, console)
+
+
+def _test_set(name: str, path: str, head: str, most: int) -> Yardstick:
+    store = Store(path)
+    chosen = np.unique(np.linspace(0, len(store) - 1, min(len(store), most)).astype(int))
+    return Yardstick(name=name, head=head, store=store, indices=chosen)
+
+
+def _errors(potential: Potential, tests: Sequence[Yardstick], budget: MixtureConfig) -> Errors:
+    found: Errors = {}
+    for test in tests:
+        evaluation = test.measure(potential.eval(), "study", budget)
+        numbers = {p: {s: evaluation.get(p, s) for s in statistics} for p, statistics in _KEPT.items()}
+        found[test.name] = {p: own for p, own in numbers.items() if None not in own.values()}  # type: ignore[misc]
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(work(Path(sys.argv[1])))
