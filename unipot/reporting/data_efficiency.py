@@ -54,7 +54,7 @@ class Median:
             return str(Bounded(value=self.low))
         if math.isinf(self.high):
             return str(Bounded(value=self.low, bound=LOWER)) if self.low > 0 else "unknown"
-        return str(Bounded(value=self.high, bound=UPPER)) if self.low == 0 else f"{self.low:.3g} to {self.high:.3g}"
+        return str(Bounded(value=self.high, bound=UPPER)) if self.low == 0 else f"{Bounded(value=self.low)} to {Bounded(value=self.high)}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; an unknown end is None."""

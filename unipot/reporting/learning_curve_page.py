@@ -39,8 +39,21 @@ def error_curve_table(points: Sequence[CurvePoint]) -> ReportTable:
         for p in points
     )  # fmt: skip
     head = ("target", "test set", "strategy", "frames", "seeds", *(c[0] for c in columns))
-    tail = ("parent force MAE", "step-0 force MAE", "data efficiency")
+    tail = ("parent, force MAE meV/Å", "step 0, force MAE meV/Å", "data efficiency")
     return ReportTable(title="Errors against frames, mean ± standard deviation over seeds", columns=(*head, *tail), rows=rows)
+
+
+def short_table(points: Sequence[CurvePoint]) -> ReportTable:
+    """What fits a terminal of `error_curve_table`."""
+    rows = tuple(
+        (
+            f"{p.target}, {p.test}", p.strategy, p.n_frames, _in_words(p.start.get(COMPARED)), _in_words(p.errors.get(COMPARED)),
+            "–" if p.factor is None else str(p.factor),
+        )
+        for p in points
+    )  # fmt: skip
+    columns = ("test set", "strategy", "frames", "step 0", "trained", "efficiency")
+    return ReportTable(title="Force MAE, meV/Å, mean ± standard deviation over seeds", columns=columns, rows=rows)
 
 
 def median_table(medians: Mapping[tuple[str, int], Median], reference: str) -> ReportTable:
@@ -54,7 +67,7 @@ def median_table(medians: Mapping[tuple[str, int], Median], reference: str) -> R
 
 
 def run_table(results: Sequence[RunResult]) -> ReportTable:
-    """Every run: force error per seed would hide in the means, so steps, time and forgetting are given here."""
+    """Every run with its steps, time and forgetting."""
     rows = []
     for r in results:
         lost = forgotten(r) or (None, None)
@@ -68,7 +81,7 @@ def run_table(results: Sequence[RunResult]) -> ReportTable:
 def learning_curve_figure(points: Sequence[CurvePoint]) -> bytes:
     """One panel per target, force MAE (energy MAE without forces) against frames on logarithmic axes; PNG.
 
-    Full colour: after training, with the standard deviation over seeds; grey: the start of the first strategy that has one.
+    Circles: after training, with the standard deviation over seeds; pale crosses: the aligned model before the first step.
 
     Raises:
         ValueError: there is no point.

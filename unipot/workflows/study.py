@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from unipot import __version__
-from unipot.reporting.learning_curve_page import error_curve_table, learning_curve_figure, median_table, run_table
+from unipot.reporting.learning_curve_page import error_curve_table, learning_curve_figure, median_table, run_table, short_table
 from unipot.reporting.learning_curves import RunResult, learning_curves, median_factors
 from unipot.reporting.tables import ReportTable
 from unipot.workflows.study_config import StudyConfig, strategies_of, targets_of
@@ -84,13 +84,13 @@ def run_all(
 def write_study(
     config: StudyConfig, targets: Sequence[Target], runs: Sequence[PlannedRun], results: Mapping[str, RunResult]
 ) -> list[ReportTable]:
-    """`study.json`, `study.md` and `study.png` of the results so far, and the tables for the console."""
+    """`study.json`, `study.md` and `study.png` of the results so far; returns the tables that fit a console."""
     output, ordered = Path(config.output), [results[run.name] for run in in_order_of_tables(runs) if run.name in results]
     points = learning_curves(ordered, config.reference or "")
     medians = median_factors(points, {target.name: next(iter(target.tests)) for target in targets})
+    median = [median_table(medians, str(config.reference))] if medians else []
     tables = [error_curve_table(points)] if points else []
-    tables += [median_table(medians, str(config.reference))] if medians else []
-    tables += [run_table(ordered)] if ordered else []
+    tables += [*median, *([run_table(ordered)] if ordered else [])]
     failed = [result for result in ordered if result.failure]
     content = {
         "settings": asdict(config),
@@ -105,7 +105,7 @@ def write_study(
     write_whole(output / "study.md", page_of(content["runs"], tables, failed))
     if points:
         write_whole(output / "study.png", learning_curve_figure(points))
-    return tables
+    return [short_table(points), *median] if points else []
 
 
 def page_of(counts: Mapping[str, int], tables: Sequence[ReportTable], failed: Sequence[RunResult]) -> str:

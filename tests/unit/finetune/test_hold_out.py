@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from unipot.finetune.hold_out import choose_frames, hold_out
 
@@ -65,3 +67,11 @@ def test_impossible_number_of_frames_is_refused(wanted):
 def test_fraction_outside_the_range_is_refused():
     with pytest.raises(ValueError, match="from 0 to 0.5"):
         hold_out(np.arange(30), [WATER] * 30, 0.7, seed=0)
+
+
+@given(n_available=st.integers(2, 200), seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_fewer_frames_of_a_seed_are_among_more_of_it(n_available, seed, data):
+    few = data.draw(st.integers(1, n_available))
+    many = data.draw(st.integers(few, n_available))
+    chosen = set(choose_frames(n_available, few, seed).tolist())
+    assert len(chosen) == few and chosen <= set(choose_frames(n_available, many, seed).tolist())

@@ -1,0 +1,94 @@
+"""One real run of a study, in its own process: what it records is what `unipot finetune` and `unipot evaluate` give."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+
+from unipot.cli import main
+from unipot.models import CompositionReference, Head, HeadBank, Potential, build_backbone
+from unipot.structure import Structure
+from unipot.zoo.artifact import save_artifact
+
+WATER = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
+
+
+def write_frames(path, n, seed):
+    rng, frames = np.random.default_rng(seed), []
+    for _ in range(n):
+        atoms = Atoms("OHH", WATER + 0.05 * rng.normal(size=(3, 3)))
+        atoms.calc = SinglePointCalculator(atoms, energy=-14 + 0.1 * rng.normal(), forces=0.1 * rng.normal(size=(3, 3)))
+        frames.append(atoms)
+    write(path, frames)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Folder of a study of one run whose rate of 1e-30 changes no weight."""
+    folder = tmp_path_factory.mktemp("study")
+    torch.manual_seed(0)
+    backbone = build_backbone("native", {"n_channels": 4, "n_vector_channels": 2, "n_layers": 1})
+    known, heads = np.isin(np.arange(119), [1, 8]), HeadBank()
+    heads.add(Head("pbe", level_of_theory="PBE", n_channels=4, n_hidden=4, reference=CompositionReference(np.where(known, -5.0, 0.0), known)))
+    golden = [Structure(atomic_numbers=[8, 1, 1], positions=WATER, id="water")]
+    save_artifact(folder / "model.safetensors", Potential(backbone, heads).eval(), golden=golden, card={"name": "m", "licence": "CC0-1.0"})
+    for seed, (name, n) in enumerate({"frames": 12, "warm": 5, "hot": 4, "old": 3}.items()):
+        write_frames(folder / f"{name}.extxyz", n, seed)
+    settings = {
+        "checkpoint": str(folder / "model.safetensors"),
+        "targets": {"water": {"data": str(folder / "frames.extxyz"), "tests": {t: str(folder / f"{t}.extxyz") for t in ("warm", "hot")}}},
+        "frames": [6],
+        "seeds": [3],
+        "strategies": {
+            "from-scratch": None,
+            "finetune": ["optimizer.learning_rate=1e-30", "optimizer.weight_decay=0", f"forgetting.pbe.path={folder / 'old.extxyz'}"],
+        },
+        "overrides": ["schedule.max_steps=2", "schedule.warmup_steps=1", "trainer.validate_every=2"],
+        "reference": None,
+        "output": str(folder / "out"),
+    }
+    (folder / "study.yaml").write_text(json.dumps(settings))  # JSON is YAML
+    assert main(["study", "learning-curve", f"config={folder / 'study.yaml'}"]) == 0
+    return folder
+
+
+def recorded(study):
+    (result,) = json.loads((study / "out" / "study.json").read_text())["results"]
+    return result
+
+
+def test_the_start_is_what_the_run_started_from(study):
+    result = recorded(study)
+    assert set(result["errors"]) == set(result["start"]) == {"warm", "hot"}
+    for test in ("warm", "hot"):
+        for property in ("energy_per_atom", "forces"):
+            assert result["errors"][test][property] == pytest.approx(result["start"][test][property], rel=1e-5)
+            assert result["start"][test][property]["rmse"] >= result["start"][test][property]["mae"] > 0
+    assert result["errors"]["warm"] != result["errors"]["hot"]
+    assert result["start"] == result["parent"]
+
+
+def test_forgetting_of_a_model_that_did_not_move_is_one(study):
+    rows = recorded(study)["forgetting"]
+    assert {(row["head"], row["property"]) for row in rows} == {("pbe", "energy_per_atom"), ("pbe", "forces")}
+    assert all(row["ratio"] == pytest.approx(1.0, rel=1e-5) for row in rows)
+
+
+def test_errors_are_those_of_unipot_evaluate(study, tmp_path):
+    best = study / "out" / "water" / "finetune" / "n6-seed3" / "best.safetensors"
+    assert main(["evaluate", f"checkpoint={best}", f"data={study / 'warm.extxyz'}", "head=water", f"output={tmp_path}"]) == 0
+    (table,) = json.loads((tmp_path / "metrics.json").read_text())
+    found = {row["property"]: row for row in table["rows"] if row["element"] is None}
+    for property, numbers in recorded(study)["errors"]["warm"].items():
+        assert numbers == pytest.approx({key: found[property][key] for key in numbers}, rel=1e-6)
+
+
+def test_a_finished_run_is_not_repeated(study):
+    result = study / "out" / "water" / "finetune" / "n6-seed3" / "result.json"
+    written = result.stat().st_mtime_ns
+    assert main(["study", "learning-curve", f"config={study / 'study.yaml'}"]) == 0
+    assert result.stat().st_mtime_ns == written
