@@ -33,9 +33,11 @@ def study(tmp_path_factory):
     torch.manual_seed(0)
     backbone = build_backbone("native", {"n_channels": 4, "n_vector_channels": 2, "n_layers": 1})
     known, heads = np.isin(np.arange(119), [1, 8]), HeadBank()
-    heads.add(Head("pbe", level_of_theory="PBE", n_channels=4, n_hidden=4, reference=CompositionReference(np.where(known, -5.0, 0.0), known)))
+    reference = CompositionReference(np.where(known, -5.0, 0.0), known)
+    heads.add(Head("pbe", level_of_theory="PBE", n_channels=4, n_hidden=4, reference=reference))
     golden = [Structure(atomic_numbers=[8, 1, 1], positions=WATER, id="water")]
-    save_artifact(folder / "model.safetensors", Potential(backbone, heads).eval(), golden=golden, card={"name": "m", "licence": "CC0-1.0"})
+    potential, card = Potential(backbone, heads).eval(), {"name": "m", "licence": "CC0-1.0"}
+    save_artifact(folder / "model.safetensors", potential, golden=golden, card=card)
     for seed, (name, n) in enumerate({"frames": 12, "warm": 5, "hot": 4, "old": 3}.items()):
         write_frames(folder / f"{name}.extxyz", n, seed)
     settings = {

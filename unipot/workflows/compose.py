@@ -53,6 +53,8 @@ def checked_config(schema: type, *layers: Any) -> Any:
     plain = [OmegaConf.to_container(layer, resolve=False) if isinstance(layer, DictConfig) else layer for layer in layers]
     for layer in plain:
         _refuse_unknown(layer, schema, "")
+    for number, layer in enumerate(plain[1:], start=1):
+        plain[:number] = [_without_replaced(earlier, layer) for earlier in plain[:number]]
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), *plain)
         missing = sorted(OmegaConf.missing_keys(merged))
@@ -169,6 +171,14 @@ def _resumed(values: dict[str, Any]) -> DictConfig | None:
     config["run"] = str(resume)
     config["resume"] = values["resume"] = "auto"
     return config  # type: ignore[return-value]
+
+
+def _without_replaced(earlier: Any, later: Any) -> Any:
+    """`earlier` without the mappings that are lists in `later`: OmegaConf would not replace one by the other."""
+    if not isinstance(earlier, Mapping) or not isinstance(later, Mapping):
+        return earlier
+    kept = {k: v for k, v in earlier.items() if not (isinstance(v, Mapping) and isinstance(later.get(k), list))}
+    return {k: _without_replaced(v, later.get(k)) for k, v in kept.items()}
 
 
 def _refuse_unknown(value: Any, annotation: Any, where: str) -> None:
