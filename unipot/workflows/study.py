@@ -15,7 +15,7 @@ from unipot.reporting.learning_curve_page import error_curve_table, learning_cur
 from unipot.reporting.learning_curves import RunResult, learning_curves, median_factors
 from unipot.reporting.tables import ReportTable
 from unipot.workflows.study_config import StudyConfig, strategies_of, targets_of
-from unipot.workflows.study_runs import PlannedRun, execute, make_room, plan_runs, write_json, write_whole
+from unipot.workflows.study_runs import LOG_FILE, PlannedRun, execute, make_room, plan_runs, write_json, write_whole
 from unipot.workflows.study_targets import Target, open_target
 from unipot.zoo.artifact import load_artifact
 
@@ -77,7 +77,7 @@ def run_all(
     for number, (run, result) in enumerate(execute(waiting, config.jobs, config.threads), start=1):
         results[run.name] = result
         write_study(config, targets, runs, results)
-        said = f"failed: {result.failure.splitlines()[-1]}" if result.failure else f"{result.seconds:.0f} s"
+        said = f"failed, {result.failure.partition(':')[0]}; log: {run.folder / LOG_FILE}" if result.failure else f"{result.seconds:.0f} s"
         console.print(f"  {number}/{len(waiting)} {run.name}: {said}", highlight=False, markup=False, soft_wrap=True)
 
 
