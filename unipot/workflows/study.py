@@ -15,7 +15,7 @@ from unipot.reporting.learning_curve_page import error_curve_table, learning_cur
 from unipot.reporting.learning_curves import RunResult, learning_curves, median_factors
 from unipot.reporting.tables import ReportTable
 from unipot.workflows.study_config import StudyConfig, strategies_of, targets_of
-from unipot.workflows.study_runs import LOG_FILE, PlannedRun, execute, make_room, plan_runs, write_json, write_whole
+from unipot.workflows.study_runs import LOG_FILE, ModelIdentity, PlannedRun, execute, make_room, plan_runs, write_json, write_whole
 from unipot.workflows.study_targets import Target, open_target
 from unipot.zoo.artifact import load_artifact
 
@@ -38,13 +38,13 @@ def study(config: StudyConfig) -> list[RunResult]:
     """
     console = Console()
     strategies, configured = strategies_of(config), targets_of(config)
-    checkpoint_hash = load_artifact(config.checkpoint).card["sha256"]
+    model = ModelIdentity.of(load_artifact(config.checkpoint).card)
     Path(config.output).mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(Path(config.output) / "study.lock", timeout=0):
             console.rule("targets")
             targets = [open_target(name, target, config, console) for name, target in configured.items()]
-            runs = plan_runs(config, targets, strategies, checkpoint_hash)
+            runs = plan_runs(config, targets, strategies, model)
             show_plan(console, config, targets, runs)
             results = finished(runs)
             if not config.analyse_only:

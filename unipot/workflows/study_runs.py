@@ -72,12 +72,35 @@ class PlannedRun:
         )
 
 
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What of the checkpoint a result depends on.
+
+    Attributes:
+        weights: hash of all of them.
+        description: of backbone, core repulsion and precision, all that random weights are made by.
+    """
+
+    weights: str
+    description: dict[str, Any]
+
+    @staticmethod
+    def of(card: Mapping[str, Any]) -> ModelIdentity:
+        """From the card of an artifact."""
+        potential = card["potential"]
+        return ModelIdentity(card["sha256"], {key: potential[key] for key in ("backbone", "core_repulsion", "dtype")})
+
+    def matters_to(self, strategy: StudyStrategyConfig) -> str | dict[str, Any]:
+        """From scratch the weights do not: another checkpoint of the same size repeats no such run."""
+        return self.description if "from_scratch=true" in strategy.overrides else self.weights
+
+
 def plan_runs(
-    config: StudyConfig, targets: Sequence[Target], strategies: Mapping[str, StudyStrategyConfig], checkpoint_hash: str
+    config: StudyConfig, targets: Sequence[Target], strategies: Mapping[str, StudyStrategyConfig], model: ModelIdentity
 ) -> list[PlannedRun]:
     """Every run, first seeds first, so that an interrupted study has whole curves."""
     runs = [
-        (rank, _planned(config, target, label, strategy, n_frames, seed, checkpoint_hash))
+        (rank, _planned(config, target, label, strategy, n_frames, seed, model))
         for target in targets
         for label, strategy in strategies.items()
         for n_frames in frames_of(strategy.frames or [], len(target.store))
@@ -146,13 +169,13 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def _planned(
-    config: StudyConfig, target: Target, label: str, strategy: StudyStrategyConfig, n_frames: int, seed: int, checkpoint_hash: str
+    config: StudyConfig, target: Target, label: str, strategy: StudyStrategyConfig, n_frames: int, seed: int, model: ModelIdentity
 ) -> PlannedRun:
     folder = Path(config.output) / target.name / label / f"n{n_frames}-seed{seed}"
     labels = [] if target.labels is None else [f"labels=[{','.join(target.labels)}]"]
     chosen = [f"name={target.name}", f"n_train={n_frames}", f"seed={seed}", *labels, *config.overrides, *strategy.words()]
     places = [f"checkpoint={config.checkpoint}", f"data={target.store.path}", f"run={folder}"]
-    what = {"checkpoint": checkpoint_hash, "frames": target.hashes(), "max_test_frames": config.max_test_frames, "settings": chosen}
+    what = {"checkpoint": model.matters_to(strategy), "frames": target.hashes(), "max_test_frames": config.max_test_frames, "settings": chosen}
     return PlannedRun(
         target=target.name, strategy=label, n_frames=n_frames, seed=seed, folder=folder,
         words=[*places, "trainer.progress=false", f"trainer.threads={config.threads}", *chosen],
