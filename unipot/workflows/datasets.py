@@ -109,7 +109,7 @@ def store_at(path: str, config: DatasetConfig, *, name: str, cache: Path, consol
     target = cache / f"{name}-{digest}.unipot"
     if not (target / "metadata.json").is_file() and is_main_process():
         _convert(source, config, name, target, console)
-    _wait_for(target)
+    wait_for_store(target)
     return target
 
 
@@ -117,7 +117,7 @@ def _format(path: str, config: DatasetConfig) -> str:
     return format_of(path) if config.format == "auto" else config.format
 
 
-def _wait_for(store: Path) -> None:
+def wait_for_store(store: Path) -> None:
     """Other processes of a run wait here while the first one converts.
 
     Raises:

@@ -41,11 +41,14 @@ from unipot.workflows.model import build_loss, build_settings, dtype_named
 from unipot.workflows.pretrain import mixture_data
 from unipot.workflows.report import ALIGNMENT_FILE, EVALUATIONS, SUMMARY_FILE, forgetting_table
 from unipot.workflows.run_folder import RunFolder, open_run_folder
+from unipot.workflows.self_replay import SelfReplayConfig, self_labelled_sets
 from unipot.workflows.strategy import StrategyConfig, add_updates, check_strategy, strategy_facts, strategy_policy
 from unipot.workflows.uncertainty import add_uncertainty, check_uncertainty
 from unipot.workflows.user_frames import UserDataConfig, UserFrames, budget_for, free_head_name, name_of, open_user_frames
 from unipot.workflows.yardsticks import Yardstick, YardstickConfig, open_yardsticks, require_same_energy_kind, save_evaluations
 from unipot.zoo.artifact import load_potential
+from unipot.zoo.card import read_card
+from unipot.zoo.sample import kept_sample
 
 
 @dataclass(kw_only=True)
@@ -66,6 +69,7 @@ class FinetuneConfig(UserDataConfig):
     from_scratch: bool = False
     replay: dict[str, DatasetConfig] = field(default_factory=dict)
     replay_share: float = MISSING
+    self_replay: SelfReplayConfig = field(default_factory=SelfReplayConfig)
     forgetting: dict[str, YardstickConfig] = field(default_factory=dict)
     pretrain_run: str | None = None
     forgetting_frames: int = MISSING
@@ -148,7 +152,7 @@ def open_everything(
     Raises:
         ValueError, KeyError, FileNotFoundError: see the functions called.
     """
-    if config.from_scratch and (config.replay or config.parent_head != AUTO):
+    if config.from_scratch and (config.replay or config.self_replay.wanted or config.parent_head != AUTO):
         raise ValueError("from_scratch=true starts from random weights, so it has neither a parent_head nor replay; leave them out")
     if config.heads.references and not config.from_scratch:
         raise ValueError("heads.references are for from_scratch=true: an aligned head takes its parent's references and shifts them")
@@ -164,11 +168,14 @@ def open_everything(
                 f"replay.{item.spec.name} is {item.spec.level_of_theory!r}, but head {item.spec.head!r} is {level!r}; give its own head"
             )
         require_same_energy_kind(potential, item.spec.head, item.store)
+    own_labels = self_labelled_sets(
+        config.self_replay, potential, read_card(config.checkpoint), seed=config.seed, cache=cache, console=console
+    )  # fmt: skip
     watched = {} if config.from_scratch else config.forgetting
     run_to_watch = None if config.from_scratch else config.pretrain_run
-    return frames, replay, open_yardsticks(
-        watched, run_to_watch, potential, n_frames=config.forgetting_frames, cache=cache, console=console
-    )  # fmt: skip
+    yardsticks = open_yardsticks(watched, run_to_watch, potential, n_frames=config.forgetting_frames, cache=cache, console=console)
+    drift = [Yardstick(name=d.spec.name, head=d.spec.head, store=d.store, indices=d.train_indices) for d in own_labels]
+    return frames, [*replay, *own_labels], [*yardsticks, *drift]
 
 
 def cache_of(config: FinetuneConfig, run: RunFolder) -> Path:
@@ -254,7 +261,9 @@ def card_of(
         **({"method": "from scratch"} if config.from_scratch else strategy_facts(config.finetune, lora)),
     }
     card = {**training_card("finetune", run.path.name, config, datasets), "finetune": {**facts, **start.to_dict()}}
-    return {**card, "references": references_of(start.statistics)} if start.statistics else card
+    if config.from_scratch:
+        return {**card, "references": references_of(start.statistics)}
+    return {**card, **kept_sample(read_card(config.checkpoint))}
 
 
 def chosen_potential(run: RunFolder, config: FinetuneConfig) -> Potential:
