@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -184,7 +183,7 @@ def test_fine_tuned_model_keeps_the_sample_and_reports_the_drift(files, parent, 
     "overrides, sentence",
     [
         (("self_replay.structures=nowhere.extxyz",), "nowhere.extxyz"),
-        (("self_replay.structures=sample", "self_replay.head=metals"), "those of the sample have their own heads"),
+        (("self_replay.structures=sample", "self_replay.head=metals"), "self_replay.head is for structures of a file"),
         (("self_replay.structures=sample", "self_replay.rattle=-1"), "self_replay.rattle is -1.0"),
         (("self_replay.structures={bare}", "self_replay.head=metal"), "did you mean 'metals'"),
         (("self_replay.structures=sample", "from_scratch=true"), "neither a parent_head nor replay"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,16 @@ import numpy as np
 from rich.console import Console
 
 from unipot.batch import AtomBatch
+from unipot.data.statistics import elements_present
+from unipot.data.store import Store
 from unipot.finetune.align import AlignmentReport, align_head
+from unipot.finetune.label_checks import label_scales, level_warnings, refuse_wrong_units
 from unipot.finetune.new_elements import NewElement, start_new_elements
 from unipot.finetune.parents import ParentScore, score_parents
 from unipot.finetune.readout_fit import SHIFT
 from unipot.models.potential import Potential
 from unipot.reporting.tables import ReportTable, alignment_table, held_out_table, new_element_table, parent_table
+from unipot.structure import symbols_of
 from unipot.workflows.config import BackboneConfig, HeadsConfig, MixtureConfig
 from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.model import HeadStatistics, build_potential, head_statistics
@@ -59,6 +63,12 @@ class Adaptation:
         checked = [held_out_table(self.report.readout)] if self.report.readout.held_out else []
         return [parent_table(self.scores, self.report.parent), *new, *checked, alignment_table(self.report)]
 
+    def noting(self, warnings: Sequence[str]) -> Adaptation:
+        """The same with further sentences that the user should read."""
+        if self.report is None or not warnings:
+            return self
+        return replace(self, report=replace(self.report, warnings=(*self.report.warnings, *warnings)))
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: for the card and the run folder."""
         return {
@@ -75,7 +85,7 @@ class Adaptation:
 
 def align_to_frames(
     potential: Potential, dataset: OpenDataset, parent_head: str, mixture: MixtureConfig, new_elements: str = "from-neighbors",
-    alignment: str = SHIFT,
+    alignment: str = SHIFT, units: Mapping[str, str] | None = None,
 ) -> Adaptation:
     """Choose the parent head and add the aligned copy, called as `dataset.spec.head`.
 
@@ -86,10 +96,11 @@ def align_to_frames(
         mixture: budgets of a batch.
         new_elements: what is done with elements that no head was trained on, see `unipot.finetune.new_elements.MODES`.
         alignment: of the new head, one of `unipot.finetune.readout_fit.ALIGNMENTS`.
+        units: property -> unit that its labels are stated to have, which they are checked for; None checks nothing.
 
     Raises:
         KeyError: there is no head `parent_head`.
-        ValueError: see `align_head` and `start_new_elements`.
+        ValueError: labels are in another unit than stated; see also `align_head` and `start_new_elements`.
     """
     if parent_head != AUTO:
         potential.heads.index(parent_head)  # an unknown name is refused before any work
@@ -98,14 +109,46 @@ def align_to_frames(
     kind = dataset.store.energy_kind
     new = start_new_elements(potential, batches, new_elements)
     candidates, excluded = parent_candidates(potential, kind, parent_head)
-    scores = score_parents(potential, _evenly(potential, dataset, any_head, mixture, batches), candidates)
+    scored_on = _evenly(potential, dataset, any_head, mixture, batches)
+    scores = score_parents(potential, scored_on, candidates)
+    doubts = refuse_wrong_units(label_scales(potential, _most_alike(scores), scored_on, units)) if units else ()
     chosen = scores[0].head if parent_head == AUTO else parent_head
     report = align_head(
         potential, chosen, dataset.spec.head, dataset.spec.level_of_theory, batches, energy_kind=kind, alignment=alignment,
         groups=dataset.store.groups[dataset.train_indices],
     )  # fmt: skip
-    report = replace(report, warnings=(*report.warnings, *excluded, *(element.warning() for element in new)))
+    doubts += level_warnings(report, scores)
+    report = replace(report, warnings=(*report.warnings, *excluded, *(element.warning() for element in new), *doubts))
     return Adaptation(potential=potential, scores=tuple(scores), report=report, new_elements=new)
+
+
+def element_warnings(potential: Potential, own: OpenDataset, others: Mapping[str, Store]) -> tuple[str, ...]:
+    """Sentences on elements of other sets of the user's that no frame trained on has.
+
+    Args:
+        potential: with the aligned head.
+        own: the frames trained on.
+        others: the option that named a set -> the set.
+
+    Raises:
+        ValueError: the head has no reference for one of them, so that the set could not be predicted.
+    """
+    trained, known = elements_present(own.store, own.train_indices), potential.heads[own.spec.head].reference.known
+    found = []
+    for option, store in others.items():
+        absent = [z for z in store.elements if not trained[z]]
+        unknown = symbols_of([z for z in absent if not bool(known[z])])
+        if unknown:
+            raise ValueError(
+                f"{option} has {unknown}, which no frame trained on has and the parent head has no reference for, so it cannot be "
+                f"predicted; add frames with {unknown} to data, or leave such frames out of {option}"
+            )
+        if absent:
+            found.append(
+                f"{option} has {symbols_of(absent)}, which no frame trained on has: the reference is the parent's, moved by the shift that "
+                "the other elements share, and the rest is what the parent knows"
+            )
+    return tuple(found)
 
 
 def parent_candidates(potential: Potential, energy_kind: str, parent_head: str) -> tuple[list[str], tuple[str, ...]]:
@@ -148,6 +191,11 @@ def show_alignment(console: Console, adaptation: Adaptation) -> None:
         console.print(table.to_rich())
     for text in adaptation.report.warnings:
         console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
+
+
+def _most_alike(scores: Sequence[ParentScore]) -> str:
+    """The head whose forces point most as the labels do, or all the other way; the best one where there are no forces."""
+    return max(scores, key=lambda score: -1.0 if np.isnan(score.force_cosine) else abs(score.force_cosine)).head
 
 
 def _evenly(

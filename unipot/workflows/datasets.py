@@ -180,7 +180,8 @@ def _sources(path: str, config: DatasetConfig, name: str, console: Console) -> d
             f"dataset {name!r}: keys and units of the labels in {path} are not stated; add datasets.{name}.sources.energy.key=... "
             "and .unit=..., or convert it first with unipot prepare"
         )
-    sources = default_labels(first_file(path, "ase"))
+    later = ("forces", "stress") if "energy" in config.labels else ()  # whether these are there is seen when the store is opened
+    sources = default_labels(first_file(path, "ase"), [label for label in config.labels if label not in later])
     said = ", ".join(f"{name} from {source.key!r} in {source.unit}" for name, source in sources.items())
     console.print(f"  {name}: labels taken as ASE writes them: {said}", highlight=False)
     return sources

@@ -22,7 +22,7 @@ from unipot.reporting.tables import ReportTable
 from unipot.training.module import TrainingModule
 from unipot.training.optim import ParameterPolicy, build_policy
 from unipot.workflows import tables
-from unipot.workflows.adaptation import AUTO, Adaptation, align_to_frames, fresh_potential, show_alignment
+from unipot.workflows.adaptation import AUTO, Adaptation, align_to_frames, element_warnings, fresh_potential, show_alignment
 from unipot.workflows.charge_states import admit_states, show_ignored_states
 from unipot.workflows.config import (
     DatasetConfig,
@@ -44,7 +44,15 @@ from unipot.workflows.run_folder import RunFolder, open_run_folder
 from unipot.workflows.self_replay import SelfReplayConfig, self_labelled_sets
 from unipot.workflows.strategy import StrategyConfig, add_updates, check_strategy, strategy_facts, strategy_policy
 from unipot.workflows.uncertainty import add_uncertainty, check_uncertainty
-from unipot.workflows.user_frames import UserDataConfig, UserFrames, budget_for, free_head_name, name_of, open_user_frames
+from unipot.workflows.user_frames import (
+    UserDataConfig,
+    UserFrames,
+    budget_for,
+    free_head_name,
+    name_of,
+    open_user_frames,
+    stated_units,
+)
 from unipot.workflows.yardsticks import Yardstick, YardstickConfig, open_yardsticks, require_same_energy_kind, save_evaluations
 from unipot.zoo.artifact import load_potential
 from unipot.zoo.card import read_card
@@ -108,7 +116,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
     before = [y.measure(pretrained, "pretrained", budget) for y in yardsticks]
 
     console.rule("fresh weights" if config.from_scratch else "alignment")
-    start = starting_point(config, pretrained, frames.dataset, budget, run, console)
+    start = starting_point(config, pretrained, frames, budget, run, console)
     show_alignment(console, start)
     target = user_yardstick(frames)
     zero_shot = target.measure(start.potential, f"zero-shot ({start.parent})", budget) if target and start.parent else None
@@ -184,14 +192,17 @@ def cache_of(config: FinetuneConfig, run: RunFolder) -> Path:
 
 
 def starting_point(
-    config: FinetuneConfig, pretrained: Potential, own: OpenDataset, budget: MixtureConfig, run: RunFolder, console: Console
+    config: FinetuneConfig, pretrained: Potential, frames: UserFrames, budget: MixtureConfig, run: RunFolder, console: Console
 ) -> Adaptation:
     """The pretrained model with an aligned head, or random weights."""
+    own = frames.dataset
     if config.from_scratch:
         start = fresh_potential(pretrained, own, config.heads, cache_of(config, run), console)
         write_references(run.references, start.statistics)
         return start
-    return align_to_frames(pretrained, own, config.parent_head, budget, config.new_elements, config.alignment)
+    start = align_to_frames(pretrained, own, config.parent_head, budget, config.new_elements, config.alignment, stated_units(config))
+    others = {"test_data": frames.test, "validation_data": own.validation_store if config.validation_data else None}
+    return start.noting(element_warnings(start.potential, own, {name: store for name, store in others.items() if store is not None}))
 
 
 def training_module(config: FinetuneConfig, start: Adaptation, datasets: Sequence[OpenDataset], run: RunFolder) -> TrainingModule:

@@ -63,9 +63,9 @@ def self_labelled_sets(
         ValueError: an option is not allowed, the card has no sample, or no head fits the structures.
         FileNotFoundError: the path is not there.
     """
+    _check(config, potential)
     if not config.wanted:
         return []
-    _check(config, potential)
     found = _of_sample(card, potential) if config.structures == SAMPLE else _of_path(config, potential, console)
     result = []
     for head, structures in found.items():
@@ -108,8 +108,11 @@ def _check(config: SelfReplayConfig, potential: Potential) -> None:
         raise ValueError(f"self_replay.max_structures is {config.max_structures}; it must be at least 1")
     if config.head is not None:
         potential.heads.index(config.head)
-        if config.structures == SAMPLE:
-            raise ValueError("self_replay.head is for structures from a file: those of the sample have their own heads; leave it out")
+        if config.structures in (NONE, SAMPLE):
+            raise ValueError(
+                f"self_replay.head is for structures of a file, but self_replay.structures is {config.structures}; leave it out (those of "
+                "the sample have their own heads), or give the path of a file or store"
+            )
 
 
 def _of_sample(card: Mapping[str, Any], potential: Potential) -> dict[str, list[Structure]]:
@@ -135,8 +138,8 @@ def _of_path(config: SelfReplayConfig, potential: Potential, console: Console) -
         known = set(np.flatnonzero(potential.heads[head].reference.known.cpu().numpy()).tolist()) & set(potential.backbone.elements)
         fitting = [s for s in structures if known.issuperset(s.atomic_numbers.tolist())]
         if len(fitting) < len(structures):
-            left_out = f"{len(structures) - len(fitting)} of {len(structures)} structures have elements without a reference in head {head!r}"
-            console.print(f"  self_replay: {left_out}; left out there", highlight=False)
+            n_out, what = len(structures) - len(fitting), f"structures have elements without a reference in head {head!r}"
+            console.print(f"  self_replay: {n_out} of {len(structures)} {what}; left out there", highlight=False)
         if fitting:
             found[head] = fitting
     if not found:

@@ -77,7 +77,8 @@ def sample_of(card: Mapping[str, Any]) -> list[SampleSet]:
 
 
 def _packed(structure: Structure) -> dict[str, Any]:
-    entry: dict[str, Any] = {"atomic_numbers": " ".join(map(str, structure.atomic_numbers.tolist())), "positions": _text(structure.positions)}
+    numbers = " ".join(map(str, structure.atomic_numbers.tolist()))
+    entry: dict[str, Any] = {"atomic_numbers": numbers, "positions": _text(structure.positions)}
     if structure.cell.any():
         entry |= {"cell": _text(structure.cell), "pbc": "".join("T" if axis else "F" for axis in structure.pbc)}
     if structure.total_charge:
