@@ -43,6 +43,7 @@ class Adaptation:
         report: of the alignment; None from scratch.
         statistics: of the new head from scratch, references included; empty when aligned.
         new_elements: of the frames, which no head of the checkpoint was trained on.
+        further: of the heads of further sets of the user's own, in the same potential.
     """
 
     potential: Potential
@@ -50,6 +51,7 @@ class Adaptation:
     report: AlignmentReport | None = None
     statistics: tuple[HeadStatistics, ...] = ()
     new_elements: tuple[NewElement, ...] = ()
+    further: tuple[Adaptation, ...] = ()
 
     @property
     def parent(self) -> str | None:
@@ -63,6 +65,15 @@ class Adaptation:
         checked = [held_out_table(self.report.readout)] if self.report.readout.held_out else []
         return [parent_table(self.scores, self.report.parent), *new, *checked, alignment_table(self.report)]
 
+    def parent_of(self, head: str) -> str | None:
+        """The parent of one of the new heads."""
+        return next((a.parent for a in (self, *self.further) if a.report is not None and a.report.head == head), None)
+
+    @property
+    def all_new_elements(self) -> tuple[NewElement, ...]:
+        """Of all sets."""
+        return tuple(element for a in (self, *self.further) for element in a.new_elements)
+
     def noting(self, warnings: Sequence[str]) -> Adaptation:
         """The same with further sentences that the user should read."""
         if self.report is None or not warnings:
@@ -75,6 +86,7 @@ class Adaptation:
             "parents": [score.to_dict() for score in self.scores],
             "alignment": None if self.report is None else self.report.to_dict(),
             **({"new_elements": [element.to_dict() for element in self.new_elements]} if self.new_elements else {}),
+            **({"also": [other.to_dict() for other in self.further]} if self.further else {}),
         }
 
     def write(self, path: Path) -> None:
@@ -86,6 +98,7 @@ class Adaptation:
 def align_to_frames(
     potential: Potential, dataset: OpenDataset, parent_head: str, mixture: MixtureConfig, new_elements: str = "from-neighbors",
     alignment: str = SHIFT, units: Mapping[str, str] | None = None,
+    parents: Sequence[str] | None = None,
 ) -> Adaptation:
     """Choose the parent head and add the aligned copy, called as `dataset.spec.head`.
 
@@ -98,6 +111,8 @@ def align_to_frames(
         alignment: of the new head, one of `unipot.finetune.readout_fit.ALIGNMENTS`.
         units: property -> unit that its labels are stated to have, which they are checked for; None checks nothing.
 
+        parents: heads that may be copied; None: all there are.
+
     Raises:
         KeyError: there is no head `parent_head`.
         ValueError: labels are in another unit than stated; see also `align_head` and `start_new_elements`.
@@ -108,7 +123,7 @@ def align_to_frames(
     batches = list(frames_batches(potential, dataset.store, dataset.train_indices, any_head, mixture))
     kind = dataset.store.energy_kind
     new = start_new_elements(potential, batches, new_elements)
-    candidates, excluded = parent_candidates(potential, kind, parent_head)
+    candidates, excluded = parent_candidates(potential, kind, parent_head, parents)
     scored_on = _evenly(potential, dataset, any_head, mixture, batches)
     scores = score_parents(potential, scored_on, candidates)
     doubts = refuse_wrong_units(label_scales(potential, _most_alike(scores), scored_on, units)) if units else ()
@@ -151,12 +166,15 @@ def element_warnings(potential: Potential, own: OpenDataset, others: Mapping[str
     return tuple(found)
 
 
-def parent_candidates(potential: Potential, energy_kind: str, parent_head: str) -> tuple[list[str], tuple[str, ...]]:
+def parent_candidates(
+    potential: Potential, energy_kind: str, parent_head: str, among: Sequence[str] | None = None
+) -> tuple[list[str], tuple[str, ...]]:
     """Heads that a head of `energy_kind` may descend from, and a sentence on those left out.
 
-    Heads of the same kind; where there are none, all of them; a `parent_head` asked for by name in any case.
+    Heads of the same kind `among` those given (None: all); where there are none, all of them; a `parent_head` asked for by name in
+    any case.
     """
-    kinds = {name: potential.heads[name].energy_kind for name in potential.head_names}
+    kinds = {name: potential.heads[name].energy_kind for name in (potential.head_names if among is None else among)}
     same = [name for name, kind in kinds.items() if kind == energy_kind or name == parent_head]
     left_out = [f"{name!r} ({kind})" for name, kind in kinds.items() if name not in same]
     if not same or not left_out:
@@ -191,6 +209,8 @@ def show_alignment(console: Console, adaptation: Adaptation) -> None:
         console.print(table.to_rich())
     for text in adaptation.report.warnings:
         console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
+    for other in adaptation.further:
+        show_alignment(console, other)
 
 
 def _most_alike(scores: Sequence[ParentScore]) -> str:

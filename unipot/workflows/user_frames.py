@@ -58,11 +58,13 @@ class UserFrames:
         dataset: the frames used, split.
         test: store of test frames, or None.
         n_frames: used for training and for choosing the best weights.
+        further: other sets of the user's own, each with a head of its own (`unipot.workflows.further_sets`).
     """
 
     dataset: OpenDataset
     test: Store | None
     n_frames: int
+    further: tuple[UserFrames, ...] = ()
 
 
 def open_user_frames(path: str, options: UserDataConfig, *, head: str | None, seed: int, cache: Path, console: Console) -> UserFrames:
