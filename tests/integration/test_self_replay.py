@@ -1,7 +1,5 @@
 """Replay without the original data, through the command line: what is shipped, what is labelled, what is remembered."""
 
-import json
-
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -13,9 +11,10 @@ from rich.console import Console
 from unipot.batch import collate
 from unipot.cli import main
 from unipot.data.store import Store
+from unipot.reporting.evaluation import Evaluation
 from unipot.training.losses import PropertyTerm
 from unipot.training.module import TrainingModule
-from unipot.workflows.self_replay import SelfReplayConfig, label_structure, self_labelled_sets
+from unipot.workflows.self_replay import SelfReplayConfig, drift_yardsticks, label_structure, self_labelled_sets
 from unipot.zoo.artifact import load_artifact, load_potential
 from unipot.zoo.card import read_card
 from unipot.zoo.sample import sample_of
@@ -172,11 +171,19 @@ def test_displaced_copies_are_the_same_for_the_same_seed(parent, tmp_path):
     assert np.std(moved) == pytest.approx(0.05, rel=0.35)
 
 
+def test_a_quarter_of_the_structures_is_measured_and_not_replayed(parent, tmp_path):
+    config = SelfReplayConfig(structures="sample")
+    item = self_labelled_sets(config, load_potential(parent), read_card(parent), seed=0, cache=tmp_path, console=Console(quiet=True))[0]
+    (measured,) = drift_yardsticks([item])
+    assert sorted([*item.train_indices, *measured.indices]) == list(range(12))
+    assert [item.store.ids[k] for k in measured.indices] == ["metals-3", "metals-3-rattled"]
+
+
 def test_fine_tuned_model_keeps_the_sample_and_reports_the_drift(files, parent, tmp_path):
     assert finetune(files, parent, tmp_path, *SELF, steps=2) == 0
     assert read_card(tmp_path / "last.safetensors")["sample"] == read_card(parent)["sample"]
-    before, after = (json.loads((tmp_path / "evaluations" / f"{when}_self-metals.json").read_text()) for when in ("before", "after"))
-    assert before != after
+    before, after = (Evaluation.load(tmp_path / "evaluations" / f"{when}_self-metals") for when in ("before", "after"))
+    assert before.get("forces", "mae") < 1e-6 < 1e-4 < after.get("forces", "mae")
 
 
 @pytest.mark.parametrize(

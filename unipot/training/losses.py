@@ -120,7 +120,9 @@ class PropertyTerm:
         residual = self._residual(difference)
         if self.dataset_weights is not None:
             residual = residual * self.dataset_weights.to(residual.device)[dataset]
-        residual = residual * own_weights(self.property, batch)[chosen].to(residual)
+        weights = own_weights(self.property, batch)
+        if weights is not None:
+            residual = residual * weights[chosen].to(residual)
         return residual.sum(), chosen.sum().to(torch.float64)
 
     def _residual(self, difference: Tensor) -> Tensor:
@@ -216,8 +218,10 @@ def labelled_mask(property: str, batch: AtomBatch, frozen_atoms: str = "exclude"
     return mask
 
 
-def own_weights(property: str, batch: AtomBatch) -> Tensor:
-    """(n_structures,) or, for forces, (n_atoms,) factors that the structures carry themselves; 1 where there is none."""
+def own_weights(property: str, batch: AtomBatch) -> Tensor | None:
+    """(n_structures,) or, for forces, (n_atoms,) factors that the structures carry themselves, 1 where one has none; None without any."""
+    if not {"weight", "atom_weights"} & set(batch.labels):
+        return None
     weights = torch.ones(batch.n_structures, device=batch.positions.device)
     if "weight" in batch.labels:
         weights = torch.where(batch.label_mask["weight"], batch.labels["weight"], weights.to(batch.labels["weight"]))

@@ -15,7 +15,7 @@ from unipot.batch import AtomBatch
 from unipot.data.statistics import elements_present
 from unipot.data.store import Store
 from unipot.finetune.align import AlignmentReport, align_head
-from unipot.finetune.label_checks import label_scales, level_warnings, refuse_wrong_units
+from unipot.finetune.label_checks import LabelScale, label_scales, level_warnings, refuse_wrong_units
 from unipot.finetune.new_elements import NewElement, start_new_elements
 from unipot.finetune.parents import ParentScore, score_parents
 from unipot.finetune.readout_fit import SHIFT
@@ -126,14 +126,14 @@ def align_to_frames(
     candidates, excluded = parent_candidates(potential, kind, parent_head, parents)
     scored_on = _evenly(potential, dataset, any_head, mixture, batches)
     scores = score_parents(potential, scored_on, candidates)
-    doubts = refuse_wrong_units(label_scales(potential, _most_alike(scores), scored_on, units)) if units else ()
+    doubts = refuse_wrong_units(_label_scales(potential, _most_alike(scores), scored_on, units, kind)) if units else ()
     chosen = scores[0].head if parent_head == AUTO else parent_head
     report = align_head(
         potential, chosen, dataset.spec.head, dataset.spec.level_of_theory, batches, energy_kind=kind, alignment=alignment,
         groups=dataset.store.groups[dataset.train_indices],
     )  # fmt: skip
-    doubts += level_warnings(report, scores)
-    report = replace(report, warnings=(*report.warnings, *excluded, *(element.warning() for element in new), *doubts))
+    doubts += level_warnings(report, scores) if potential.heads[chosen].energy_kind == kind else ()
+    report = replace(report, warnings=(*doubts, *report.warnings, *excluded, *(element.warning() for element in new)))
     return Adaptation(potential=potential, scores=tuple(scores), report=report, new_elements=new)
 
 
@@ -211,6 +211,14 @@ def show_alignment(console: Console, adaptation: Adaptation) -> None:
         console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
     for other in adaptation.further:
         show_alignment(console, other)
+
+
+def _label_scales(
+    potential: Potential, head: str, batches: Sequence[AtomBatch], units: Mapping[str, str], energy_kind: str
+) -> list[LabelScale]:
+    """Energies of another kind than the head's have no scale in common with its."""
+    alike = potential.heads[head].energy_kind == energy_kind
+    return label_scales(potential, head, batches, {name: unit for name, unit in units.items() if name != "energy" or alike})
 
 
 def _most_alike(scores: Sequence[ParentScore]) -> str:

@@ -41,7 +41,7 @@ from unipot.workflows.model import build_loss, build_settings, dtype_named
 from unipot.workflows.pretrain import mixture_data
 from unipot.workflows.report import ALIGNMENT_FILE, EVALUATIONS, SUMMARY_FILE, forgetting_table
 from unipot.workflows.run_folder import RunFolder, open_run_folder
-from unipot.workflows.self_replay import SelfReplayConfig, self_labelled_sets
+from unipot.workflows.self_replay import SelfReplayConfig, drift_yardsticks, self_labelled_sets
 from unipot.workflows.strategy import StrategyConfig, add_updates, check_strategy, strategy_facts, strategy_policy
 from unipot.workflows.uncertainty import add_uncertainty, check_uncertainty
 from unipot.workflows.user_frames import (
@@ -195,8 +195,7 @@ def open_everything(
     watched = {} if config.from_scratch else config.forgetting
     run_to_watch = None if config.from_scratch else config.pretrain_run
     yardsticks = open_yardsticks(watched, run_to_watch, potential, n_frames=config.forgetting_frames, cache=cache, console=console)
-    drift = [Yardstick(name=d.spec.name, head=d.spec.head, store=d.store, indices=d.train_indices) for d in own_labels]
-    return frames, [*replay, *own_labels], [*yardsticks, *drift]
+    return frames, [*replay, *own_labels], [*yardsticks, *drift_yardsticks(own_labels)]
 
 
 def cache_of(config: FinetuneConfig, run: RunFolder) -> Path:

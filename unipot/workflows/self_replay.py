@@ -13,7 +13,6 @@ import numpy as np
 from rich.console import Console
 
 from unipot.batch import collate
-from unipot.data.mixture.selection import Selection
 from unipot.data.spec import DatasetSpec
 from unipot.data.store import Store, StoreWriter
 from unipot.models.potential import Potential
@@ -21,9 +20,12 @@ from unipot.structure import Structure
 from unipot.training.distributed import is_main_process
 from unipot.workflows.datasets import OpenDataset, wait_for_store
 from unipot.workflows.simulation_input import read_atoms
+from unipot.workflows.yardsticks import Yardstick
 from unipot.zoo.sample import sample_of
 
 NONE, SAMPLE = "none", "sample"
+#: ends the id of a displaced copy
+_COPY = "-rattled"
 
 
 @dataclass(kw_only=True)
@@ -49,6 +51,8 @@ def self_labelled_sets(
     config: SelfReplayConfig, potential: Potential, card: Mapping[str, Any], *, seed: int, cache: Path, console: Console
 ) -> list[OpenDataset]:
     """One dataset `self-<head>` per head, labelled by `potential` through that head; stores are made once.
+
+    Every fourth structure, with its copy, is not among the training ones: `drift_yardsticks` measures what is forgotten on them.
 
     Args:
         config: which structures.
@@ -80,12 +84,22 @@ def self_labelled_sets(
             OpenDataset(
                 spec=spec,
                 store=store,
-                train_indices=Selection.everything(len(store)),
+                train_indices=np.flatnonzero(~_measured_only(store)),
                 validation_store=store,
                 validation_indices=np.arange(0),
             )
         )
     return result
+
+
+def drift_yardsticks(sets: Sequence[OpenDataset]) -> list[Yardstick]:
+    """The structures of self-labelled sets that are not replayed (all, where there are too few): errors on them are drift."""
+    found = []
+    for item in sets:
+        measured = np.flatnonzero(_measured_only(item.store))
+        indices = measured if len(measured) else item.train_indices
+        found.append(Yardstick(name=item.spec.name, head=item.spec.head, store=item.store, indices=indices))
+    return found
 
 
 def label_structure(potential: Potential, structure: Structure, head: str, labels: Sequence[str]) -> Structure:
@@ -99,6 +113,12 @@ def label_structure(potential: Potential, structure: Structure, head: str, label
     predicted = potential(batch.to(potential.device), properties=wanted, create_graph=False)
     values = {name: predicted[name].detach().double().cpu().numpy() for name in wanted}
     return structure.with_labels(**{name: value if name == "forces" else value[0] for name, value in values.items()})
+
+
+def _measured_only(store: Store) -> np.ndarray:
+    """(n_structures,) bool: every fourth structure and its copy."""
+    number = {name: k for k, name in enumerate(dict.fromkeys(name.removesuffix(_COPY) for name in store.ids))}
+    return np.array([number[name.removesuffix(_COPY)] % 4 == 3 for name in store.ids])
 
 
 def _check(config: SelfReplayConfig, potential: Potential) -> None:
@@ -172,7 +192,7 @@ def _rattled(structures: Sequence[Structure], sigma: float, seed: int) -> list[S
         return list(structures)
     random = np.random.default_rng(seed)
     moved = [
-        replace(s, positions=s.positions + sigma * random.normal(size=s.positions.shape), id=f"{s.id}-rattled") for s in structures
+        replace(s, positions=s.positions + sigma * random.normal(size=s.positions.shape), id=f"{s.id}{_COPY}") for s in structures
     ]
     return [*structures, *moved]
 

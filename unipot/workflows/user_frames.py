@@ -87,9 +87,10 @@ def open_user_frames(path: str, options: UserDataConfig, *, head: str | None, se
     level, kind, labels = store.level_of_theory, store.energy_kind, tuple(options.labels or store.labels)
     spec = DatasetSpec(name=name, path=str(store.path), level_of_theory=level, energy_kind=kind, labels=labels, head=head or "")
     open_dataset(spec)  # labels that were asked for must be there
-    chosen = without_repeats(store, choose_frames(len(store), options.n_train, seed), name, console)
-    if len(chosen) < len(store):
-        console.print(f"  {name}: {len(chosen)} of {len(store)} frames, drawn with seed {seed}", highlight=False)
+    usable = without_repeats(store, name, console)
+    chosen = usable[choose_frames(len(usable), options.n_train, seed)]
+    if len(chosen) < len(usable):
+        console.print(f"  {name}: {len(chosen)} of {len(usable)} frames, drawn with seed {seed}", highlight=False)
     if options.validation_data is not None:
         held_store = open_frames(
             options.validation_data, options, name=f"{name}-validation", cache=cache, console=console, level=level, kind=kind
@@ -110,29 +111,29 @@ def open_user_frames(path: str, options: UserDataConfig, *, head: str | None, se
     return UserFrames(dataset=dataset, test=test, n_frames=len(chosen))
 
 
-def without_repeats(store: Store, chosen: np.ndarray, name: str, console: Console) -> np.ndarray:
-    """`chosen` without frames that repeat an earlier one of them, which is said; sets too large to be a user's few stay as they are.
+def without_repeats(store: Store, name: str, console: Console) -> np.ndarray:
+    """Positions of the frames that do not repeat an earlier one, which is said; sets too large to be a user's few stay as they are.
 
     A frame repeats another when it has the same geometry, charge, spin and kinds of label.
     """
     if not 1 < len(store) <= _MOST_COMPARED:
-        return chosen
+        return np.arange(len(store))
     clusters, summary = duplicates_of([store])
-    repeats, wanted = set(), set(chosen.tolist())
+    repeats = set()
     for cluster in clusters:
         seen = set()
-        for k in (k for k in cluster.tolist() if k in wanted):
+        for k in cluster.tolist():
             frame = store[k]
             what = (frame.total_charge, frame.spin_multiplicity, *sorted(frame.labels))
             if what in seen:
                 repeats.add(k)
             seen.add(what)
     if repeats:
-        words = f"{len(repeats)} of {len(chosen)} frames repeat the geometry of another and are left out"
-        console.print(f"  {name}: {words}; {len(chosen) - len(repeats)} are different", highlight=False)
+        words = f"{len(repeats)} of {len(store)} frames repeat the geometry of another and are left out"
+        console.print(f"  {name}: {words}; {len(store) - len(repeats)} are different", highlight=False)
     for contradiction in summary.contradictions:
         console.print(f"  {name}: same geometry, other energy: {contradiction}", highlight=False, markup=False, style="yellow")
-    return np.array([k for k in chosen if int(k) not in repeats], dtype=chosen.dtype)
+    return np.array([k for k in range(len(store)) if k not in repeats])
 
 
 def open_frames(
