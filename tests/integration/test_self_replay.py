@@ -101,11 +101,11 @@ def test_sample_can_be_left_out_entirely_and_is_then_missed(files, tmp_path, cap
 
 
 def test_old_heads_drift_less_with_self_labelled_replay(files, parent, tmp_path):
-    rates = ("optimizer.learning_rate=0.01",)
-    assert finetune(files, parent, tmp_path / "without", *rates) == 0
-    assert finetune(files, parent, tmp_path / "with", *rates, *SELF) == 0
+    options = ("optimizer.learning_rate=0.001", "trainer.validate_every=1000", "trainer.checkpoint_every=1000")
+    assert finetune(files, parent, tmp_path / "without", *options, steps=40) == 0
+    assert finetune(files, parent, tmp_path / "with", *options, *SELF, steps=40) == 0
     without, replayed = (drift(parent, tmp_path / name / "last.safetensors") for name in ("without", "with"))
-    assert 0 < replayed < 0.8 * without
+    assert 0 < replayed < 0.5 * without
 
 
 def test_loss_on_replayed_structures_is_zero_before_the_first_step(files, parent, tmp_path):
