@@ -17,6 +17,7 @@ class Property:
         unit: canonical unit.
         units: units a reader accepts, with the factor into the canonical one.
         sign: the convention, in words.
+        predicted: whether a potential predicts it; else it only weighs the others in the loss.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Property:
     unit: str
     units: dict[str, float]
     sign: str
+    predicted: bool = True
 
     def label_shape(self, n_atoms: int) -> tuple[int, ...]:
         """Shape of the label of one structure with `n_atoms` atoms."""
@@ -57,6 +59,24 @@ PROPERTIES: dict[str, Property] = {
             unit="eV/A^3",
             units=STRESS_UNITS,
             sign="(1/V) dE/d(strain), positive under tension, as in ASE",
+        ),
+        Property(
+            name="weight",
+            per="structure",
+            shape=(),
+            unit="1",
+            units={"1": 1.0},
+            sign="factor on every residual of the structure in the loss, not negative; 1 where it is absent",
+            predicted=False,
+        ),
+        Property(
+            name="atom_weights",
+            per="atom",
+            shape=(),
+            unit="1",
+            units={"1": 1.0},
+            sign="factor on the residual of each atom's force in the loss, not negative; 1 where it is absent",
+            predicted=False,
         ),
     )
 }

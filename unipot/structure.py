@@ -115,7 +115,10 @@ class Structure:
             shape = property_named(name).label_shape(self.n_atoms)
         except KeyError as error:
             raise ValueError(f"{self._where()}: label {name!r} is not known; known are: {', '.join(PROPERTIES)}") from error
-        return self._shaped(name, value, np.float64, shape)
+        array = self._shaped(name, value, np.float64, shape)
+        if not property_named(name).predicted and (array < 0).any():
+            raise ValueError(f"{self._where()}: {name} is negative ({array.min():g}); give 0 or more, 0 to leave it out of the loss")
+        return array
 
     def _check(self) -> None:
         if self.n_atoms == 0:

@@ -74,6 +74,11 @@ ASE_LABELS = {
     "forces": LabelSource(key="forces", unit="eV/A"),
     "stress": LabelSource(key="stress", unit="eV/A^3", sign="tension"),
 }
+#: where weights are found when they are asked for; never assumed, since other programs mean other things by these names
+WEIGHTS = {
+    "weight": LabelSource(key="weight", unit="1"),
+    "atom_weights": LabelSource(key="atom_weights", unit="1"),
+}
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,9 @@ class PropertyTerm:
       periodic along every axis are left out. With `per_volume=False` the residual is multiplied by the volume per
       atom (eV/atom), which weighs it like an energy.
 
+    Residuals of structures that carry the label `weight`, and of forces of atoms that carry `atom_weights`, are multiplied by
+    it, as by `dataset_weights`; the count stays that of everything that is labelled, and metrics are never weighed.
+
     Attributes:
         property: energy, forces or stress.
         weight: factor on this term in the step's loss.
@@ -117,6 +120,9 @@ class PropertyTerm:
         residual = self._residual(difference)
         if self.dataset_weights is not None:
             residual = residual * self.dataset_weights.to(residual.device)[dataset]
+        weights = own_weights(self.property, batch)
+        if weights is not None:
+            residual = residual * weights[chosen].to(residual)
         return residual.sum(), chosen.sum().to(torch.float64)
 
     def _residual(self, difference: Tensor) -> Tensor:
@@ -212,6 +218,20 @@ def labelled_mask(property: str, batch: AtomBatch, frozen_atoms: str = "exclude"
     return mask
 
 
+def own_weights(property: str, batch: AtomBatch) -> Tensor | None:
+    """(n_structures,) or, for forces, (n_atoms,) factors that the structures carry themselves, 1 where one has none; None without any."""
+    if not {"weight", "atom_weights"} & set(batch.labels):
+        return None
+    weights = torch.ones(batch.n_structures, device=batch.positions.device)
+    if "weight" in batch.labels:
+        weights = torch.where(batch.label_mask["weight"], batch.labels["weight"], weights.to(batch.labels["weight"]))
+    if property != "forces":
+        return weights
+    weights = weights[batch.structure_index]
+    if "atom_weights" in batch.labels:
+        has_own = batch.label_mask["atom_weights"][batch.structure_index]
+        weights = torch.where(has_own, batch.labels["atom_weights"] * weights, weights)
+    return weights
 
 
 def _per_row(values: Tensor, index: Tensor, n_dimensions: int) -> Tensor:

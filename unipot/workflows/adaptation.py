@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,16 @@ import numpy as np
 from rich.console import Console
 
 from unipot.batch import AtomBatch
+from unipot.data.statistics import elements_present
+from unipot.data.store import Store
 from unipot.finetune.align import AlignmentReport, align_head
+from unipot.finetune.label_checks import LabelScale, label_scales, level_warnings, refuse_wrong_units
 from unipot.finetune.new_elements import NewElement, start_new_elements
 from unipot.finetune.parents import ParentScore, score_parents
 from unipot.finetune.readout_fit import SHIFT
 from unipot.models.potential import Potential
 from unipot.reporting.tables import ReportTable, alignment_table, held_out_table, new_element_table, parent_table
+from unipot.structure import symbols_of
 from unipot.workflows.config import BackboneConfig, HeadsConfig, MixtureConfig
 from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.model import HeadStatistics, build_potential, head_statistics
@@ -39,6 +43,7 @@ class Adaptation:
         report: of the alignment; None from scratch.
         statistics: of the new head from scratch, references included; empty when aligned.
         new_elements: of the frames, which no head of the checkpoint was trained on.
+        further: of the heads of further sets of the user's own, in the same potential.
     """
 
     potential: Potential
@@ -46,6 +51,7 @@ class Adaptation:
     report: AlignmentReport | None = None
     statistics: tuple[HeadStatistics, ...] = ()
     new_elements: tuple[NewElement, ...] = ()
+    further: tuple[Adaptation, ...] = ()
 
     @property
     def parent(self) -> str | None:
@@ -59,12 +65,28 @@ class Adaptation:
         checked = [held_out_table(self.report.readout)] if self.report.readout.held_out else []
         return [parent_table(self.scores, self.report.parent), *new, *checked, alignment_table(self.report)]
 
+    def parent_of(self, head: str) -> str | None:
+        """The parent of one of the new heads."""
+        return next((a.parent for a in (self, *self.further) if a.report is not None and a.report.head == head), None)
+
+    @property
+    def all_new_elements(self) -> tuple[NewElement, ...]:
+        """Of all sets."""
+        return tuple(element for a in (self, *self.further) for element in a.new_elements)
+
+    def noting(self, warnings: Sequence[str]) -> Adaptation:
+        """The same with further sentences that the user should read."""
+        if self.report is None or not warnings:
+            return self
+        return replace(self, report=replace(self.report, warnings=(*self.report.warnings, *warnings)))
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: for the card and the run folder."""
         return {
             "parents": [score.to_dict() for score in self.scores],
             "alignment": None if self.report is None else self.report.to_dict(),
             **({"new_elements": [element.to_dict() for element in self.new_elements]} if self.new_elements else {}),
+            **({"also": [other.to_dict() for other in self.further]} if self.further else {}),
         }
 
     def write(self, path: Path) -> None:
@@ -75,7 +97,8 @@ class Adaptation:
 
 def align_to_frames(
     potential: Potential, dataset: OpenDataset, parent_head: str, mixture: MixtureConfig, new_elements: str = "from-neighbors",
-    alignment: str = SHIFT,
+    alignment: str = SHIFT, units: Mapping[str, str] | None = None,
+    parents: Sequence[str] | None = None,
 ) -> Adaptation:
     """Choose the parent head and add the aligned copy, called as `dataset.spec.head`.
 
@@ -86,10 +109,13 @@ def align_to_frames(
         mixture: budgets of a batch.
         new_elements: what is done with elements that no head was trained on, see `unipot.finetune.new_elements.MODES`.
         alignment: of the new head, one of `unipot.finetune.readout_fit.ALIGNMENTS`.
+        units: property -> unit that its labels are stated to have, which they are checked for; None checks nothing.
+
+        parents: heads that may be copied; None: all there are.
 
     Raises:
         KeyError: there is no head `parent_head`.
-        ValueError: see `align_head` and `start_new_elements`.
+        ValueError: labels are in another unit than stated; see also `align_head` and `start_new_elements`.
     """
     if parent_head != AUTO:
         potential.heads.index(parent_head)  # an unknown name is refused before any work
@@ -97,23 +123,58 @@ def align_to_frames(
     batches = list(frames_batches(potential, dataset.store, dataset.train_indices, any_head, mixture))
     kind = dataset.store.energy_kind
     new = start_new_elements(potential, batches, new_elements)
-    candidates, excluded = parent_candidates(potential, kind, parent_head)
-    scores = score_parents(potential, _evenly(potential, dataset, any_head, mixture, batches), candidates)
+    candidates, excluded = parent_candidates(potential, kind, parent_head, parents)
+    scored_on = _evenly(potential, dataset, any_head, mixture, batches)
+    scores = score_parents(potential, scored_on, candidates)
+    doubts = refuse_wrong_units(_label_scales(potential, _most_alike(scores), scored_on, units, kind)) if units else ()
     chosen = scores[0].head if parent_head == AUTO else parent_head
     report = align_head(
         potential, chosen, dataset.spec.head, dataset.spec.level_of_theory, batches, energy_kind=kind, alignment=alignment,
         groups=dataset.store.groups[dataset.train_indices],
     )  # fmt: skip
-    report = replace(report, warnings=(*report.warnings, *excluded, *(element.warning() for element in new)))
+    doubts += level_warnings(report, scores) if potential.heads[chosen].energy_kind == kind else ()
+    report = replace(report, warnings=(*doubts, *report.warnings, *excluded, *(element.warning() for element in new)))
     return Adaptation(potential=potential, scores=tuple(scores), report=report, new_elements=new)
 
 
-def parent_candidates(potential: Potential, energy_kind: str, parent_head: str) -> tuple[list[str], tuple[str, ...]]:
+def element_warnings(potential: Potential, own: OpenDataset, others: Mapping[str, Store]) -> tuple[str, ...]:
+    """Sentences on elements of other sets of the user's that no frame trained on has.
+
+    Args:
+        potential: with the aligned head.
+        own: the frames trained on.
+        others: the option that named a set -> the set.
+
+    Raises:
+        ValueError: the head has no reference for one of them, so that the set could not be predicted.
+    """
+    trained, known = elements_present(own.store, own.train_indices), potential.heads[own.spec.head].reference.known
+    found = []
+    for option, store in others.items():
+        absent = [z for z in store.elements if not trained[z]]
+        unknown = symbols_of([z for z in absent if not bool(known[z])])
+        if unknown:
+            raise ValueError(
+                f"{option} has {unknown}, which no frame trained on has and the parent head has no reference for, so it cannot be "
+                f"predicted; add frames with {unknown} to data, or leave such frames out of {option}"
+            )
+        if absent:
+            found.append(
+                f"{option} has {symbols_of(absent)}, which no frame trained on has: the reference is the parent's, moved by the shift that "
+                "the other elements share, and the rest is what the parent knows"
+            )
+    return tuple(found)
+
+
+def parent_candidates(
+    potential: Potential, energy_kind: str, parent_head: str, among: Sequence[str] | None = None
+) -> tuple[list[str], tuple[str, ...]]:
     """Heads that a head of `energy_kind` may descend from, and a sentence on those left out.
 
-    Heads of the same kind; where there are none, all of them; a `parent_head` asked for by name in any case.
+    Heads of the same kind `among` those given (None: all); where there are none, all of them; a `parent_head` asked for by name in
+    any case.
     """
-    kinds = {name: potential.heads[name].energy_kind for name in potential.head_names}
+    kinds = {name: potential.heads[name].energy_kind for name in (potential.head_names if among is None else among)}
     same = [name for name, kind in kinds.items() if kind == energy_kind or name == parent_head]
     left_out = [f"{name!r} ({kind})" for name, kind in kinds.items() if name not in same]
     if not same or not left_out:
@@ -148,6 +209,21 @@ def show_alignment(console: Console, adaptation: Adaptation) -> None:
         console.print(table.to_rich())
     for text in adaptation.report.warnings:
         console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
+    for other in adaptation.further:
+        show_alignment(console, other)
+
+
+def _label_scales(
+    potential: Potential, head: str, batches: Sequence[AtomBatch], units: Mapping[str, str], energy_kind: str
+) -> list[LabelScale]:
+    """Energies of another kind than the head's have no scale in common with its."""
+    alike = potential.heads[head].energy_kind == energy_kind
+    return label_scales(potential, head, batches, {name: unit for name, unit in units.items() if name != "energy" or alike})
+
+
+def _most_alike(scores: Sequence[ParentScore]) -> str:
+    """The head whose forces point most as the labels do, or all the other way; the best one where there are no forces."""
+    return max(scores, key=lambda score: -1.0 if np.isnan(score.force_cosine) else abs(score.force_cosine)).head
 
 
 def _evenly(

@@ -205,6 +205,7 @@ class PretrainConfig:
     resume: str = "auto"
     seed: int = MISSING
     cache: str | None = None
+    sample_structures: int = 32
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     datasets: dict[str, DatasetConfig] = field(default_factory=dict)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)

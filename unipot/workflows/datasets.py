@@ -109,7 +109,7 @@ def store_at(path: str, config: DatasetConfig, *, name: str, cache: Path, consol
     target = cache / f"{name}-{digest}.unipot"
     if not (target / "metadata.json").is_file() and is_main_process():
         _convert(source, config, name, target, console)
-    _wait_for(target)
+    wait_for_store(target)
     return target
 
 
@@ -117,7 +117,7 @@ def _format(path: str, config: DatasetConfig) -> str:
     return format_of(path) if config.format == "auto" else config.format
 
 
-def _wait_for(store: Path) -> None:
+def wait_for_store(store: Path) -> None:
     """Other processes of a run wait here while the first one converts.
 
     Raises:
@@ -180,7 +180,8 @@ def _sources(path: str, config: DatasetConfig, name: str, console: Console) -> d
             f"dataset {name!r}: keys and units of the labels in {path} are not stated; add datasets.{name}.sources.energy.key=... "
             "and .unit=..., or convert it first with unipot prepare"
         )
-    sources = default_labels(first_file(path, "ase"))
+    later = ("forces", "stress") if "energy" in config.labels else ()  # whether these are there is seen when the store is opened
+    sources = default_labels(first_file(path, "ase"), [label for label in config.labels if label not in later])
     said = ", ".join(f"{name} from {source.key!r} in {source.unit}" for name, source in sources.items())
     console.print(f"  {name}: labels taken as ASE writes them: {said}", highlight=False)
     return sources

@@ -21,6 +21,7 @@ from unipot.workflows.compose import RESOLVED_CONFIG, checked_config
 from unipot.workflows.config import LabelConfig, MixtureConfig, TrainerConfig
 from unipot.workflows.datasets import OpenDataset, open_datasets
 from unipot.workflows.finetune import FinetuneConfig, stores_of
+from unipot.workflows.further_sets import open_further_sets, own_datasets
 from unipot.workflows.report import EVALUATIONS
 from unipot.workflows.user_frames import UserDataConfig, budget_for, frames_batches, name_of, open_frames, open_user_frames
 from unipot.workflows.yardsticks import Yardstick, pretrain_config, require_same_energy_kind, validation_sets
@@ -197,9 +198,16 @@ def _of_finetune(
     config: FinetuneConfig = checked_config(FinetuneConfig, content)
     cache = Path(config.cache) if config.cache else folder / "data"
     frames = open_user_frames(config.data, config, head=card["finetune"]["head"], seed=config.seed, cache=cache, console=console)
+    frames = open_further_sets(frames, config.also, _older_heads(potential, card), seed=config.seed, cache=cache, console=console)
     replay = open_datasets(config.replay, cache=cache, seed=config.seed, console=console) if config.replay else []
     budget = budget_for(stores_of(frames, replay), config.mixture, potential.cutoff, console)
-    return [frames.dataset, *replay], budget, config.trainer
+    return [*own_datasets(frames), *replay], budget, config.trainer
+
+
+def _older_heads(potential: Potential, card: dict[str, Any]) -> list[str]:
+    """Heads that the run did not add, so that names of heads come out as in the run."""
+    added = [item["alignment"]["head"] for item in (card["finetune"], *card["finetune"].get("also", [])) if item.get("alignment")]
+    return [name for name in potential.head_names if name not in added]
 
 
 def _texts(value: Any, what: str) -> list[str]:

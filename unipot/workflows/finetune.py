@@ -13,7 +13,6 @@ from typing import Any
 from omegaconf import MISSING
 from rich.console import Console
 
-from unipot.data.mixture.selection import Selection
 from unipot.data.store import Store
 from unipot.finetune.lora import LoraReport
 from unipot.models.potential import Potential
@@ -22,7 +21,7 @@ from unipot.reporting.tables import ReportTable
 from unipot.training.module import TrainingModule
 from unipot.training.optim import ParameterPolicy, build_policy
 from unipot.workflows import tables
-from unipot.workflows.adaptation import AUTO, Adaptation, align_to_frames, fresh_potential, show_alignment
+from unipot.workflows.adaptation import AUTO, Adaptation, align_to_frames, element_warnings, fresh_potential, show_alignment
 from unipot.workflows.charge_states import admit_states, show_ignored_states
 from unipot.workflows.config import (
     DatasetConfig,
@@ -37,15 +36,35 @@ from unipot.workflows.config import (
 from unipot.workflows.datasets import OpenDataset, open_datasets
 from unipot.workflows.export import export_artifact, golden_structures, references_of, training_card, write_references
 from unipot.workflows.fit import FitResult, fit, is_main_process, set_up_process
+from unipot.workflows.further_sets import FurtherSetConfig, also_summary, open_further_sets, own_datasets
 from unipot.workflows.model import build_loss, build_settings, dtype_named
 from unipot.workflows.pretrain import mixture_data
 from unipot.workflows.report import ALIGNMENT_FILE, EVALUATIONS, SUMMARY_FILE, forgetting_table
 from unipot.workflows.run_folder import RunFolder, open_run_folder
+from unipot.workflows.self_replay import SelfReplayConfig, drift_yardsticks, self_labelled_sets
 from unipot.workflows.strategy import StrategyConfig, add_updates, check_strategy, strategy_facts, strategy_policy
 from unipot.workflows.uncertainty import add_uncertainty, check_uncertainty
-from unipot.workflows.user_frames import UserDataConfig, UserFrames, budget_for, free_head_name, name_of, open_user_frames
-from unipot.workflows.yardsticks import Yardstick, YardstickConfig, open_yardsticks, require_same_energy_kind, save_evaluations
+from unipot.workflows.user_frames import (
+    UserDataConfig,
+    UserFrames,
+    budget_for,
+    free_head_name,
+    name_of,
+    open_user_frames,
+    stated_units,
+)
+from unipot.workflows.yardsticks import (
+    Yardstick,
+    YardstickConfig,
+    evaluations_by_name,
+    open_yardsticks,
+    require_same_energy_kind,
+    save_evaluations,
+    user_yardsticks,
+)
 from unipot.zoo.artifact import load_potential
+from unipot.zoo.card import read_card
+from unipot.zoo.sample import kept_sample
 
 
 @dataclass(kw_only=True)
@@ -64,8 +83,10 @@ class FinetuneConfig(UserDataConfig):
     alignment: str = "shift"
     uncertainty: str = "none"
     from_scratch: bool = False
+    also: dict[str, FurtherSetConfig] = field(default_factory=dict)
     replay: dict[str, DatasetConfig] = field(default_factory=dict)
     replay_share: float = MISSING
+    self_replay: SelfReplayConfig = field(default_factory=SelfReplayConfig)
     forgetting: dict[str, YardstickConfig] = field(default_factory=dict)
     pretrain_run: str | None = None
     forgetting_frames: int = MISSING
@@ -99,17 +120,17 @@ def finetune(config: FinetuneConfig) -> FitResult:
     console.rule("frames")
     frames, replay, yardsticks = open_everything(config, pretrained, run, console)
     if not config.from_scratch:
-        admit_states(console, pretrained, [frames.dataset, *replay], frames.test)
+        admit_states(console, pretrained, [*own_datasets(frames), *replay], frames.test)
     budget = budget_for(stores_of(frames, replay, yardsticks), config.mixture, pretrained.cutoff, console)
     before = [y.measure(pretrained, "pretrained", budget) for y in yardsticks]
 
     console.rule("fresh weights" if config.from_scratch else "alignment")
-    start = starting_point(config, pretrained, frames.dataset, budget, run, console)
+    start = starting_point(config, pretrained, frames, budget, run, console)
     show_alignment(console, start)
-    target = user_yardstick(frames)
-    zero_shot = target.measure(start.potential, f"zero-shot ({start.parent})", budget) if target and start.parent else None
+    targets = user_yardsticks(frames)
+    zero_shot = [t.measure(start.potential, f"zero-shot ({start.parent_of(t.head)})", budget) for t in targets if start.parent]
 
-    datasets = weighted(frames.dataset, replay, config.replay_share)
+    datasets = weighted(own_datasets(frames), replay, config.replay_share)
     data = mixture_data(
         datasets, budget, config.trainer, cutoff=start.potential.cutoff, head_names=start.potential.head_names, n_steps=schedule.max_steps,
         seed=config.seed,
@@ -132,10 +153,11 @@ def finetune(config: FinetuneConfig) -> FitResult:
     if result.is_main:
         write_summary(run, config, frames, start, result)
         adapted = chosen_potential(run, config)
-        final = target.measure(adapted, model_name(config), budget) if target else None
+        final = [target.measure(adapted, model_name(config), budget) for target in targets]
         after = [y.measure(adapted, "fine-tuned", budget) for y in yardsticks]
-        save_evaluations(run.path / EVALUATIONS, {"zero_shot": zero_shot, "final": final, "before": before, "after": after})
-        show_results(console, run, [e for e in (zero_shot, final) if e is not None], forgetting_table(before, after))
+        own = evaluations_by_name(frames.dataset.spec.head, zero_shot=zero_shot, final=final)
+        save_evaluations(run.path / EVALUATIONS, {**own, "before": before, "after": after})
+        show_results(console, run, [*zero_shot, *final], forgetting_table(before, after))
         add_uncertainty(config.uncertainty, run.best, frames.dataset, budget, golden_structures(datasets), console)
     return result
 
@@ -148,13 +170,16 @@ def open_everything(
     Raises:
         ValueError, KeyError, FileNotFoundError: see the functions called.
     """
-    if config.from_scratch and (config.replay or config.parent_head != AUTO):
+    if config.from_scratch and config.also:
+        raise ValueError("from_scratch=true trains one head on the frames at data; also has further sets, so leave them out")
+    if config.from_scratch and (config.replay or config.self_replay.wanted or config.parent_head != AUTO):
         raise ValueError("from_scratch=true starts from random weights, so it has neither a parent_head nor replay; leave them out")
     if config.heads.references and not config.from_scratch:
         raise ValueError("heads.references are for from_scratch=true: an aligned head takes its parent's references and shifts them")
     cache = cache_of(config, run)
     head = config.head or free_head_name(config.name or name_of(config.data), potential.head_names)
     frames = open_user_frames(config.data, config, head=head, seed=config.seed, cache=cache, console=console)
+    frames = open_further_sets(frames, config.also, potential.head_names, seed=config.seed, cache=cache, console=console)
     options = {"cache": cache, "seed": config.seed, "console": console, "local_cache": config.trainer.local_cache}
     replay = open_datasets(config.replay, **options) if config.replay else []
     for item in replay:
@@ -164,11 +189,13 @@ def open_everything(
                 f"replay.{item.spec.name} is {item.spec.level_of_theory!r}, but head {item.spec.head!r} is {level!r}; give its own head"
             )
         require_same_energy_kind(potential, item.spec.head, item.store)
+    own_labels = self_labelled_sets(
+        config.self_replay, potential, read_card(config.checkpoint), seed=config.seed, cache=cache, console=console
+    )  # fmt: skip
     watched = {} if config.from_scratch else config.forgetting
     run_to_watch = None if config.from_scratch else config.pretrain_run
-    return frames, replay, open_yardsticks(
-        watched, run_to_watch, potential, n_frames=config.forgetting_frames, cache=cache, console=console
-    )  # fmt: skip
+    yardsticks = open_yardsticks(watched, run_to_watch, potential, n_frames=config.forgetting_frames, cache=cache, console=console)
+    return frames, [*replay, *own_labels], [*yardsticks, *drift_yardsticks(own_labels)]
 
 
 def cache_of(config: FinetuneConfig, run: RunFolder) -> Path:
@@ -177,14 +204,23 @@ def cache_of(config: FinetuneConfig, run: RunFolder) -> Path:
 
 
 def starting_point(
-    config: FinetuneConfig, pretrained: Potential, own: OpenDataset, budget: MixtureConfig, run: RunFolder, console: Console
+    config: FinetuneConfig, pretrained: Potential, frames: UserFrames, budget: MixtureConfig, run: RunFolder, console: Console
 ) -> Adaptation:
     """The pretrained model with an aligned head, or random weights."""
+    own = frames.dataset
     if config.from_scratch:
         start = fresh_potential(pretrained, own, config.heads, cache_of(config, run), console)
         write_references(run.references, start.statistics)
         return start
-    return align_to_frames(pretrained, own, config.parent_head, budget, config.new_elements, config.alignment)
+    heads, adapted = pretrained.head_names, []
+    for each, options in zip((frames, *frames.further), (config, *config.also.values()), strict=True):
+        found = align_to_frames(
+            pretrained, each.dataset, options.parent_head, budget, config.new_elements, config.alignment, stated_units(options), heads
+        )  # fmt: skip
+        others = {"test_data": each.test, "validation_data": each.dataset.validation_store if options.validation_data else None}
+        others = {name: store for name, store in others.items() if store is not None}
+        adapted.append(found.noting(element_warnings(pretrained, each.dataset, others)))
+    return replace(adapted[0], further=tuple(adapted[1:]))
 
 
 def training_module(config: FinetuneConfig, start: Adaptation, datasets: Sequence[OpenDataset], run: RunFolder) -> TrainingModule:
@@ -206,34 +242,26 @@ def training_module(config: FinetuneConfig, start: Adaptation, datasets: Sequenc
 
 def stores_of(frames: UserFrames, replay: Sequence[OpenDataset], yardsticks: Sequence[Yardstick] = ()) -> list[Store]:
     """Every store of a run."""
-    datasets = [store for d in [frames.dataset, *replay] for store in (d.store, d.validation_store)]
-    return [*datasets, *([] if frames.test is None else [frames.test]), *(y.store for y in yardsticks)]
+    datasets = [store for d in [*own_datasets(frames), *replay] for store in (d.store, d.validation_store)]
+    tests = [each.test for each in (frames, *frames.further) if each.test is not None]
+    return [*datasets, *tests, *(y.store for y in yardsticks)]
 
 
-def user_yardstick(frames: UserFrames) -> Yardstick | None:
-    """The test frames, or the held-out ones without them, or None."""
-    own = frames.dataset
-    if frames.test is not None:
-        whole = Selection.everything(len(frames.test))
-        return Yardstick(name=f"{own.spec.name} (test)", head=own.spec.head, store=frames.test, indices=whole)
-    if len(own.validation_indices):
-        return Yardstick(name=f"{own.spec.name} (held out)", head=own.spec.head, store=own.validation_store, indices=own.validation_indices)
-    return None
-
-
-def weighted(own: OpenDataset, replay: Sequence[OpenDataset], replay_share: float) -> list[OpenDataset]:
-    """The user's set and the replay sets with their shares of the draws.
+def weighted(own: Sequence[OpenDataset], replay: Sequence[OpenDataset], replay_share: float) -> list[OpenDataset]:
+    """The user's sets and the replay sets with their shares of the draws.
 
     Raises:
         ValueError: the share is not between 0 and 1.
     """
-    if not replay:
-        return [own]
-    if not 0 < replay_share < 1:
+    if not replay and len(own) == 1:
+        return list(own)
+    if replay and not 0 < replay_share < 1:
         raise ValueError(f"replay_share is {replay_share}; it must be above 0 and below 1")
-    total = sum(d.spec.weight or 1.0 for d in replay)
-    shares = [1 - replay_share, *(replay_share * (d.spec.weight or 1.0) / total for d in replay)]
-    return [replace(d, spec=replace(d.spec, weight=share)) for d, share in zip([own, *replay], shares, strict=True)]
+    found = []
+    for sets, share in ((own, 1 - replay_share if replay else 1.0), (replay, replay_share)):
+        total = sum(d.spec.weight or 1.0 for d in sets)
+        found += [replace(d, spec=replace(d.spec, weight=share * (d.spec.weight or 1.0) / total)) for d in sets]
+    return found
 
 
 def policy_for(config: FinetuneConfig, start: Adaptation, datasets: Sequence[OpenDataset]) -> ParameterPolicy:
@@ -241,7 +269,7 @@ def policy_for(config: FinetuneConfig, start: Adaptation, datasets: Sequence[Ope
     if config.from_scratch:
         return build_policy(start.potential)
     heads = list(dict.fromkeys(d.spec.head for d in datasets))
-    return strategy_policy(config.finetune, start.potential, heads=heads, new_elements=start.new_elements)
+    return strategy_policy(config.finetune, start.potential, heads=heads, new_elements=start.all_new_elements)
 
 
 def card_of(
@@ -254,7 +282,9 @@ def card_of(
         **({"method": "from scratch"} if config.from_scratch else strategy_facts(config.finetune, lora)),
     }
     card = {**training_card("finetune", run.path.name, config, datasets), "finetune": {**facts, **start.to_dict()}}
-    return {**card, "references": references_of(start.statistics)} if start.statistics else card
+    if config.from_scratch:
+        return {**card, "references": references_of(start.statistics)}
+    return {**card, **kept_sample(read_card(config.checkpoint))}
 
 
 def chosen_potential(run: RunFolder, config: FinetuneConfig) -> Potential:
@@ -279,6 +309,7 @@ def write_summary(run: RunFolder, config: FinetuneConfig, frames: UserFrames, st
         "head": own.spec.head,
         "level_of_theory": own.spec.level_of_theory,
         "parent": start.parent,
+        **({"also": [also_summary(each) for each in frames.further]} if frames.further else {}),
         "from_scratch": config.from_scratch,
         "method": "all weights" if config.from_scratch else config.finetune.method,
         "n_frames": frames.n_frames,
@@ -297,7 +328,7 @@ def show_results(console: Console, run: RunFolder, evaluations: Sequence[Evaluat
     """Errors before and after, and where everything is."""
     console.rule("done")
     if evaluations:
-        console.print(error_table(evaluations, "Before and after fine-tuning").to_rich())
+        console.print(error_table(evaluations, "Before and after fine-tuning", best=len({e.dataset for e in evaluations}) == 1).to_rich())
     if forgotten is not None:
         console.print(forgotten.to_rich())
     console.print(f"model: {run.best}\nreport: unipot report finetune_runs=[{run.path}]", highlight=False, markup=False, soft_wrap=True)

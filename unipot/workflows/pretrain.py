@@ -28,6 +28,7 @@ from unipot.workflows.model import (
     head_statistics,
 )
 from unipot.workflows.run_folder import RunFolder, open_run_folder
+from unipot.workflows.sample import sample_facts
 
 
 def pretrain(config: PretrainConfig) -> FitResult:
@@ -73,8 +74,9 @@ def pretrain(config: PretrainConfig) -> FitResult:
     tables.show_loss(console, loss)
 
     console.rule(f"training {schedule.max_steps} steps" + (f", continuing the run in {run.path}" if run.resume else ""))
-    golden = golden_structures(datasets)
+    golden = golden_structures(datasets) if config.sample_structures else []
     card = {**training_card("pretrain", run.path.name, config, datasets), "references": references_of(statistics)}
+    card |= sample_facts(datasets, config.sample_structures)
     export = partial(export_artifact, card=card, golden=golden)
     result = fit(
         module, data, run=run, trainer=config.trainer, logger=config.logger, dataset_weights=config.loss.dataset_weights, export=export,

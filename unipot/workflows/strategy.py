@@ -14,7 +14,11 @@ from unipot.finetune.new_elements import NewElement, free_rows
 from unipot.models.potential import Potential
 from unipot.training.optim import ParameterPolicy, build_policy
 
-LORA = "lora"
+FULL, LORA = "full", "lora"
+#: method -> option of the group where it is called otherwise
+_GROUP_OPTIONS = {"freeze": "freeze-k", "layerwise": "layer-wise"}
+#: methods beside LoRA that do something with the option; the others would ignore it
+_USED_BY = {"freeze_groups": ("freeze", "layerwise"), "layer_decay": ("layerwise",)}
 
 
 @dataclass(kw_only=True)
@@ -53,6 +57,8 @@ def check_strategy(strategy: StrategyConfig, potential: Potential, *, from_scrat
     method = strategy.method
     if from_scratch and (method == LORA or strategy.l2_to_start):
         raise ValueError("from_scratch=true trains random weights, so neither finetune=lora nor l2_to_start means anything; leave it out")
+    if from_scratch and method != FULL:
+        raise ValueError(f"from_scratch=true trains every random weight, so finetune with method {method!r} contradicts it; leave it out")
     if strategy.l2_to_start < 0:
         raise ValueError(f"finetune.l2_to_start is {strategy.l2_to_start}; it must not be negative")
     if strategy.l2_to_start_heads and not strategy.l2_to_start:
@@ -60,6 +66,7 @@ def check_strategy(strategy: StrategyConfig, potential: Potential, *, from_scrat
     if strategy.l2_to_start and method == "heads-only" and not strategy.l2_to_start_heads:
         raise ValueError("finetune=heads-only freezes the backbone, so l2_to_start pulls nothing; set finetune.l2_to_start_heads=true")
     if method != LORA:
+        _refuse_idle(strategy)
         if strategy.lora != LoraConfig():
             raise ValueError(f"finetune.lora has options, but the method is {method!r}, which has no low-rank updates; add finetune=lora")
         return
@@ -73,6 +80,17 @@ def check_strategy(strategy: StrategyConfig, potential: Potential, *, from_scrat
             f"finetune=lora has one rate (finetune.lora.lr_scale), so layer_decay={strategy.layer_decay:g} contradicts it; set it to 1"
         )
     lora_matrices(potential.backbone, lora_settings(strategy.lora))
+
+
+def _refuse_idle(strategy: StrategyConfig) -> None:
+    """Refuse an option that the method would ignore."""
+    for option, idle in (("freeze_groups", 0), ("layer_decay", 1)):
+        value = getattr(strategy, option)
+        if value != idle and strategy.method not in _USED_BY[option]:
+            raise ValueError(
+                f"finetune.{option} is {value:g}, but method {strategy.method!r} makes no use of it; set it to {idle}, or choose "
+                f"{' or '.join('finetune=' + _GROUP_OPTIONS[method] for method in _USED_BY[option])}"
+            )
 
 
 def lora_settings(config: LoraConfig) -> LoraSettings:

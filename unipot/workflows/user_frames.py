@@ -12,15 +12,20 @@ from rich.console import Console
 
 from unipot.batch import AtomBatch
 from unipot.data.mixture.datamodule import evaluation_batches
+from unipot.data.quality.duplicate_report import duplicates_of
 from unipot.data.spec import DatasetSpec, head_name_for
 from unipot.data.store import Store, open_dataset
 from unipot.finetune.hold_out import choose_frames, hold_out
 from unipot.models.potential import Potential
+from unipot.properties import PROPERTIES
 from unipot.workflows.config import DatasetConfig, LabelConfig, MixtureConfig
 from unipot.workflows.datasets import OpenDataset, store_at
 
 #: file names that say nothing about the data; the folder's name is used instead
 _NAMELESS = ("train", "training", "data", "frames", "test", "val", "validation", "all", "dataset")
+
+#: frames that are compared with each other
+_MOST_COMPARED = 5000
 
 
 @dataclass(kw_only=True)
@@ -38,6 +43,7 @@ class UserDataConfig:
     group_key: str | None = None
     id_key: str | None = None
     sources: dict[str, LabelConfig] = field(default_factory=dict)
+    check_labels: bool = True
     n_train: int | None = None
     validation_data: str | None = None
     validation_fraction: float = 0.15
@@ -52,11 +58,13 @@ class UserFrames:
         dataset: the frames used, split.
         test: store of test frames, or None.
         n_frames: used for training and for choosing the best weights.
+        further: other sets of the user's own, each with a head of its own (`unipot.workflows.further_sets`).
     """
 
     dataset: OpenDataset
     test: Store | None
     n_frames: int
+    further: tuple[UserFrames, ...] = ()
 
 
 def open_user_frames(path: str, options: UserDataConfig, *, head: str | None, seed: int, cache: Path, console: Console) -> UserFrames:
@@ -79,9 +87,10 @@ def open_user_frames(path: str, options: UserDataConfig, *, head: str | None, se
     level, kind, labels = store.level_of_theory, store.energy_kind, tuple(options.labels or store.labels)
     spec = DatasetSpec(name=name, path=str(store.path), level_of_theory=level, energy_kind=kind, labels=labels, head=head or "")
     open_dataset(spec)  # labels that were asked for must be there
-    chosen = choose_frames(len(store), options.n_train, seed)
-    if len(chosen) < len(store):
-        console.print(f"  {name}: {len(chosen)} of {len(store)} frames, drawn with seed {seed}", highlight=False)
+    usable = without_repeats(store, name, console)
+    chosen = usable[choose_frames(len(usable), options.n_train, seed)]
+    if len(chosen) < len(usable):
+        console.print(f"  {name}: {len(chosen)} of {len(usable)} frames, drawn with seed {seed}", highlight=False)
     if options.validation_data is not None:
         held_store = open_frames(
             options.validation_data, options, name=f"{name}-validation", cache=cache, console=console, level=level, kind=kind
@@ -100,6 +109,31 @@ def open_user_frames(path: str, options: UserDataConfig, *, head: str | None, se
         console.print(f"  {name}: {len(test)} test frames, never trained on nor used to choose", highlight=False)
     dataset = OpenDataset(spec=spec, store=store, train_indices=train, validation_store=held_store, validation_indices=held)
     return UserFrames(dataset=dataset, test=test, n_frames=len(chosen))
+
+
+def without_repeats(store: Store, name: str, console: Console) -> np.ndarray:
+    """Positions of the frames that do not repeat an earlier one, which is said; sets too large to be a user's few stay as they are.
+
+    A frame repeats another when it has the same geometry, charge, spin and kinds of label.
+    """
+    if not 1 < len(store) <= _MOST_COMPARED:
+        return np.arange(len(store))
+    clusters, summary = duplicates_of([store])
+    repeats = set()
+    for cluster in clusters:
+        seen = set()
+        for k in cluster.tolist():
+            frame = store[k]
+            what = (frame.total_charge, frame.spin_multiplicity, *sorted(frame.labels))
+            if what in seen:
+                repeats.add(k)
+            seen.add(what)
+    if repeats:
+        words = f"{len(repeats)} of {len(store)} frames repeat the geometry of another and are left out"
+        console.print(f"  {name}: {words}; {len(store) - len(repeats)} are different", highlight=False)
+    for contradiction in summary.contradictions:
+        console.print(f"  {name}: same geometry, other energy: {contradiction}", highlight=False, markup=False, style="yellow")
+    return np.array([k for k in range(len(store)) if k not in repeats])
 
 
 def open_frames(
@@ -125,6 +159,7 @@ def open_frames(
         path=path,
         level_of_theory=wanted or f"as in {name}",
         energy_kind=options.energy_kind or kind,
+        labels=list(options.labels or ["energy"]),
         format=options.format,
         group_key=options.group_key,
         id_key=options.id_key,
@@ -143,6 +178,18 @@ def open_frames(
             "energies of different kinds are not compared"
         )
     return store
+
+
+def stated_units(options: UserDataConfig) -> dict[str, str] | None:
+    """Property -> unit that the user gave, or that of ASE; None where labels shall not be checked.
+
+    A store holds canonical units, which are those of ASE.
+    """
+    if not options.check_labels:
+        return None
+    virials = [name for name, label in options.sources.items() if label.virial]  # their unit is one of energy
+    stated = {name: label.unit for name, label in options.sources.items()}
+    return {name: stated.get(name, p.unit) for name, p in PROPERTIES.items() if p.predicted and name not in virials}
 
 
 def frames_batches(

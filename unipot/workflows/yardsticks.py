@@ -17,7 +17,7 @@ from unipot.reporting.evaluation import Evaluation, evaluate_head
 from unipot.workflows.compose import RESOLVED_CONFIG, checked_config
 from unipot.workflows.config import DatasetConfig, LabelConfig, MixtureConfig, PretrainConfig
 from unipot.workflows.datasets import OpenDataset, open_datasets, store_at
-from unipot.workflows.user_frames import frames_batches
+from unipot.workflows.user_frames import UserFrames, frames_batches
 
 
 @dataclass(kw_only=True)
@@ -154,3 +154,25 @@ def save_evaluations(folder: Path, evaluations: Mapping[str, Evaluation | Sequen
         elif value is not None:
             for evaluation in value:
                 evaluation.save(folder / f"{key}_{evaluation.dataset}")
+
+
+def user_yardsticks(frames: UserFrames) -> list[Yardstick]:
+    """What each of the user's sets is measured on; sets without test and held-out frames are left out."""
+    found = [user_yardstick(each) for each in (frames, *frames.further)]
+    return [yardstick for yardstick in found if yardstick is not None]
+
+
+def evaluations_by_name(head: str, **evaluations: Sequence[Evaluation]) -> dict[str, Evaluation]:
+    """File name -> evaluation: `final` of `head`, that of the set at `data`, and `final_<head>` of a further set."""
+    return {kind if e.head == head else f"{kind}_{e.head}": e for kind, found in evaluations.items() for e in found}
+
+
+def user_yardstick(frames: UserFrames) -> Yardstick | None:
+    """The test frames, or the held-out ones without them, or None."""
+    own = frames.dataset
+    if frames.test is not None:
+        whole = Selection.everything(len(frames.test))
+        return Yardstick(name=f"{own.spec.name} (test)", head=own.spec.head, store=frames.test, indices=whole)
+    if len(own.validation_indices):
+        return Yardstick(name=f"{own.spec.name} (held out)", head=own.spec.head, store=own.validation_store, indices=own.validation_indices)
+    return None

@@ -147,7 +147,7 @@ def _full_card(potential: Potential, tensors: dict[str, Tensor], card: dict[str,
         "conditions": list(potential.backbone.conditions),
         "heads": {name: _head_card(potential, name) for name in potential.head_names},
         "n_parameters": sum(p.numel() for p in potential.parameters()),
-        "units": {name: {"unit": p.unit, "sign": p.sign} for name, p in PROPERTIES.items()},
+        "units": {name: {"unit": p.unit, "sign": p.sign} for name, p in PROPERTIES.items() if p.predicted},
         "sha256": tensor_hash(tensors),
         "golden": golden_values(potential, golden),
     }

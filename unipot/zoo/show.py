@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unipot.zoo.card import read_card
+from unipot.zoo.sample import describe_sample
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -37,6 +38,7 @@ def describe_artifact(path: str | Path) -> RenderableType:
         facts.add_row(key, _brief(card[key]))
     facts.add_row("sha256", str(card.get("sha256")))
     facts.add_row("format", f"{card.get('format')} {card.get('format_version')}, written by unipot {card.get('unipot_version')}")
+    facts.add_row("sample", describe_sample(card))
     facts.add_row("golden values", f"{len(card.get('golden', []))} predictions, compared on load")
     heads = Table(title="heads", title_justify="left")
     for column in ("name", "level of theory", "energies", "references", "elements"):
@@ -50,7 +52,7 @@ def describe_artifact(path: str | Path) -> RenderableType:
 
 _SHOWN_ELSEWHERE = {
     *("format", "format_version", "unipot_version", "name", "licence", "potential", "conditions", "heads"),
-    *("n_parameters", "units", "sha256", "golden", "references"),
+    *("n_parameters", "units", "sha256", "golden", "references", "sample"),
 }
 
 

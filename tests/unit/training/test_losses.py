@@ -131,3 +131,21 @@ def test_all_weights_zero_is_refused():
 def test_weight_for_an_unknown_dataset_is_refused():
     with pytest.raises(ValueError, match="'watter', which is not a dataset of this run; datasets are: water"):
         dataset_factors(["water"], {"watter": 2.0}, "loss.dataset_weights")
+
+
+def test_weights_of_structures_and_atoms_multiply_residuals_and_leave_counts(batch, predictions):
+    own = torch.tensor([0.0, 2.0, 0.5, 3.0, 1.5, 0.25], dtype=torch.float64)
+    stated = torch.tensor([True, True, True, True, True, False])  # the last structure has no weight: it counts once
+    atoms = torch.linspace(0.0, 2.0, batch.n_atoms, dtype=torch.float64)
+    labels = {**batch.labels, "weight": own, "atom_weights": atoms}
+    weighed = replace(batch, labels=labels, label_mask={**batch.label_mask, "weight": stated, "atom_weights": torch.ones_like(stated)})
+    factor = torch.where(stated, own, torch.ones_like(own))
+    total, count = PropertyTerm(property="energy", kind="mae")(predictions, weighed)
+    difference = ((predictions.energy - batch.labels["energy"]) / batch.n_atoms_per_structure).abs()
+    assert count.item() == 6
+    torch.testing.assert_close(total, (factor * difference).sum())
+    total, count = PropertyTerm(property="forces", kind="norm")(predictions, weighed)
+    free = batch.label_mask["forces"][batch.structure_index] & ~batch.fixed
+    norms = torch.linalg.vector_norm(predictions.forces - batch.labels["forces"], dim=1)
+    assert count.item() == int(free.sum())
+    torch.testing.assert_close(total, (norms * atoms * factor[batch.structure_index])[free].sum())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from unipot.data.labels import ASE_LABELS, LabelSource
+from unipot.data.labels import ASE_LABELS, WEIGHTS, LabelSource
 
 if TYPE_CHECKING:
     from unipot.data.store import Store
@@ -45,7 +45,7 @@ class SourceDescription:
             level_of_theory=store.level_of_theory,
             energy_kind=store.energy_kind,
             precision=store.metadata["precision"],
-            labels={label: ASE_LABELS[label] for label in store.labels},  # ASE's units and sign are the canonical ones
+            labels={label: (ASE_LABELS | WEIGHTS)[label] for label in store.labels},  # ASE's units and sign are the canonical ones
             provenance=store.metadata["provenance"],
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from unipot.data.labels import (
     ASE_LABELS,
     CALCULATOR,
+    WEIGHTS,
     LabelSource,
     SkippedItem,
     check_sources,
@@ -64,30 +65,37 @@ def read_ase_file(
     return _read(file, dict(labels), group_key, id_key, piece, id_prefix or file.stem, check_keys)
 
 
-def default_labels(path: str | Path) -> dict[str, LabelSource]:
+def default_labels(path: str | Path, asked: Sequence[str] = ("energy",)) -> dict[str, LabelSource]:
     """Labels a file offers in ASE's own names and units: `energy` eV, `forces` eV/A, `stress` eV/A^3 with ASE's sign.
 
     For commands that take a user's file and nothing else; they say aloud what they assumed. The first hundred frames
     are looked at.
 
+    Args:
+        path: of the file.
+        asked: labels that must be there. Weights (`weight` in info, array `atom_weights`) are taken only when asked for.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file cannot be read, or no frame has a label called `energy`.
+        ValueError: the file cannot be read, or no frame has a label that was asked for.
     """
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; give the path of a structure file that ASE reads, such as extended XYZ")
+    offered = ASE_LABELS | {name: source for name, source in WEIGHTS.items() if name in asked}
     found: set[str] = set()
     keys: set[str] = set()
     for atoms in islice(_frames(file), _FRAMES_FOR_DEFAULTS):
         keys |= _keys(atoms)
-        found |= {name for name, source in ASE_LABELS.items() if _lookup(atoms, source.key, name) is not None}
-    if "energy" not in found:
-        raise ValueError(
-            f"{file}: no frame has the label key 'energy'; keys in the file are: {', '.join(sorted(keys)) or 'none'}; "
-            "name the right one, for example labels.energy.key=REF_energy labels.energy.unit=eV"
-        )
-    return {name: source for name, source in ASE_LABELS.items() if name in found}
+        found |= {name for name, source in offered.items() if _lookup(atoms, source.key, name) is not None}
+    for name in asked:
+        if name not in found:
+            without = "; unipot finetune trains on forces alone with labels=[forces]" if name == "energy" and "forces" in found else ""
+            raise ValueError(
+                f"{file}: no frame has the label key {name!r}; keys in the file are: {', '.join(sorted(keys)) or 'none'}; "
+                f"name the right one, for example labels.{name}.key=REF_{name} labels.{name}.unit=...{without}"
+            )
+    return {name: source for name, source in offered.items() if name in found}
 
 
 def keys_of(path: str | Path) -> set[str]:
@@ -156,8 +164,9 @@ def _structure(
         structure = Structure.from_ase(atoms, labels=values, id=name, group=group)
     except ValueError as error:
         return SkippedItem(where=default_id, reason=str(error))
-    if not values:
-        return SkippedItem(where=name, reason=f"it has none of the labels {', '.join(labels)}", invalid=False)
+    if not set(values) - set(WEIGHTS):
+        wanted = ", ".join(label for label in labels if label not in WEIGHTS)
+        return SkippedItem(where=name, reason=f"it has none of the labels {wanted}", invalid=False)
     return structure
 
 

@@ -21,7 +21,7 @@ from unipot.properties import PROPERTIES
 from unipot.structure import Structure
 
 #: bit of each property in `label_bits`; part of the format, so entries are only ever appended
-LABEL_BITS: dict[str, int] = {"energy": 0, "forces": 1, "stress": 2}
+LABEL_BITS: dict[str, int] = {"energy": 0, "forces": 1, "stress": 2, "weight": 3, "atom_weights": 4}
 #: n_atoms, bytes of id, bytes of group, label bits, 2S+1 (0: none), flags, pad, charge, CRC-32 of what follows, zeros
 _HEADER = struct.Struct("<IHHIHBxdII")
 #: the same as a structured array, for many headers at once

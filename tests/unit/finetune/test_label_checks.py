@@ -1,0 +1,114 @@
+"""Units, signs and levels of theory of labels, judged by a model that nearly agrees with them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+
+from unipot.batch import collate
+from unipot.finetune.label_checks import CERTAIN, label_scales, level_warnings, refuse_wrong_units
+from unipot.models import CompositionReference, Head, HeadBank, Potential, build_backbone
+from unipot.structure import Structure
+from unipot.units import BOHR, HARTREE, KCAL_PER_MOL, KJ_PER_MOL
+
+UNITS = {"energy": "eV", "forces": "eV/A", "stress": "eV/A^3"}
+
+
+@pytest.fixture(scope="module")
+def potential():
+    torch.manual_seed(0)
+    backbone = build_backbone("native", {"n_channels": 8, "n_vector_channels": 4, "n_layers": 1})
+    reference = CompositionReference(np.zeros(119), np.isin(np.arange(119), [28, 29]))
+    bank = HeadBank()
+    bank.add(Head("pbe", level_of_theory="PBE", n_channels=backbone.n_channels, reference=reference, scale=2.0))
+    return Potential(backbone, bank).to(torch.float64).eval()
+
+
+@pytest.fixture(scope="module")
+def predicted(potential):
+    """Twelve crystals with the model's own predictions."""
+    rng, found = np.random.default_rng(0), []
+    for k in range(12):
+        atoms = bulk("Cu", "fcc", a=3.7, cubic=True)
+        atoms.symbols[: k % 3] = "Ni"
+        atoms.positions += 0.1 * rng.normal(size=atoms.positions.shape)
+        structure = Structure.from_ase(atoms, id=f"cu-{k}")
+        predictions = potential(collate([structure], cutoff=potential.cutoff, dtype=torch.float64), properties=tuple(UNITS))
+        values = {name: predictions[name].detach().numpy() for name in UNITS}
+        found.append(structure.with_labels(energy=values["energy"][0], forces=values["forces"], stress=values["stress"][0]))
+    return found
+
+
+def scales_of(potential, structures, units=UNITS, noise=0.1, **factors):
+    """Suspicions on labels that are predictions times a factor, with `noise`, on another energy zero per element."""
+    rng, frames = np.random.default_rng(1), []
+    for s in structures:
+        labels = {name: factor * s.labels[name] * (1 + noise * rng.normal(size=s.labels[name].shape)) for name, factor in factors.items()}
+        if "energy" in labels:
+            labels["energy"] = factors["energy"] * s.labels["energy"] - 3.0 * s.n_atoms - 20.0 * (s.atomic_numbers == 28).sum()
+        frames.append(s.with_labels(**labels))
+    batch = collate(frames, cutoff=potential.cutoff, dtype=torch.float64)
+    return {scale.property: scale for scale in label_scales(potential, "pbe", [batch], units)}
+
+
+@pytest.mark.parametrize(
+    ("factor", "units"),
+    [
+        (1 / KCAL_PER_MOL, ("kcal/mol/A",)),
+        (1 / KJ_PER_MOL, ("kJ/mol/A",)),
+        (BOHR / HARTREE, ("hartree/bohr",)),
+        (1 / HARTREE, ("hartree/A", "rydberg/bohr")),
+        (1e3, ("meV/A",)),
+        (-1 / KCAL_PER_MOL, ("kcal/mol/A",)),
+        (-1.0, ()),
+    ],
+)
+def test_unit_and_sign_of_forces_are_named(potential, predicted, factor, units):
+    scale = scales_of(potential, predicted, forces=factor)["forces"]
+    assert (scale.units, scale.factor < 0) == (units, factor < 0)
+    assert abs(scale.correlation) >= CERTAIN
+    with pytest.raises(ValueError, match="check_labels=false"):
+        refuse_wrong_units([scale])
+
+
+def test_unit_is_judged_by_the_one_that_is_stated(potential, predicted):
+    stated = {**UNITS, "forces": "hartree/bohr"}
+    assert scales_of(potential, predicted, stated, forces=HARTREE / BOHR)["forces"].units == ("eV/A",)
+    assert scales_of(potential, predicted, stated, forces=1.0) == {}
+
+
+def test_energies_are_judged_beyond_their_zero_and_stress_by_its_sign(potential, predicted):
+    found = scales_of(potential, predicted, energy=1 / HARTREE, stress=-1.0)
+    assert found["energy"].units == ("hartree",)
+    assert "tension <-> compression" in found["stress"].sentence()
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.0, 1.8, 7.0])
+def test_a_parent_that_is_too_soft_or_too_stiff_is_no_unit(potential, predicted, factor):
+    assert scales_of(potential, predicted, forces=factor) == {}
+
+
+def test_labels_that_do_not_follow_the_model_are_left_alone(potential, predicted):
+    rng = np.random.default_rng(2)
+    frames = [s.with_labels(forces=23.06 * rng.normal(size=s.positions.shape)) for s in predicted]
+    assert label_scales(potential, "pbe", [collate(frames, cutoff=potential.cutoff, dtype=torch.float64)], UNITS) == []
+
+
+def test_a_doubtful_scale_is_a_sentence_and_no_refusal(potential, predicted):
+    scale = scales_of(potential, predicted, noise=1.0, forces=1 / KCAL_PER_MOL)["forces"]
+    assert abs(scale.correlation) < CERTAIN
+    (sentence,) = refuse_wrong_units([scale])
+    assert "kcal/mol/A" in sentence
+
+
+def test_better_head_of_another_level_casts_doubt_on_the_stated_one():
+    heads = {"pbe": 0.30, "lda": 0.05}
+    scores = [SimpleNamespace(head=name, level_of_theory=name.upper(), force_mae=error) for name, error in heads.items()]
+    report = SimpleNamespace(level_of_theory="PBE", fit=None, parent="lda")
+    (sentence,) = level_warnings(report, scores)
+    assert "stated to be 'PBE', but head 'lda' (LDA) describes their forces with 0.05 eV/A where head 'pbe'" in sentence
+    assert level_warnings(SimpleNamespace(level_of_theory="PBE", fit=None, parent="pbe"), scores) == ()
