@@ -107,7 +107,7 @@ def _aligned(config: FinetuneConfig, folder: Path, budget: MixtureConfig, consol
     frames, replay, _ = open_everything(config, pretrained, run, console)
     admit_states(console, pretrained, [frames.dataset, *replay], frames.test)
     budget = budget_for([frames.dataset.store], budget, pretrained.cutoff, console)
-    return starting_point(config, pretrained, frames.dataset, budget, run, console)
+    return starting_point(config, pretrained, frames, budget, run, console)
 
 
 def _test_set(name: str, path: str, head: str, most: int) -> Yardstick:
