@@ -209,7 +209,7 @@ def test_report_compares_the_runs_in_one_file(files, pretrained, run, scratch, t
         ("labels=[energy,stress]", "carries the label 'stress'"),
         ("n_train=500", "n_train is 500, but there are 24 usable frames"),
         ("alignment=best", "alignment is 'best'; use one of: auto, shift, last-layer, value-layer"),
-        ("uncertainty=yes", "uncertainty is 'yes'; use one of: last-layer, none"),
+        ("uncertainty=yes", "uncertainty is 'yes'; use one of: last-layer, ensemble, none"),
         ("finetune=ful", "options are: freeze-k, full, heads-only, layer-wise"),
         ("learning_rate=1", "'learning_rate' is not known"),
         ("from_scratch=true parent_head=metals", "neither a parent_head nor replay"),

@@ -4,7 +4,8 @@ import torch
 from scipy import stats
 
 from unipot.finetune.align import align_head
-from unipot.finetune.calibrated_posterior import calibration_of, fit_posterior
+from unipot.finetune.calibrated_posterior import fit_posterior
+from unipot.finetune.calibration import calibration_of
 from unipot.models.last_layer import NORMAL_90, is_stale, predict_uncertainty
 
 
@@ -41,8 +42,8 @@ def test_weights_stay_and_the_error_bars_cover_the_calibration_frames(potential,
 def test_no_held_out_frames_is_a_warning(potential, batches):
     align_head(potential, "pbe", "mine", "CCSD", batches)
     report = fit_posterior(potential, "mine", batches, [])
-    assert report.calibrated_on == "training"
-    assert any("expect them to be too small" in text for text in report.warnings)
+    assert report.calibrated_on == "left-out"
+    assert any("expect the error bars to be too small" in text for text in report.warnings)
 
 
 def test_frames_without_energies_share_the_factor_of_the_forces(potential, unlabelled_batches):
