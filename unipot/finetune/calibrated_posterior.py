@@ -11,7 +11,15 @@ import torch
 
 from unipot.batch import AtomBatch
 from unipot.finetune.align import elements_of, for_head
-from unipot.finetune.calibration import COVERAGE, FEWEST_ERRORS, SMALLEST_WIDTH, Calibration, calibration_of, errors_and_widths
+from unipot.finetune.calibration import (
+    COVERAGE,
+    ENOUGH_ERRORS,
+    SMALLEST_WIDTH,
+    Calibration,
+    calibration_of,
+    cautious,
+    errors_and_widths,
+)
 from unipot.finetune.evidence import laplace_posterior
 from unipot.finetune.frame_sums import FrameSums, frame_sums
 from unipot.finetune.head_ensemble import ensemble_factor
@@ -36,7 +44,7 @@ class PosteriorReport:
         n_frames: that the posterior was fitted to.
         effective_parameters: last-layer weights that they determine.
         noise: property -> misfit of the training frames, eV/atom, eV/Å, eV/Å³.
-        calibrated_on: `held-out` frames, or `left-out` training frames (see `unipot.finetune.left_out`).
+        calibrated_on: `held-out` frames (few of them: and left-out ones), or `left-out` training frames (see `unipot.finetune.left_out`).
         energy: eV per structure.
         forces: eV/Å per component.
         warnings: sentences the user should read.
@@ -75,8 +83,8 @@ def fit_posterior(
         potential: gets `heads[name].posterior`.
         name: of the head.
         batches: frames that it was trained on.
-        held_out: frames that it was not trained on, for the calibration; none: training frames are left out of the last layer one
-            at a time, in closed form, and a warning.
+        held_out: frames that it was not trained on, for the calibration. Where they are few, and alone without any, training
+            frames count that are left out of the last layer one at a time, in closed form; that is a warning.
         method: `last-layer`, the posterior; `ensemble`, the covariance of last layers solved for on resamples of the frames.
         groups: of `batches`, frame by frame: relatives are resampled and left out together; None: every frame for itself.
 
@@ -95,7 +103,10 @@ def fit_posterior(
     tensors = torch.from_numpy(solution.mean), torch.from_numpy(np.ascontiguousarray(factor))
     posterior.set(*tensors, (1.0, 1.0), fingerprint_of(potential, head))
     head.posterior = posterior.to(potential.device)
-    energy, forces = _shared(*(calibrations(potential, name, held_out) if held_out else left_out_calibrations(rows, sums, factor)))
+    chosen = left_out_calibrations(rows, sums, factor)
+    if held_out:
+        chosen = tuple(cautious(*pair) for pair in zip(calibrations(potential, name, held_out), chosen, strict=True))
+    energy, forces = _shared(*chosen)
     posterior.set(*tensors, (energy.factor, forces.factor), fingerprint_of(potential, head))
     return PosteriorReport(
         head=name,
@@ -145,5 +156,6 @@ def _warnings(held_out: bool, energy: Calibration, forces: Calibration) -> Itera
     for name, own in (("energies", energy), ("forces", forces)):
         if own.n == 0:
             yield f"no frame has {name} to calibrate their uncertainties on; they take the other factor"
-        elif own.n < FEWEST_ERRORS:
-            yield f"{own.n} {name} are few to calibrate 90 % intervals on: errors are taken as normal, the intervals are rough"
+        elif own.n_effective < ENOUGH_ERRORS:
+            also = ", so the larger of their factor and that of training frames left out of the last layer is taken" if held_out else ""
+            yield f"{name}: {own.n_effective:.0f} independent errors are few to calibrate 90 % intervals on{also}; the intervals are rough"

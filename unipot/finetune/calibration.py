@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -18,6 +18,8 @@ from unipot.training.losses import labelled_mask
 COVERAGE = 0.9
 #: below which the conformal quantile does not exist
 FEWEST_ERRORS = 9
+#: independent held-out errors below which left-out training frames are asked as well
+ENOUGH_ERRORS = 20
 #: eV, eV/Å; no standard deviation counts as smaller
 SMALLEST_WIDTH = 1e-12
 
@@ -132,16 +134,29 @@ def calibration_of(ratios: np.ndarray, structures: np.ndarray | None = None) -> 
     )
 
 
+def cautious(held_out: Calibration, left_out: Calibration) -> Calibration:
+    """`held_out`, with the larger of both factors if it rests on fewer than `ENOUGH_ERRORS` independent errors.
+
+    Either may be too small: held-out frames chose the best weights, and the backbone has learned from training frames.
+    """
+    if held_out.n == 0:
+        return left_out
+    if held_out.n_effective >= ENOUGH_ERRORS or left_out.n == 0:
+        return held_out
+    return replace(held_out, factor=max(held_out.factor, left_out.factor))
+
+
 def effective_number(ratios: np.ndarray, structures: np.ndarray) -> float:
     """Independent errors with the same uncertainty of a 90 % quantile: n over the design effect 1 + (m − 1)·ρ.
 
     ρ is the intraclass correlation (one-way analysis of variance) of "lies within the quantile" among errors of one structure, m
-    their mean number (L. Kish, Survey Sampling, 1965, ch. 5). Between the number of structures and the number of errors.
+    their mean number (L. Kish, Survey Sampling, 1965, ch. 5). Between the number of structures and the number of errors; fewer than
+    nine structures do not tell ρ, so each counts as one error.
     """
     n = len(ratios)
     _, owners, sizes = np.unique(structures, return_inverse=True, return_counts=True)
     n_groups = len(sizes)
-    if n_groups in (1, n):
+    if n_groups < FEWEST_ERRORS or n_groups == n:
         return float(n_groups)
     inside = (ratios <= np.quantile(ratios, COVERAGE)).astype(float)
     means = np.bincount(owners, inside) / sizes

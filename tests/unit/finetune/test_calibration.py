@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unipot.finetune.calibration import calibration_of, effective_number
+from unipot.finetune.calibration import calibration_of, cautious, effective_number
 from unipot.models.last_layer import NORMAL_90
 
 
@@ -56,3 +56,13 @@ def test_factor_scales_with_the_errors(seed, scale):
     structures = np.repeat(np.arange(8), 5)
     assert calibration_of(scale * ratios, structures).rms_factor == pytest.approx(scale * calibration_of(ratios, structures).rms_factor)
     assert calibration_of(scale * ratios).factor == pytest.approx(scale * calibration_of(ratios).factor)
+
+
+def test_few_held_out_errors_do_not_make_the_factor_smaller_than_left_out_frames_do():
+    rng = np.random.default_rng(0)
+    few, many = calibration_of(np.abs(rng.normal(size=5))), calibration_of(np.abs(rng.normal(size=50)))
+    left_out = calibration_of(3 * np.abs(rng.normal(size=25)))
+    assert cautious(few, left_out).factor == left_out.factor > few.factor
+    assert cautious(few, left_out).n == 5
+    assert cautious(many, left_out) == many
+    assert cautious(calibration_of(np.zeros(0)), left_out) == left_out
