@@ -126,7 +126,7 @@ def calibration_of(ratios: np.ndarray, structures: np.ndarray | None = None) -> 
         wider = stats.t.ppf((1 + COVERAGE) / 2, effective)
         bound = rms * wider if n < FEWEST_ERRORS else float(np.quantile(ratios, COVERAGE)) * wider / NORMAL_90
     return Calibration(
-        factor=max(bound / NORMAL_90, 1e-6),
+        factor=float(max(bound / NORMAL_90, 1e-6)),
         coverage_before=float(np.mean(ratios <= NORMAL_90)),
         n=n,
         rms_factor=rms,

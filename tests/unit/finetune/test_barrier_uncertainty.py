@@ -28,7 +28,8 @@ def band(real_data):
     others = [a for a in frames if a.info["frame"] != 0]
     chosen = [others[k] for k in np.linspace(0, len(others) - 1, N_FRAMES).astype(int)]
     labels = [{"energy": a.get_potential_energy(), "forces": a.get_forces(apply_constraint=False)} for a in chosen]
-    return [Structure.from_ase(a, id=str(k), labels=own) for k, (a, own) in enumerate(zip(chosen, labels, strict=True))], [Structure.from_ase(a) for a in path]
+    fitted_to = [Structure.from_ase(a, id=str(k), labels=labels[k]) for k, a in enumerate(chosen)]
+    return fitted_to, [Structure.from_ase(a) for a in path]
 
 
 @pytest.fixture(scope="module")

@@ -44,9 +44,9 @@ def sums_of(rows) -> FrameSums:
 def test_error_bars_of_differences_are_the_true_spread_over_new_data():
     """Labels are drawn again 400 times on the same frames: posterior and ensemble must tell the spread of the solved weights."""
     rng = np.random.default_rng(0)
-    first = linear_rows(rng)
+    first = linear_rows(rng, n_frames=300)
     designs = {name: block.design for name, block in first.blocks.items()}
-    again = [solved(linear_rows(rng, designs=designs, fractions=first.fractions))[0][:N_WEIGHTS] for _ in range(400)]
+    again = [solved(linear_rows(rng, 300, designs=designs, fractions=first.fractions))[0][:N_WEIGHTS] for _ in range(400)]
     differences = rng.normal(size=(40, N_WEIGHTS)) - rng.normal(size=(40, N_WEIGHTS))
     true = np.std(np.array(again) @ differences.T, axis=0)
     weights, rows = solved(first)
