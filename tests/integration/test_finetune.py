@@ -162,7 +162,7 @@ def test_evaluate_of_the_test_file_equals_the_table_of_the_run(files, run, tmp_p
     assert main(arguments) == 0
     (found,) = Evaluation.load_all(tmp_path / "evaluations").values()
     assert found.get("forces", "mae") == Evaluation.load(run / "evaluations" / "final").get("forces", "mae")
-    expected = {"metrics.json", "metrics.md", "force_error_by_element.svg", "calibration_test.png"}
+    expected = {"metrics.json", "metrics.md", "force_error_by_element.svg", f"calibration_{found.dataset}.png"}
     assert expected <= {p.name for p in tmp_path.iterdir()}
     (table,) = json.loads((tmp_path / "metrics.json").read_text())
     energy, forces = table["error_bars"]

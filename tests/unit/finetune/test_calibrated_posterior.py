@@ -4,6 +4,7 @@ import torch
 from scipy import stats
 
 from unipot.batch import collate
+from unipot.finetune import readout_choice
 from unipot.finetune.align import align_head
 from unipot.finetune.calibrated_posterior import fit_posterior
 from unipot.finetune.calibration import calibration_of
@@ -82,3 +83,11 @@ def test_energies_that_shifts_explain_alone_leave_no_error_bars(potential):
     with pytest.raises(NothingToFit, match="composition shift"):
         fit_posterior(potential, "mine", batches, [])
     assert potential.heads["mine"].posterior is None
+
+
+def test_layers_are_solved_for_with_evenly_chosen_batches_of_many_frames(batches, monkeypatch):
+    monkeypatch.setattr(readout_choice, "MOST_FRAMES", 10)
+    chosen, groups, sentences = readout_choice._limited(batches * 3, list(range(24)))
+    assert [batch.n_structures for batch in chosen] == [5, 3] and groups == [0, 1, 2, 3, 4, 21, 22, 23]
+    assert sentences == ("layers of the readout were solved for with 8 of 24 frames, evenly chosen; the shift with all of them",)
+    assert readout_choice._limited(batches, None) == (batches, None, ())
