@@ -162,7 +162,14 @@ def test_evaluate_of_the_test_file_equals_the_table_of_the_run(files, run, tmp_p
     assert main(arguments) == 0
     (found,) = Evaluation.load_all(tmp_path / "evaluations").values()
     assert found.get("forces", "mae") == Evaluation.load(run / "evaluations" / "final").get("forces", "mae")
-    assert {"metrics.json", "metrics.md", "force_error_by_element.svg"} <= {p.name for p in tmp_path.iterdir()}
+    expected = {"metrics.json", "metrics.md", "force_error_by_element.svg", f"calibration_{found.dataset}.png"}
+    assert expected <= {p.name for p in tmp_path.iterdir()}
+    (table,) = json.loads((tmp_path / "metrics.json").read_text())
+    energy, forces = table["error_bars"]
+    assert (energy["property"], energy["n"], forces["n"]) == ("energy", 12, 12 * 6 * 3)
+    stored = load_potential(run / "best.safetensors").heads["methanol"].posterior.calibration.tolist()
+    assert [energy["factor"], forces["factor"]] == stored
+    assert "error bars of head methanol" in (tmp_path / "metrics.md").read_text()
 
 
 def test_pretraining_sets_are_measured_before_and_after(run):
@@ -209,7 +216,7 @@ def test_report_compares_the_runs_in_one_file(files, pretrained, run, scratch, t
         ("labels=[energy,stress]", "carries the label 'stress'"),
         ("n_train=500", "n_train is 500, but there are 24 usable frames"),
         ("alignment=best", "alignment is 'best'; use one of: auto, shift, last-layer, value-layer"),
-        ("uncertainty=yes", "uncertainty is 'yes'; use one of: last-layer, none"),
+        ("uncertainty=yes", "uncertainty is 'yes'; use one of: last-layer, ensemble, none"),
         ("finetune=ful", "options are: freeze-k, full, heads-only, layer-wise"),
         ("learning_rate=1", "'learning_rate' is not known"),
         ("from_scratch=true parent_head=metals", "neither a parent_head nor replay"),
@@ -268,3 +275,16 @@ def test_uncertainty_none_leaves_the_artifact_without_error_bars(files, pretrain
     assert all(artifact.potential.heads[name].posterior is None for name in artifact.potential.head_names)
     assert artifact.card["finetune"]["alignment"]["readout"]["chosen"] == "last-layer"
     assert "uncertainty" not in artifact.card
+
+
+def test_energies_that_shifts_explain_leave_no_error_bars_and_a_sentence(files, pretrained, tmp_path, capsys):
+    """Error bars are on by default; a finished training does not fail for them."""
+    frames = []
+    for name in ("H2O", "CO"):
+        atoms = molecule(name)
+        atoms.calc = SinglePointCalculator(atoms, energy=-3.0 * len(atoms))
+        frames.append(atoms)
+    write(tmp_path / "energies.extxyz", frames)
+    assert finetune({"train": tmp_path / "energies.extxyz"}, pretrained, tmp_path / "run", steps=2) == 0
+    assert "no error bars for head 'energies': there are no rows to fit" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "run" / "best.safetensors").exists()

@@ -1,46 +1,37 @@
-"""Last-layer posterior of a finished head, its scale calibrated on frames that were not trained on."""
+"""Error bars of a finished head, posterior or ensemble, their scale calibrated on frames that were not trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
-from torch import nn
 
 from unipot.batch import AtomBatch
 from unipot.finetune.align import elements_of, for_head
+from unipot.finetune.calibration import (
+    COVERAGE,
+    ENOUGH_ERRORS,
+    SMALLEST_WIDTH,
+    Calibration,
+    calibration_of,
+    cautious,
+    errors_and_widths,
+)
 from unipot.finetune.evidence import laplace_posterior
+from unipot.finetune.frame_sums import FrameSums, frame_sums
+from unipot.finetune.head_ensemble import ensemble_factor
+from unipot.finetune.left_out import left_out_residuals
 from unipot.finetune.readout_fit import free_of_composition
-from unipot.finetune.readout_rows import readout_rows
-from unipot.models.last_layer import NORMAL_90, LastLayerPosterior, fingerprint_of, predict_uncertainty
+from unipot.finetune.readout_rows import ReadoutRows, readout_rows
+from unipot.models.last_layer import LastLayerPosterior, fingerprint_of
 from unipot.models.potential import Potential
-from unipot.training.losses import labelled_mask
 
+LAST_LAYER, ENSEMBLE, NONE = "last-layer", "ensemble", "none"
 #: values of the option `uncertainty`
-UNCERTAINTIES = ("last-layer", "none")
-COVERAGE = 0.9
-#: below which the conformal quantile does not exist
-FEWEST_ERRORS = 9
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """Of the standard deviations of one property.
-
-    Attributes:
-        factor: that they are multiplied by.
-        coverage_before: share of the errors within ± 1.645 standard deviations without the factor; nan without labels.
-        n: errors (structures for energies, components for forces).
-    """
-
-    factor: float
-    coverage_before: float
-    n: int
+UNCERTAINTIES = (LAST_LAYER, ENSEMBLE, NONE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +40,18 @@ class PosteriorReport:
 
     Attributes:
         head: its name.
+        method: `last-layer` (posterior) or `ensemble`.
         n_frames: that the posterior was fitted to.
         effective_parameters: last-layer weights that they determine.
         noise: property -> misfit of the training frames, eV/atom, eV/Å, eV/Å³.
-        calibrated_on: `held-out` or `training` frames.
+        calibrated_on: `held-out` frames (few of them: and left-out ones), or `left-out` training frames (see `unipot.finetune.left_out`).
         energy: eV per structure.
         forces: eV/Å per component.
         warnings: sentences the user should read.
     """
 
     head: str
+    method: str
     n_frames: int
     effective_parameters: float
     noise: dict[str, float]
@@ -68,43 +61,60 @@ class PosteriorReport:
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
+        """JSON-able form; a number that does not exist is None."""
         content = asdict(self)
         for name in ("energy", "forces"):
-            coverage = content[name]["coverage_before"]
-            content[name]["coverage_before"] = None if np.isnan(coverage) else coverage
-        return {**content, "method": "last-layer", "interval": COVERAGE, "warnings": list(self.warnings)}
+            content[name] = {key: None if np.isnan(value) else value for key, value in content[name].items()}
+        return {**content, "interval": COVERAGE, "warnings": list(self.warnings)}
 
 
-def fit_posterior(potential: Potential, name: str, batches: Sequence[AtomBatch], held_out: Sequence[AtomBatch]) -> PosteriorReport:
-    """Give head `name` a posterior around its present weights, which do not change.
+def fit_posterior(
+    potential: Potential,
+    name: str,
+    batches: Sequence[AtomBatch],
+    held_out: Sequence[AtomBatch],
+    *,
+    method: str = LAST_LAYER,
+    groups: Sequence[Any] | None = None,
+) -> PosteriorReport:
+    """Give head `name` a covariance of its last layer around its present weights, which do not change.
 
     Args:
         potential: gets `heads[name].posterior`.
         name: of the head.
         batches: frames that it was trained on.
-        held_out: frames that it was not trained on, for the calibration; none: the training frames, and a warning.
+        held_out: frames that it was not trained on, for the calibration. Where they are few, and alone without any, training
+            frames count that are left out of the last layer one at a time, in closed form; that is a warning.
+        method: `last-layer`, the posterior; `ensemble`, the covariance of last layers solved for on resamples of the frames.
+        groups: of `batches`, frame by frame: relatives are resampled and left out together; None: every frame for itself.
 
     Raises:
         KeyError: there is no such head.
-        ValueError: it predicts forces directly, an element has no reference, or nothing is labelled.
+        NothingToFit: nothing is labelled, beyond energies that shifts per element explain; or one frame is to make an ensemble.
+        ValueError: the head predicts forces directly, or an element has no reference.
     """
     head = potential.heads[name]
     rows = readout_rows(potential, name, batches, elements_of(batches), ["last-layer"])["last-layer"]
     weights = head.readout.output.weight.detach()[0].double().cpu().numpy()
     solution = laplace_posterior(free_of_composition(rows), weights)
+    sums = frame_sums(rows, solution, groups)
+    factor = ensemble_factor(sums) if method == ENSEMBLE else solution.factor
     posterior = LastLayerPosterior(head.n_hidden)
-    mean, factor = torch.from_numpy(solution.mean), torch.from_numpy(solution.factor)
-    posterior.set(mean, factor, (1.0, 1.0), fingerprint_of(potential, head))
+    tensors = torch.from_numpy(solution.mean), torch.from_numpy(np.ascontiguousarray(factor))
+    posterior.set(*tensors, (1.0, 1.0), fingerprint_of(potential, head))
     head.posterior = posterior.to(potential.device)
-    energy, forces = calibrations(potential, name, held_out or batches)
-    posterior.set(mean, factor, (energy.factor, forces.factor), fingerprint_of(potential, head))
+    chosen = left_out_calibrations(rows, sums, factor)
+    if held_out:
+        chosen = tuple(cautious(*pair) for pair in zip(calibrations(potential, name, held_out), chosen, strict=True))
+    energy, forces = _shared(*chosen)
+    posterior.set(*tensors, (energy.factor, forces.factor), fingerprint_of(potential, head))
     return PosteriorReport(
         head=name,
+        method=method,
         n_frames=rows.n_frames,
         effective_parameters=solution.effective,
         noise=solution.noise,
-        calibrated_on="held-out" if held_out else "training",
+        calibrated_on="held-out" if held_out else "left-out",
         energy=energy,
         forces=forces,
         warnings=tuple(_warnings(bool(held_out), energy, forces)),
@@ -113,65 +123,39 @@ def fit_posterior(potential: Potential, name: str, batches: Sequence[AtomBatch],
 
 def calibrations(potential: Potential, name: str, batches: Sequence[AtomBatch]) -> tuple[Calibration, Calibration]:
     """Of energies and forces, by the errors of head `name` on `batches`; its posterior is to have no calibration yet."""
-    index, training = potential.heads.index(name), potential.training
-    ratios: dict[str, list[np.ndarray]] = {"energy": [np.zeros(0)], "forces": [np.zeros(0)]}
-    potential.eval()
-    with _without_weight_gradients(potential):
-        for batch in batches:
-            own = for_head(batch, index)
-            chosen = {p: labelled_mask(p, own) for p in ratios}
-            needed = bool(chosen["forces"].any())
-            predictions = potential(own, properties=("energy", "forces") if needed else ("energy",))
-            widths = predict_uncertainty(potential, own, forces=needed)
-            for p, mask in chosen.items():
-                if bool(mask.any()):
-                    error = (predictions[p].detach().double() - own.labels[p].double())[mask].abs().reshape(-1)
-                    width = getattr(widths, p)[mask].reshape(-1)
-                    ratios[p].append((error / width.clamp(min=1e-12)).cpu().numpy())
-    potential.train(training)
-    energy, forces = (calibration_of(np.concatenate(ratios[p])) for p in ("energy", "forces"))
+    index = potential.heads.index(name)
+    found = errors_and_widths(potential, (for_head(batch, index) for batch in batches))
+    energy, forces = (calibration_of(found[p].ratios, found[p].structures) for p in ("energy", "forces"))
+    return energy, forces
+
+
+def left_out_calibrations(rows: ReadoutRows, sums: FrameSums, factor: np.ndarray) -> tuple[Calibration, Calibration]:
+    """The same without held-out frames: errors of training frames that the last layer does not see."""
+    found = []
+    for name in ("energy", "forces"):
+        residual, exists = left_out_residuals(rows, sums, name)
+        widths = np.linalg.norm(rows.blocks[name].design @ factor, axis=1)
+        ratios = np.abs(residual) / np.maximum(widths, SMALLEST_WIDTH)
+        found.append(calibration_of(ratios[exists], rows.frames[name][exists]))
+    return found[0], found[1]
+
+
+def _shared(energy: Calibration, forces: Calibration) -> tuple[Calibration, Calibration]:
+    """A property without errors takes the factor of the other."""
     if energy.n == 0:
         return replace(energy, factor=forces.factor), forces
     return energy, forces if forces.n else replace(forces, factor=energy.factor)
 
 
-def calibration_of(ratios: np.ndarray) -> Calibration:
-    """Split-conformal factor from |error| / standard deviation: the ⌈(n + 1)·0.9⌉-th smallest, over 1.645.
-
-    J. Lei, M. G'Sell, A. Rinaldo, R. J. Tibshirani, L. Wasserman, JASA 113, 1094 (2018), with the error scaled by the standard
-    deviation. Fewer than nine errors cannot bound 90 % in that way: they are taken as normal of unknown scale, whose interval for
-    the next error is Student's. Without any the factor is 1. Errors of one frame's force components are not independent, so
-    coverage is approximate there.
-    """
-    n = len(ratios)
-    if n == 0:
-        return Calibration(factor=1.0, coverage_before=float("nan"), n=0)
-    if n < FEWEST_ERRORS:
-        bound = float(np.sqrt(np.mean(ratios**2)) * stats.t.ppf((1 + COVERAGE) / 2, n))
-    else:
-        bound = float(np.sort(ratios)[int(np.ceil((n + 1) * COVERAGE)) - 1])
-    factor = max(bound / NORMAL_90, 1e-6)
-    return Calibration(factor=factor, coverage_before=float(np.mean(ratios <= NORMAL_90)), n=n)
-
-
 def _warnings(held_out: bool, energy: Calibration, forces: Calibration) -> Iterator[str]:
     if not held_out:
-        yield "uncertainties are calibrated on training frames, for none were held out: expect them to be too small"
+        yield (
+            "no frames were held out: uncertainties are calibrated on training frames, each left out of the last layer in closed form; "
+            "the rest of the model has seen them, so expect the error bars to be too small"
+        )
     for name, own in (("energies", energy), ("forces", forces)):
         if own.n == 0:
             yield f"no frame has {name} to calibrate their uncertainties on; they take the other factor"
-        elif own.n < FEWEST_ERRORS:
-            yield f"{own.n} {name} are few to calibrate 90 % intervals on: errors are taken as normal, the intervals are rough"
-
-
-@contextmanager
-def _without_weight_gradients(module: nn.Module) -> Iterator[None]:
-    """Gradients of weights are not needed here."""
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    try:
-        for parameter in learning:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
+        elif own.n_effective < ENOUGH_ERRORS:
+            also = ", so the larger of their factor and that of training frames left out of the last layer is taken" if held_out else ""
+            yield f"{name}: {own.n_effective:.0f} independent errors are few to calibrate 90 % intervals on{also}; the intervals are rough"

@@ -24,6 +24,10 @@ SMALLEST_NOISE = 1e-6
 ROUNDING = 1e-9
 
 
+class NothingToFit(ValueError):
+    """The frames say nothing of the weights."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Block:
     """Rows of one kind.
@@ -70,7 +74,8 @@ def maximise_evidence(blocks: Mapping[str, Block], start: LinearPosterior | None
         start: precisions to begin with, those of a similar problem.
 
     Raises:
-        ValueError: no block has a row, shapes differ, or a number is not finite.
+        NothingToFit: no block has a row.
+        ValueError: shapes differ, or a number is not finite.
     """
     used = {name: block for name, block in blocks.items() if len(block.target)}
     _check(used)
@@ -195,7 +200,7 @@ def _lower_factor(covariance: np.ndarray) -> np.ndarray:
 
 def _check(blocks: Mapping[str, Block]) -> None:
     if not blocks:
-        raise ValueError("there are no rows to fit: no frame has a label beyond what the composition shift takes")
+        raise NothingToFit("there are no rows to fit: no frame has a label beyond what the composition shift takes")
     widths = {block.design.shape[1] for block in blocks.values()}
     if len(widths) != 1:
         raise ValueError(f"the blocks have {sorted(widths)} weights; all must have the same number")

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from unipot.batch import AtomBatch
 from unipot.finetune.readout_fit import (
     ALIGNMENTS,
@@ -22,6 +24,9 @@ from unipot.finetune.readout_fit import (
 )
 from unipot.finetune.readout_rows import LAYERS, ReadoutRows, readout_rows
 from unipot.models.potential import Potential
+
+#: frames whose rows are kept in memory to solve for a layer, some; the weights are few, and more frames do not change them much
+MOST_FRAMES = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +89,7 @@ def choose_readout(
     if asked == AUTO and potential.heads[parent].direct_forces:
         return ReadoutChoice(asked=asked, warnings=(f"head {parent!r} predicts forces directly: only the shift per element was fitted",))
     layers = LAYERS if asked == AUTO else (asked,)
+    batches, groups, limited = _limited(batches, groups)
     rows = readout_rows(potential, parent, batches, elements, layers)
     first = rows[layers[0]]
     if not any(len(block.target) for block in first.blocks.values()):
@@ -93,7 +99,7 @@ def choose_readout(
     n_folds = int(folds.max()) + 1
     held_out = tuple(held_out_errors(problems, folds, elements)) if n_folds > 1 else ()
     chosen = _decided(held_out, asked, list(problems))
-    warnings = (_unchecked(first, asked),) if not held_out else _against(held_out, chosen)
+    warnings = (*limited, *((_unchecked(first, asked),) if not held_out else _against(held_out, chosen)))
     return ReadoutChoice(
         chosen=chosen,
         asked=asked,
@@ -104,6 +110,22 @@ def choose_readout(
         n_force_labels=first.n_components,
         warnings=warnings,
     )
+
+
+def _limited(
+    batches: Sequence[AtomBatch], groups: Sequence[Any] | None
+) -> tuple[Sequence[AtomBatch], Sequence[Any] | None, tuple[str, ...]]:
+    """Evenly chosen batches of at most some `MOST_FRAMES` frames, with their groups, and a sentence if that is not all."""
+    sizes = [batch.n_structures for batch in batches]
+    if sum(sizes) <= MOST_FRAMES:
+        return batches, groups, ()
+    n_chosen = max(int(len(batches) * MOST_FRAMES / sum(sizes)), 1)
+    chosen = np.linspace(0, len(batches) - 1, n_chosen).astype(int).tolist()
+    first = np.concatenate([[0], np.cumsum(sizes)])
+    own = None if groups is None else [group for k in chosen for group in groups[first[k] : first[k + 1]]]
+    n_frames = sum(sizes[k] for k in chosen)
+    sentence = f"layers of the readout were solved for with {n_frames} of {sum(sizes)} frames, evenly chosen; the shift with all of them"
+    return [batches[k] for k in chosen], own, (sentence,)
 
 
 def _decided(held_out: tuple[HeldOutErrors, ...], asked: str, names: list[str]) -> str:

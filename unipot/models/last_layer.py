@@ -51,7 +51,8 @@ class LastLayerPosterior(nn.Module):
 
     Attributes:
         mean: (n_hidden,) the weights it belongs to.
-        factor: (n_hidden, n_hidden) lower triangular C with Σ = C Cᵀ, in eV per unit of Φ.
+        factor: (n_hidden, n_hidden) C with Σ = C Cᵀ, in eV per unit of Φ: lower triangular for a posterior; for an ensemble a
+            column per member, its difference from the mean over √(members − 1), the others zero.
         calibration: (2,) factors on the standard deviations of energies and of forces, from held-out frames; 1 is none.
         fingerprint: (32,) uint8, SHA-256 of the weights that the features come from, see `fingerprint_of`.
     """
@@ -84,6 +85,11 @@ class LastLayerPosterior(nn.Module):
             raise ValueError(f"calibration factors are {list(calibration)}; they must be positive")
         self.fingerprint.copy_(torch.tensor(list(fingerprint), dtype=torch.uint8))
 
+    @property
+    def columns(self) -> Tensor:
+        """(n_hidden, n_columns) those of `factor` that are not zero: each is a pass for the uncertainties of forces."""
+        return self.factor[:, self.factor.abs().amax(dim=0) > 0]
+
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         kept = {name: buffer for name, buffer in self._buffers.items()}
         super()._apply(fn, recurse)
@@ -103,7 +109,7 @@ def predict_uncertainty(potential: Potential, batch: AtomBatch, *, forces: bool 
     Args:
         potential: its head has a posterior.
         batch: collated as for the potential.
-        forces: one reverse pass per last-layer weight; without them the cost is that of an energy.
+        forces: one reverse pass per last-layer weight, or per member of an ensemble; without them the cost is that of an energy.
 
     Raises:
         ValueError: the head has no posterior, the batch mixes heads, or it lacks neighbours.
@@ -114,7 +120,7 @@ def predict_uncertainty(potential: Potential, batch: AtomBatch, *, forces: bool 
         raise ValueError("uncertainties of forces need gradients, which torch.inference_mode forbids; use torch.no_grad instead")
     with torch.set_grad_enabled(forces):
         geometry = make_deformable(batch, stress=False)
-        features = structure_features(head, potential.backbone(geometry.batch).scalars, batch) @ posterior.factor
+        features = structure_features(head, potential.backbone(geometry.batch).scalars, batch) @ posterior.columns
         energy = torch.linalg.vector_norm(features.detach(), dim=1) * posterior.calibration[0]
         if not forces:
             return Uncertainty(energy=energy)
@@ -155,7 +161,7 @@ def energy_difference_uncertainty(
             batch = collate([structure], cutoff=potential.cutoff, head_index=[index], dtype=potential.dtype).to(potential.device)
             rows.append(structure_features(chosen, potential.backbone(batch).scalars, batch)[0])
     difference = torch.einsum("s,sk->k", numbers.to(rows[0].device), torch.stack(rows))
-    return float(torch.linalg.vector_norm(difference @ posterior.factor) * posterior.calibration[0])
+    return float(torch.linalg.vector_norm(difference @ posterior.columns) * posterior.calibration[0])
 
 
 def require_posterior(head: Head) -> LastLayerPosterior:
@@ -166,7 +172,8 @@ def require_posterior(head: Head) -> LastLayerPosterior:
     """
     if head.posterior is None:
         raise ValueError(
-            f"head {head.name!r} has no last-layer posterior, so there are no uncertainties; fine-tune with uncertainty=last-layer"
+            f"head {head.name!r} has no last-layer posterior, so there are no uncertainties; fine-tune with uncertainty=last-layer "
+            "(or ensemble)"
         )
     return head.posterior
 

@@ -158,9 +158,12 @@ def alignment_table(report: AlignmentReport) -> ReportTable:
 def uncertainty_table(report: PosteriorReport) -> ReportTable:
     """Calibration of the error bars of a head: ± 1.645 standard deviations are to cover 90 % of the errors."""
     return ReportTable(
-        title=f"Uncertainties of head {report.head}: last layer, calibrated on {report.calibrated_on} frames",
-        columns=("property", "errors", "coverage before", "factor"),
-        rows=tuple((name, own.n, own.coverage_before, own.factor) for name, own in (("energy", report.energy), ("forces", report.forces))),
+        title=f"Uncertainties of head {report.head}: {report.method}, calibrated on {report.calibrated_on} frames",
+        columns=("property", "errors", "independent", "coverage before", "factor", "RMS factor"),
+        rows=tuple(
+            (name, own.n, own.n_effective, own.coverage_before, own.factor, own.rms_factor)
+            for name, own in (("energy", report.energy), ("forces", report.forces))
+        ),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from rich.console import Console
 from unipot.data.mixture.selection import Selection
 from unipot.data.spec import head_name_for
 from unipot.models.potential import Potential
+from unipot.reporting.calibration import ErrorBarQuality, quality_table
 from unipot.reporting.evaluation import Evaluation, error_table, evaluate_head, full_table
 from unipot.reporting.plots import element_error_figure, parity_figure
 from unipot.workflows.compose import RESOLVED_CONFIG, checked_config
 from unipot.workflows.config import LabelConfig, MixtureConfig, TrainerConfig
 from unipot.workflows.datasets import OpenDataset, open_datasets
+from unipot.workflows.error_bars import judge_error_bars, write_error_bars
 from unipot.workflows.finetune import FinetuneConfig, stores_of
 from unipot.workflows.further_sets import open_further_sets, own_datasets
 from unipot.workflows.report import EVALUATIONS
@@ -44,6 +46,7 @@ class EvaluateConfig:
     device: str = MISSING
     dtype: str | None = None
     thresholds: dict[str, float] = field(default_factory=dict)
+    uncertainty_frames: int = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,7 @@ def evaluate(config: EvaluateConfig) -> list[Evaluation]:
         plan = plan_of_run(Path(config.checkpoint).parent, config, potential, artifact.card, console)
     else:
         plan = plan_of_data(config, potential, artifact.card, output / "data", console)
-    evaluations = []
+    evaluations, quality = [], {}
     for item in plan.sets:
         require_same_energy_kind(potential, item.head, item.store)
     for item in plan.sets:
@@ -83,7 +86,8 @@ def evaluate(config: EvaluateConfig) -> list[Evaluation]:
                 thresholds=plan.thresholds,
             )
         )  # fmt: skip
-    write_evaluations(output, evaluations)
+        quality[item.name] = judge_error_bars(potential, item, plan.budget, config.uncertainty_frames, console)
+    write_evaluations(output, evaluations, quality)
     show_evaluations(console, evaluations, output)
     return evaluations
 
@@ -157,16 +161,19 @@ def default_head(dataset: str, potential: Potential, card: dict[str, Any], conso
     raise KeyError(f"head is not given and dataset {dataset!r} does not tell; add head=..., one of: {', '.join(names)}")
 
 
-def write_evaluations(output: Path, evaluations: Sequence[Evaluation]) -> None:
-    """`metrics.json`, `metrics.md`, plots, and the files that `unipot report` reads."""
+def write_evaluations(output: Path, evaluations: Sequence[Evaluation], quality: Mapping[str, Sequence[ErrorBarQuality]]) -> None:
+    """`metrics.json`, `metrics.md`, plots, and the files that `unipot report` reads; `quality` of the error bars by dataset."""
     output.mkdir(parents=True, exist_ok=True)
     for e in evaluations:
         e.save(output / EVALUATIONS / e.dataset)
         if e.parity():
             (output / f"parity_{e.dataset}.svg").write_bytes(parity_figure(e.parity(), e.dataset))
-    content = [{"dataset": e.dataset, "model": e.model, "head": e.head, **e.table.to_dict()} for e in evaluations]
+    write_error_bars(output, quality)
+    bars = {name: {"error_bars": [q.to_dict() for q in own]} if own else {} for name, own in quality.items()}
+    content = [{"dataset": e.dataset, "model": e.model, "head": e.head, **e.table.to_dict(), **bars[e.dataset]} for e in evaluations]
     (output / "metrics.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     parts = [_summary(evaluations), *(full_table(e) for e in evaluations)]
+    parts += [quality_table(e.dataset, e.head, quality[e.dataset]) for e in evaluations if quality[e.dataset]]
     (output / "metrics.md").write_text("\n\n".join(f"## {t.title}\n\n{t.to_markdown()}" for t in parts) + "\n", encoding="utf-8")
     per_element = {e.dataset: e.force_mae_per_element() for e in evaluations if e.force_mae_per_element()}
     if per_element:

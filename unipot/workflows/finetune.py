@@ -81,7 +81,7 @@ class FinetuneConfig(UserDataConfig):
     parent_head: str = AUTO
     new_elements: str = "from-neighbors"
     alignment: str = "shift"
-    uncertainty: str = "none"
+    uncertainty: str = "last-layer"
     from_scratch: bool = False
     also: dict[str, FurtherSetConfig] = field(default_factory=dict)
     replay: dict[str, DatasetConfig] = field(default_factory=dict)

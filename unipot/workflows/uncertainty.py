@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
-from unipot.finetune.calibrated_posterior import UNCERTAINTIES, PosteriorReport, fit_posterior
+from unipot.data.store import Store
+from unipot.finetune.calibrated_posterior import NONE, UNCERTAINTIES, PosteriorReport, fit_posterior
+from unipot.finetune.evidence import NothingToFit
 from unipot.models.last_layer import is_stale
 from unipot.reporting.tables import uncertainty_table
 from unipot.structure import Structure
@@ -16,6 +19,10 @@ from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.user_frames import frames_batches
 from unipot.zoo.artifact import RESERVED, load_artifact, save_artifact
 
+#: frames and atoms in all that error bars are fitted to and calibrated on, at most: seconds on one core, and bounded memory
+FITTED_FRAMES, FITTED_ATOMS = 2000, 100_000
+CALIBRATION_FRAMES, CALIBRATION_ATOMS = 200, 6_000
+FEWEST_FRAMES = 10
 
 def check_uncertainty(option: str) -> None:
     """Refuse an unknown option before any work.
@@ -30,10 +37,11 @@ def check_uncertainty(option: str) -> None:
 def add_uncertainty(
     option: str, path: Path, dataset: OpenDataset, budget: MixtureConfig, golden: Sequence[Structure], console: Console
 ) -> PosteriorReport | None:
-    """Write a posterior of the last layer of the user's head into the artifact at `path`; nothing else in it changes.
+    """Write error bars of the user's head into the artifact at `path`; nothing else in it changes.
 
-    Fitted to the training frames with the final backbone, calibrated on the held-out frames. Does nothing where the artifact
-    has one already (a finished run that is looked at again), or the head predicts forces directly, which is said.
+    Fitted to the training frames with the final backbone, calibrated on the held-out frames, evenly chosen ones of many. Does
+    nothing where the artifact has them already (a finished run that is looked at again). Where there can be none (the head predicts
+    forces directly, or the frames leave nothing to fit) the reason is said: a finished training does not fail for its error bars.
 
     Args:
         option: one of `UNCERTAINTIES`.
@@ -42,26 +50,46 @@ def add_uncertainty(
         budget: of a batch.
         golden: structures that check the artifact on load.
         console: the result is shown here.
-
-    Raises:
-        ValueError: see `fit_posterior`.
     """
-    if option == "none":
+    if option == NONE:
         return None
     artifact = load_artifact(path)
     potential, name = artifact.potential, dataset.spec.head
     head = potential.heads[name]
-    if head.posterior is not None and not is_stale(potential, head):
+    if head.posterior is not None and not is_stale(potential, head) and artifact.card.get("uncertainty", {}).get("method") == option:
         return None
     if head.direct_forces:
-        console.print(f"warning: head {name!r} predicts forces directly, so it has no last-layer uncertainties", style="yellow")
+        _say(console, f"warning: head {name!r} predicts forces directly, so it has no last-layer uncertainties")
         return None
-    training = list(frames_batches(potential, dataset.store, dataset.train_indices, name, budget))
-    held_out = list(frames_batches(potential, dataset.validation_store, dataset.validation_indices, name, budget))
-    report = fit_posterior(potential, name, training, held_out if len(dataset.validation_indices) else [])
+    chosen = _evenly(dataset.store, dataset.train_indices, FITTED_FRAMES, FITTED_ATOMS, console, "fitted to")
+    held = _evenly(dataset.validation_store, dataset.validation_indices, CALIBRATION_FRAMES, CALIBRATION_ATOMS, console, "calibrated on")
+    training = list(frames_batches(potential, dataset.store, chosen, name, budget))
+    held_out = list(frames_batches(potential, dataset.validation_store, held, name, budget)) if len(held) else []
+    try:
+        report = fit_posterior(potential, name, training, held_out, method=option, groups=dataset.store.groups[chosen])
+    except NothingToFit as error:
+        _say(console, f"warning: no error bars for head {name!r}: {error}")
+        return None
     card = {key: value for key, value in artifact.card.items() if key not in RESERVED}
     save_artifact(path, potential, card={**card, "uncertainty": report.to_dict()}, golden=golden)
     console.print(uncertainty_table(report).to_rich())
     for text in report.warnings:
-        console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
+        _say(console, f"warning: {text}")
     return report
+
+
+def _evenly(store: Store, indices: np.ndarray, n_frames: int, n_atoms: int, console: Console, use: str) -> np.ndarray:
+    """At most `n_frames` of `indices` with some `n_atoms` atoms together, at least ten frames, evenly chosen; said if not all."""
+    indices = np.asarray(indices)
+    if not len(indices):
+        return indices
+    atoms = np.asarray(store.n_atoms)[indices]
+    room = min(n_frames, max(int(n_atoms / max(float(atoms.mean()), 1.0)), FEWEST_FRAMES))
+    if len(indices) <= room:
+        return indices
+    console.print(f"  error bars are {use} {room} of {len(indices)} frames, evenly chosen", highlight=False)
+    return indices[np.linspace(0, len(indices) - 1, room).astype(int)]
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, style="yellow", highlight=False, markup=False)

@@ -1,5 +1,7 @@
 """Posterior of the last layer: what it says of energies, forces and differences, and where it is kept."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -212,6 +214,26 @@ def test_a_batch_of_two_heads_is_refused(potential):
     batch = collate(structures, cutoff=potential.cutoff, head_index=[0, 1], dtype=potential.dtype)
     with pytest.raises(ValueError, match="one head at a time"):
         predict_uncertainty(potential, batch)
+
+
+def test_error_bars_of_an_untrained_charge_are_refused(make_potential):
+    states = {"charge": True, "spin": False, "trained_charges": [0.0, 1.0]}
+    potential = make_potential(heads=("sure",), **states)
+    add_posterior(potential, "sure")
+    ions = [replace(Structure.from_ase(molecule("H2O")), total_charge=charge) for charge in (1.0, -2.0)]
+    assert energy_difference_uncertainty(potential, ions[:1], [1]) > 0
+    with pytest.raises(ValueError, match="trained on charges from 0 to 1"):
+        energy_difference_uncertainty(potential, ions, [1, -1])
+    with pytest.raises(ValueError, match="trained on charges from 0 to 1"):
+        predict_uncertainty(potential, collate(ions[1:], cutoff=potential.cutoff, dtype=potential.dtype))
+
+
+def test_calculator_says_that_error_bars_do_not_know_a_charge_that_the_model_does_not_read(potential):
+    atoms = molecule("H2O")
+    atoms.info["total_charge"] = 1
+    atoms.calc = UnipotCalculator(potential, head="sure", uncertainty=True)
+    with pytest.warns(UserWarning, match="does not read total charge 1.*error bars do not contain"):
+        atoms.get_potential_energy()
 
 
 def test_damaged_numbers_are_not_taken():

@@ -1,0 +1,181 @@
+"""From errors and standard deviations to a factor that makes ± 1.645 standard deviations cover 90 % of the errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+from torch import nn
+
+from unipot.batch import AtomBatch
+from unipot.models.last_layer import NORMAL_90, predict_uncertainty
+from unipot.models.potential import Potential
+from unipot.training.losses import labelled_mask
+
+COVERAGE = 0.9
+#: below which the conformal quantile does not exist
+FEWEST_ERRORS = 9
+#: independent held-out errors below which left-out training frames are asked as well
+ENOUGH_ERRORS = 20
+#: eV, eV/Å; no standard deviation counts as smaller
+SMALLEST_WIDTH = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorsAndWidths:
+    """Of one property, number by number.
+
+    Attributes:
+        errors: (n,) |prediction − label|, eV or eV/Å.
+        widths: (n,) standard deviations in the same unit, calibrated as stored with the head.
+        structures: (n,) number of the structure; components of one do not err independently.
+    """
+
+    errors: np.ndarray
+    widths: np.ndarray
+    structures: np.ndarray
+
+    @property
+    def ratios(self) -> np.ndarray:
+        """(n,) errors in standard deviations."""
+        return self.errors / np.maximum(self.widths, SMALLEST_WIDTH)
+
+    @property
+    def n_structures(self) -> int:
+        return len(np.unique(self.structures))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Of the standard deviations of one property.
+
+    Attributes:
+        factor: that they are multiplied by, so that ± 1.645 of them cover 90 %; this one is applied.
+        rms_factor: that would make their mean square that of the errors; larger than `factor` where errors are heavy-tailed. For
+            the record; nan without labels.
+        coverage_before: share of the errors within ± 1.645 standard deviations without the factor; nan without labels.
+        n: errors (structures for energies, components for forces).
+        n_effective: independent errors that these are worth, see `effective_number`.
+    """
+
+    factor: float
+    coverage_before: float
+    n: int
+    rms_factor: float = float("nan")
+    n_effective: float = 0.0
+
+
+def errors_and_widths(potential: Potential, batches: Iterable[AtomBatch]) -> dict[str, ErrorsAndWidths]:
+    """`energy` (per structure) and `forces` (per component) of all labelled structures; a property without labels is empty.
+
+    Args:
+        potential: the heads of the batches have posteriors.
+        batches: of one head each; forces of fixed atoms do not count.
+
+    Raises:
+        ValueError: see `predict_uncertainty`.
+    """
+    found: dict[str, list[np.ndarray]] = {"energy": [np.zeros((3, 0))], "forces": [np.zeros((3, 0))]}
+    training, first = potential.training, 0
+    potential.eval()
+    with _without_weight_gradients(potential):
+        for batch in batches:
+            chosen = {p: labelled_mask(p, batch) for p in found}
+            needed = bool(chosen["forces"].any())
+            predictions = potential(batch, properties=("energy", "forces") if needed else ("energy",))
+            widths = predict_uncertainty(potential, batch, forces=needed)
+            structures = batch.structure_index[:, None].expand(-1, 3), batch.head_index.new_tensor(range(batch.n_structures))
+            for p, mask in chosen.items():
+                if bool(mask.any()):
+                    error = (predictions[p].detach().double() - batch.labels[p].double()).abs()
+                    owners = (structures[0] if p == "forces" else structures[1]) + first
+                    columns = (error, getattr(widths, p), owners)
+                    found[p].append(np.stack([column[mask].reshape(-1).double().cpu().numpy() for column in columns]))
+            first += batch.n_structures
+    potential.train(training)
+    joined = {p: np.concatenate(parts, axis=1) for p, parts in found.items()}
+    return {p: ErrorsAndWidths(errors=e, widths=w, structures=s.astype(np.int64)) for p, (e, w, s) in joined.items()}
+
+
+def calibration_of(ratios: np.ndarray, structures: np.ndarray | None = None) -> Calibration:
+    """Split-conformal factor from |error| / standard deviation: the ⌈(n + 1)·0.9⌉-th smallest of n, over 1.645.
+
+    J. Lei, M. G'Sell, A. Rinaldo, R. J. Tibshirani, L. Wasserman, JASA 113, 1094 (2018), with the error scaled by the standard
+    deviation: a new error is covered with probability ≥ 0.9 whatever its distribution, if it is exchangeable with these. Components of one
+    structure are not, so with `structures` n in that rule is the number of independent errors that they are worth
+    (`effective_number`): the level is 0.9·(1 + 1/n_effective), and coverage is approximate. Fewer than nine independent errors
+    cannot bound 90 % in that way: the plain quantile is widened as Student's is over the normal one (a single error per
+    structure: errors are taken as normal of unknown scale). Without any the factor is 1.
+
+    Args:
+        ratios: (n,) |error| / standard deviation.
+        structures: (n,) that each belongs to; None: all are independent.
+    """
+    n = len(ratios)
+    if n == 0:
+        return Calibration(factor=1.0, coverage_before=float("nan"), n=0)
+    effective = float(n) if structures is None else effective_number(ratios, structures)
+    rms = float(np.sqrt(np.mean(ratios**2)))
+    if effective >= FEWEST_ERRORS:
+        rank = min(int(np.ceil(n * COVERAGE * (1 + 1 / effective) - 1e-9)), n)
+        bound = float(np.sort(ratios)[rank - 1])
+    else:
+        wider = stats.t.ppf((1 + COVERAGE) / 2, effective)
+        bound = rms * wider if n < FEWEST_ERRORS else float(np.quantile(ratios, COVERAGE)) * wider / NORMAL_90
+    return Calibration(
+        factor=float(max(bound / NORMAL_90, 1e-6)),
+        coverage_before=float(np.mean(ratios <= NORMAL_90)),
+        n=n,
+        rms_factor=rms,
+        n_effective=effective,
+    )
+
+
+def cautious(held_out: Calibration, left_out: Calibration) -> Calibration:
+    """`held_out`, with the larger of both factors if it rests on fewer than `ENOUGH_ERRORS` independent errors.
+
+    Either may be too small: held-out frames chose the best weights, and the backbone has learned from training frames.
+    """
+    if held_out.n == 0:
+        return left_out
+    if held_out.n_effective >= ENOUGH_ERRORS or left_out.n == 0:
+        return held_out
+    return replace(held_out, factor=max(held_out.factor, left_out.factor))
+
+
+def effective_number(ratios: np.ndarray, structures: np.ndarray) -> float:
+    """Independent errors with the same uncertainty of a 90 % quantile: n over the design effect 1 + (m − 1)·ρ.
+
+    ρ is the intraclass correlation (one-way analysis of variance) of "lies within the quantile" among errors of one structure, m
+    their mean number (L. Kish, Survey Sampling, 1965, ch. 5). Between the number of structures and the number of errors; fewer than
+    nine structures do not tell ρ, so each counts as one error.
+    """
+    n = len(ratios)
+    _, owners, sizes = np.unique(structures, return_inverse=True, return_counts=True)
+    n_groups = len(sizes)
+    if n_groups < FEWEST_ERRORS or n_groups == n:
+        return float(n_groups)
+    inside = (ratios <= np.quantile(ratios, COVERAGE)).astype(float)
+    means = np.bincount(owners, inside) / sizes
+    size = (n - np.sum(sizes**2) / n) / (n_groups - 1)
+    between = np.sum(sizes * (means - inside.mean()) ** 2) / (n_groups - 1)
+    within = np.sum((inside - means[owners]) ** 2) / (n - n_groups)
+    total = between + (size - 1) * within
+    correlation = np.clip((between - within) / total, 0.0, 1.0) if total > 0 else 0.0
+    return float(max(n / (1 + (n / n_groups - 1) * correlation), n_groups))
+
+
+@contextmanager
+def _without_weight_gradients(module: nn.Module) -> Iterator[None]:
+    """Gradients of weights are not needed here."""
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
