@@ -175,7 +175,9 @@ def _planned(
     labels = [] if target.labels is None else [f"labels=[{','.join(target.labels)}]"]
     chosen = [f"name={target.name}", f"n_train={n_frames}", f"seed={seed}", *labels, *config.overrides, *strategy.words()]
     places = [f"checkpoint={config.checkpoint}", f"data={target.store.path}", f"run={folder}"]
-    what = {"checkpoint": model.matters_to(strategy), "frames": target.hashes(), "max_test_frames": config.max_test_frames, "settings": chosen}
+    what = {
+        "checkpoint": model.matters_to(strategy), "frames": target.hashes(), "max_test_frames": config.max_test_frames, "settings": chosen,
+    }  # fmt: skip
     return PlannedRun(
         target=target.name, strategy=label, n_frames=n_frames, seed=seed, folder=folder,
         words=[*places, "trainer.progress=false", f"trainer.threads={config.threads}", *chosen],
