@@ -12,6 +12,7 @@ from unipot.workflows.compose import group_names, load_config, options_of
 from unipot.workflows.config import LossConfig, PretrainConfig
 from unipot.workflows.fit import set_up_process
 from unipot.workflows.model import build_loss, build_settings
+from unipot.workflows.small_data import candidate_configs
 
 #: what a verb cannot do without
 MANDATORY = {
@@ -56,7 +57,7 @@ def test_every_verb_has_its_function(verb):
 def test_every_yaml_is_covered_by_a_test():
     tops = {path.stem for path in conf_dir().glob("*.yaml")}
     assert tops == set(VERBS)
-    assert set(group_names()) == {*OF_PRETRAIN, "dataset", "finetune"}
+    assert set(group_names()) == {*OF_PRETRAIN, "dataset", "finetune", "small_data"}
 
 
 @pytest.mark.parametrize(("group", "option"), options(*OF_PRETRAIN), ids=lambda value: value)
@@ -69,6 +70,13 @@ def test_every_option_fits_pretraining(group, option, monkeypatch):
 @pytest.mark.parametrize("option", options_of("finetune"))
 def test_every_strategy_fits_finetuning(option):
     assert load_config("finetune", schema_of("finetune"), [*MANDATORY["finetune"], f"finetune={option}"]).finetune.method
+
+
+@pytest.mark.parametrize("option", options_of("small_data"))
+def test_every_mode_of_small_data_has_candidates_that_fit(option):
+    config = load_config("finetune", schema_of("finetune"), [*MANDATORY["finetune"], f"small_data={option}"])
+    assert config.small_data.mode == option
+    assert list(candidate_configs(config)) == list(config.small_data.candidates)
 
 
 @pytest.mark.parametrize("option", options_of("dataset"))
