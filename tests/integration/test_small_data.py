@@ -43,10 +43,11 @@ def files(tmp_path_factory, toy_data):
     return {"folder": folder, "checkpoint": run / "last.safetensors"}
 
 
+CANDIDATES = ("configured", "muon-1e-3", "muon-3e-3", "layer-wise", "l2-to-start", "heads-only")
 #: two candidates, one of which the rate alone makes worse than the start
 SMALL = (
-    *(f"small_data.candidates.{name}=null" for name in ("configured", "muon-1e-3", "layer-wise", "l2-to-start", "heads-only")),
-    "small_data.candidates.wild=[optimizer.kind=adamw,optimizer.learning_rate=10.0]", "small_data.search_budget=4",
+    *(f"small_data.candidates.{name}=null" for name in CANDIDATES if name != "muon-3e-3"),
+    "small_data.candidates.wild.optimizer.learning_rate=10.0", "small_data.search_budget=4",
 )  # fmt: skip
 
 
@@ -168,13 +169,13 @@ def test_frames_that_cannot_be_split_are_trained_on_as_configured(files, data, s
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["small_data.candidates.mine=[optimizer.rate=1]"], "small_data.candidates.mine: option 'optimizer.rate' is not known"),
-        (["small_data.candidates.mine=[schedule.max_steps=1]"], "small_data.candidates.mine: option 'schedule' is not known"),
-        (["small_data.candidates.mine=[muon]"], "'muon' is not an option; write key=value"),
-        (["small_data.candidates.mine=[optimizer.learning_rate=-1]"], "small_data.candidates.mine: optimizer.learning_rate is -1"),
+        (["small_data.candidates.mine.optimizer.rate=1"], "small_data.candidates.mine: option 'optimizer.rate' is not known"),
+        (["small_data.candidates.mine.schedule.max_steps=1"], "small_data.candidates.mine: option 'schedule' is not known"),
+        (["small_data.candidates.mine=muon"], "'muon' is not a mapping"),
+        (["small_data.candidates.mine.optimizer.learning_rate=-1"], "small_data.candidates.mine: optimizer.learning_rate is -1"),
         (["small_data.search_budget=0.1"], "small_data.search_budget allows"),
         (["small_data.folds=1"], "small_data.folds is 1; give at least 2"),
-        ([*SMALL[:5], "small_data.candidates.muon-3e-3=null"], "small_data.candidates is empty"),
+        ([*(f"small_data.candidates.{name}=null" for name in CANDIDATES)], "small_data.candidates is empty"),
         (["trainer.patience=0"], "trainer.patience is 0; it must be at least 1"),
         (["small_data=on", "trainer.devices=2"], "small_data=on searches in one process"),
     ],

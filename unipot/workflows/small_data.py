@@ -6,12 +6,12 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 from rich.console import Console
 
 from unipot.data.store import Store
@@ -42,7 +42,7 @@ STATED = ("finetune", "optimizer", "schedule", "validation_fraction")
 
 @dataclass(kw_only=True)
 class SmallDataConfig:
-    """Group `small_data`. `candidates`: name -> options of `optimizer` and `finetune`, written `key=value`; null leaves it out."""
+    """Group `small_data`. `candidates`: name -> what differs, of the sections `optimizer` and `finetune`; null leaves it out."""
 
     mode: str = MISSING
     below: int = MISSING
@@ -50,7 +50,7 @@ class SmallDataConfig:
     folds: int = MISSING
     all_frames_below: int = MISSING
     patience: int | None = MISSING
-    candidates: dict[str, list[str] | None] = field(default_factory=dict)
+    candidates: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -203,12 +203,12 @@ def candidate_configs(config: FinetuneConfig) -> dict[str, FinetuneConfig]:
     Raises:
         ValueError: there is none, an option is unknown or has the wrong type, or is not of `optimizer` and `finetune`.
     """
-    given = {name: words for name, words in config.small_data.candidates.items() if words is not None}
+    given = {name: changes for name, changes in config.small_data.candidates.items() if changes is not None}
     if not given:
-        raise ValueError("small_data.candidates is empty; give one, for example small_data.candidates.mine=[], or set small_data=off")
+        raise ValueError("small_data.candidates is empty; give one, for example small_data.candidates.mine={}, or set small_data=off")
     found: dict[str, FinetuneConfig] = {}
-    for name, words in given.items():
-        parts = _named(name, lambda words=words: _with_options(config, words))
+    for name, changes in given.items():
+        parts = _named(name, lambda changes=changes: _with_changes(config, changes))
         _named(name, lambda parts=parts: build_settings(parts.optimizer, config.schedule))
         own = replace(config, optimizer=parts.optimizer, finetune=parts.finetune)
         if own not in found.values():
@@ -275,14 +275,23 @@ def _relatives(store: Store, indices: np.ndarray) -> np.ndarray:
     return groups
 
 
-def _with_options(config: FinetuneConfig, words: Sequence[str]) -> SearchedConfig:
-    for word in words:
-        if "=" not in word:
-            raise ValueError(f"{word!r} is not an option; write key=value, for example optimizer.learning_rate=1.0e-3")
-    free = [word for word in words if not is_stated(word.partition("=")[0], config)]
+def _with_changes(config: FinetuneConfig, changes: Any) -> SearchedConfig:
+    if not isinstance(changes, Mapping):
+        raise ValueError(f"{changes!r} is not a mapping; write for example {{optimizer: {{learning_rate: 1.0e-3}}}}")
     base = {"optimizer": asdict(config.optimizer), "finetune": asdict(config.finetune)}
-    checked_config(SearchedConfig, base, OmegaConf.to_container(OmegaConf.from_dotlist(list(words))))  # stated or not, it must be sound
-    return checked_config(SearchedConfig, base, OmegaConf.to_container(OmegaConf.from_dotlist(free)))
+    checked_config(SearchedConfig, base, changes)  # stated or not, it must be sound
+    return checked_config(SearchedConfig, base, _without_stated(changes, config))
+
+
+def _without_stated(changes: Mapping[str, Any], config: FinetuneConfig, where: str = "") -> dict[str, Any]:
+    kept = {}
+    for key, value in changes.items():
+        name = f"{where}{key}"
+        if isinstance(value, Mapping):
+            kept[key] = _without_stated(value, config, f"{name}.")
+        elif not is_stated(name, config):
+            kept[key] = value
+    return kept
 
 
 def _named(name: str, action: Callable[[], Any]) -> Any:
