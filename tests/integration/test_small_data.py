@@ -166,6 +166,12 @@ def test_frames_that_cannot_be_split_are_trained_on_as_configured(files, data, s
     assert not (files["folder"] / f"unsplit-{data}" / "small_data.json").exists()
 
 
+def test_a_budget_too_small_for_a_search_is_said_and_trains_as_configured(files, capsys):
+    assert main(words(files, "tiny", "schedule.max_steps=1")) == 0
+    assert "allows 3 steps, but 6 candidates on 3 folds need at least 12" in " ".join(capsys.readouterr().out.split())
+    assert not (files["folder"] / "tiny" / "small_data.json").exists()
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
@@ -173,7 +179,7 @@ def test_frames_that_cannot_be_split_are_trained_on_as_configured(files, data, s
         (["small_data.candidates.mine.schedule.max_steps=1"], "small_data.candidates.mine: option 'schedule' is not known"),
         (["small_data.candidates.mine=muon"], "'muon' is not a mapping"),
         (["small_data.candidates.mine.optimizer.learning_rate=-1"], "small_data.candidates.mine: optimizer.learning_rate is -1"),
-        (["small_data.search_budget=0.1"], "small_data.search_budget allows"),
+        (["small_data=on", "small_data.search_budget=0.001"], "small_data.search_budget allows"),
         (["small_data.folds=1"], "small_data.folds is 1; give at least 2"),
         ([*(f"small_data.candidates.{name}=null" for name in CANDIDATES)], "small_data.candidates is empty"),
         (["trainer.patience=0"], "trainer.patience is 0; it must be at least 1"),
@@ -191,7 +197,8 @@ def test_training_that_stopped_early_is_not_continued(files, capsys):
     stop = ("small_data=off", "schedule.max_steps=20", "optimizer.learning_rate=1.0", "trainer.patience=2")
     assert main(words(files, "stopped", *stop)) == 0
     run = files["folder"] / "stopped"
-    assert "stopped at step 8: the held-out error has not fallen for 2 validations; best at step 0" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "stopped at step 8: the held-out error has not fallen for 2 validations; best at step 0" in said
     before = (run / "last.safetensors").read_bytes()
     assert main(words(files, "stopped", *stop)) == 0
     assert "stopped at step 8" in capsys.readouterr().out

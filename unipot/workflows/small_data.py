@@ -15,7 +15,7 @@ from omegaconf import MISSING
 from rich.console import Console
 
 from unipot.data.store import Store
-from unipot.finetune.small_data import SMALLEST_SEARCH, Choice, Trial, choose, make_folds, plan_rungs, search
+from unipot.finetune.small_data import SMALLEST_SEARCH, Choice, Rung, Trial, choose, make_folds, plan_rungs, search
 from unipot.models.potential import Potential
 from unipot.reporting.tables import ReportTable, small_data_table
 from unipot.training.checkpoint import random_state, restore_random_state
@@ -69,13 +69,19 @@ class SmallDataPlan:
         frames: as they are trained on in the end; nothing is held out where the folds decide.
         folds: parts to be held out one after the other.
         candidates: name -> configuration; the same settings appear once.
+        rungs: rounds of trials.
+        budget: training steps of all trials together, at most.
         by_folds: whether the final training holds nothing out, so that its number of steps comes from the folds.
+        look_at_length: whether the number of steps is searched too.
     """
 
     frames: UserFrames
     folds: tuple[Fold, ...]
     candidates: dict[str, FinetuneConfig]
+    rungs: tuple[Rung, ...]
+    budget: int
     by_folds: bool
+    look_at_length: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +149,16 @@ def plan_search(
         console.print(f"small-data mode: {why}, so nothing is searched and the options are taken as they are", style="yellow")
         return None
     by_folds = not len(pooled.dataset.validation_indices)
+    try:
+        plan = _plan(config, pooled, folds, candidates, by_folds)
+    except ValueError as error:
+        if options.mode == "on":
+            raise
+        console.print(f"small-data mode searches nothing: {error}", style="yellow", highlight=False)
+        return None
     held = f"{len(folds)} folds; the final training holds nothing out" if by_folds else "the held-out frames"
     console.print(f"small-data mode: {frames.n_frames} frames; {len(candidates)} candidates are compared on {held}", highlight=False)
-    return SmallDataPlan(frames=pooled, folds=folds, candidates=candidates, by_folds=by_folds)
+    return plan
 
 
 def settle(
@@ -301,26 +314,32 @@ def _named(name: str, action: Callable[[], Any]) -> Any:
         raise ValueError(f"small_data.candidates.{name}: {error}") from error
 
 
-def _searched(config: FinetuneConfig, plan: SmallDataPlan, runner: TrialRunner) -> SmallDataReport:
+def _plan(
+    config: FinetuneConfig, frames: UserFrames, folds: tuple[Fold, ...], candidates: dict[str, FinetuneConfig], by_folds: bool
+) -> SmallDataPlan:
     longest = config.schedule.max_steps
-    look_at_length = plan.by_folds and not is_stated("schedule.max_steps", config)
-    total = int(config.small_data.search_budget * longest)
-    rungs = plan_rungs(
-        len(plan.candidates), len(plan.folds), budget=total, longest=longest, look_at_length=look_at_length,
-        every=config.trainer.validate_every,
-    )  # fmt: skip
+    look_at_length = by_folds and not is_stated("schedule.max_steps", config)
+    budget = int(config.small_data.search_budget * longest)
+    every = config.trainer.validate_every
+    rungs = plan_rungs(len(candidates), len(folds), budget=budget, longest=longest, look_at_length=look_at_length, every=every)
+    return SmallDataPlan(
+        frames=frames, folds=folds, candidates=candidates, rungs=rungs, budget=budget, by_folds=by_folds, look_at_length=look_at_length
+    )
+
+
+def _searched(config: FinetuneConfig, plan: SmallDataPlan, runner: TrialRunner) -> SmallDataReport:
     before = random_state()
     try:
-        trials = search(list(plan.candidates), rungs, runner.run)
+        trials = search(list(plan.candidates), plan.rungs, runner.run)
     finally:
         restore_random_state(before)  # the training that follows does not depend on what was searched
     return SmallDataReport(
         trials=tuple(trials),
-        choice=choose(trials, look_at_length=look_at_length),
+        choice=choose(trials, look_at_length=plan.look_at_length),
         stated=tuple(key for key in config.stated if key != "validation_fraction"),
         n_frames=plan.frames.n_frames,
         n_folds=len(plan.folds),
-        budget=total,
+        budget=plan.budget,
     )
 
 
