@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import MISSING
 from rich.console import Console
 
 from unipot.data.store import Store
@@ -42,14 +41,17 @@ STATED = ("finetune", "optimizer", "schedule", "validation_fraction")
 
 @dataclass(kw_only=True)
 class SmallDataConfig:
-    """Group `small_data`. `candidates`: name -> what differs, of the sections `optimizer` and `finetune`; null leaves it out."""
+    """Group `small_data`. `candidates`: name -> what differs, of the sections `optimizer` and `finetune`; null leaves it out.
 
-    mode: str = MISSING
-    below: int = MISSING
-    search_budget: float = MISSING
-    folds: int = MISSING
-    all_frames_below: int = MISSING
-    patience: int | None = MISSING
+    The values here are those of a run from before there was the mode, which may be continued; `conf/small_data` has the defaults.
+    """
+
+    mode: str = "off"
+    below: int = 0
+    search_budget: float = 0.0
+    folds: int = 0
+    all_frames_below: int = 0
+    patience: int | None = None
     candidates: dict[str, Any] = field(default_factory=dict)
 
 
@@ -244,6 +246,8 @@ def _is_on(config: FinetuneConfig, n_frames: int, console: Console) -> bool:
     options = config.small_data
     if options.mode not in MODES:
         raise ValueError(f"small_data.mode is {options.mode!r}; use one of: {', '.join(MODES)}")
+    if options.patience is not None and options.patience < 1:
+        raise ValueError(f"small_data.patience is {options.patience}; it must be at least 1, or null for no early stopping")
     if options.mode == "off" or (options.mode == "auto" and (config.from_scratch or n_frames >= options.below)):
         return False
     several = config.trainer.devices * config.trainer.num_nodes > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
