@@ -12,6 +12,7 @@ from unipot.workflows.compose import group_names, load_config, options_of
 from unipot.workflows.config import LossConfig, PretrainConfig
 from unipot.workflows.fit import set_up_process
 from unipot.workflows.model import build_loss, build_settings
+from unipot.workflows.small_data import candidate_configs
 from unipot.workflows.study_config import strategies_of, targets_of
 
 #: what a verb cannot do without
@@ -58,7 +59,7 @@ def test_every_verb_has_its_function(verb):
 def test_every_yaml_is_covered_by_a_test():
     tops = {path.stem for path in conf_dir().glob("*.yaml")}
     assert tops == set(VERBS)
-    assert set(group_names()) == {*OF_PRETRAIN, "dataset", "finetune", "targets"}
+    assert set(group_names()) == {*OF_PRETRAIN, "dataset", "finetune", "small_data", "targets"}
 
 
 @pytest.mark.parametrize(("group", "option"), options(*OF_PRETRAIN), ids=lambda value: value)
@@ -79,6 +80,13 @@ def test_every_set_of_targets_and_every_default_strategy_fits_a_study(option, mo
     config = load_config("study", schema_of("study"), ["checkpoint=a.safetensors", f"targets={option}"])
     assert len(targets_of(config)) >= 1 and all(target.level_of_theory for target in config.targets.values())
     assert config.reference in strategies_of(config)
+
+
+@pytest.mark.parametrize("option", options_of("small_data"))
+def test_every_mode_of_small_data_has_candidates_that_fit(option):
+    config = load_config("finetune", schema_of("finetune"), [*MANDATORY["finetune"], f"small_data={option}"])
+    assert config.small_data.mode == option
+    assert list(candidate_configs(config)) == list(config.small_data.candidates)
 
 
 @pytest.mark.parametrize("option", options_of("dataset"))

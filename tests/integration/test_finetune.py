@@ -61,7 +61,7 @@ def finetune(files, pretrained, run, *overrides, steps=12):
         [
             "finetune", f"checkpoint={pretrained / 'best.safetensors'}", f"data={files['train']}", f"run={run}",
             f"schedule.max_steps={steps}", "schedule.warmup_steps=2", "trainer.validate_every=4", "trainer.threads=1",
-            "trainer.progress=false", *overrides,
+            "trainer.progress=false", "small_data=off", *overrides,
         ]
     )  # fmt: skip
 

@@ -61,7 +61,7 @@ def words(files, parent, run, *overrides, data="alloy", steps=10):
     return [
         "finetune", f"checkpoint={parent}", f"data={files[data]}", f"run={run}", f"schedule.max_steps={steps}", "schedule.warmup_steps=2",
         "trainer.validate_every=5", "trainer.checkpoint_every=3", "trainer.threads=1", "trainer.progress=false", "alignment=shift",
-        "uncertainty=none", *overrides,
+        "uncertainty=none", "small_data=off", *overrides,
     ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from unipot.finetune.new_elements import NewElement
     from unipot.finetune.parents import ParentScore
     from unipot.finetune.readout_choice import ReadoutChoice
+    from unipot.finetune.small_data import Choice, Trial
 
 Cell = str | int | float | None
 
@@ -153,6 +154,24 @@ def alignment_table(report: AlignmentReport) -> ReportTable:
             ("not determined by the frames", "; ".join(fit["regularised_directions"]) or "nothing"),
         ]
     return ReportTable(title="Alignment of the new head", columns=("quantity", "value"), rows=tuple(rows))
+
+
+def small_data_table(trials: Sequence[Trial], choice: Choice, *, n_folds: int) -> ReportTable:
+    """What small-data mode tried on held-out frames, and what it chose."""
+    rows: list[tuple[Cell, ...]] = [("start", "", 0, *[None] * 3, 1.0, 0.0)]
+    for t in trials:
+        errors = [1e3 * t.errors[name] if name in t.errors else None for name in ("energy_per_atom", "forces", "stress")]
+        rows.append((t.candidate, f"{t.fold + 1} of {n_folds}", t.steps, *errors, t.score if t.errors else None, t.seconds))
+    chosen = [i for i, row in enumerate(rows) if row[0] == (choice.candidate or "start")]
+    return ReportTable(
+        title="Small-data mode: errors on held-out frames",
+        columns=(
+            "candidate", "fold", "steps", "energy MAE meV/atom", "force MAE meV/Å", "stress MAE meV/Å³", "error / that of the start",
+            "seconds",
+        ),  # fmt: skip
+        rows=tuple(rows),
+        best=chosen[-1],
+    )
 
 
 def uncertainty_table(report: PosteriorReport) -> ReportTable:

@@ -78,12 +78,14 @@ class Validation(Callback):
         dataset_weights: of the mean over datasets; 1 where not stated.
         thresholds: see `MetricAccumulator`.
         on_best: called with the step when the number has fallen; the module has the averaged weights then.
+        patience: stop training after so many validations in a row that are no new best, see `stopped`; None never stops.
         first: also evaluate before the first step, so that the best weights are never worse than those started from.
         show: called with step, table and the number.
 
     Attributes:
         table: of the last validation.
         best: (step, number), or None before the first.
+        n_without_gain: validations since the best; part of the state, so that a resumed run stops where it would have.
     """
 
     def __init__(
@@ -98,7 +100,9 @@ class Validation(Callback):
         on_best: Callable[[int], None] | None = None,
         show: Callable[[int, MetricTable, float], None] | None = None,
         first: bool = False,
+        patience: int | None = None,
     ) -> None:
+        self.patience, self.n_without_gain = patience, 0
         self.dataset_names, self.every, self.first = tuple(dataset_names), every, first
         self.property, self.statistic = property, statistic
         self.dataset_weights = dict(dataset_weights or {})
@@ -106,7 +110,13 @@ class Validation(Callback):
         self.table: MetricTable | None = None
         self.best: tuple[int, float] | None = None
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the patience is at its end."""
+        return self.patience is not None and self.n_without_gain >= self.patience
+
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.stopped  # a run that stopped early is not continued
         if self.first and trainer.global_step == 0:
             self.validate(trainer, pl_module)
 
@@ -128,8 +138,12 @@ class Validation(Callback):
                     logger.log_metrics({"validation/selection": number}, step)
             if self.best is None or number < self.best[1]:
                 self.best = (step, number)
+                self.n_without_gain = 0
                 if self.on_best is not None and trainer.is_global_zero:
                     self.on_best(step)
+            else:
+                self.n_without_gain += 1
+                trainer.should_stop = trainer.should_stop or self.stopped
         if self.show is not None and trainer.is_global_zero:
             self.show(step, self.table, number)
 
@@ -146,11 +160,12 @@ class Validation(Callback):
         return accumulator.compute()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": list(self.best) if self.best is not None else []}
+        return {"best": list(self.best) if self.best is not None else [], "n_without_gain": self.n_without_gain}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         best = state_dict["best"]
         self.best = (int(best[0]), float(best[1])) if best else None
+        self.n_without_gain = int(state_dict.get("n_without_gain", 0))  # run states of before had none
 
 
 def selection_value(table: MetricTable, property: str, statistic: str, dataset_weights: Mapping[str, float]) -> float:
@@ -189,7 +204,7 @@ class RunState(Callback):
         self.path, self.every = path, every
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if not is_due(trainer.global_step, self.every, trainer.max_steps):
+        if not (is_due(trainer.global_step, self.every, trainer.max_steps) or trainer.should_stop):
             return
         temporary = self.path.with_suffix(".partial")
         trainer.save_checkpoint(temporary)

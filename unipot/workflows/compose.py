@@ -35,6 +35,7 @@ def load_config(verb: str, schema: type, overrides: Sequence[str]) -> Any:
         FileNotFoundError: the user's file or the run folder to resume is not there.
     """
     choices, values, file = _parsed(overrides)
+    file_choices: list[str] = []
     resumed = _resumed(values)
     if resumed is not None:
         if choices:
@@ -44,7 +45,8 @@ def load_config(verb: str, schema: type, overrides: Sequence[str]) -> Any:
     else:
         file_choices, from_file = _user_file(file)
         base = _composed(verb, file_choices + choices)
-    return checked_config(schema, base, from_file, values)
+    stated = _stated(schema, [*file_choices, *choices], from_file, values)
+    return checked_config(schema, base, {"stated": sorted({*base.get("stated", []), *stated})} if stated else {}, from_file, values)
 
 
 def checked_config(schema: type, *layers: Any) -> Any:
@@ -120,6 +122,8 @@ def _as_plain_text(text: str) -> str:
 
 def _choice(group: str, option: Any, package: str | None = None) -> str:
     """A Hydra override; with a package (`dataset@datasets.mine=extxyz`) the option is added there."""
+    if isinstance(option, bool) and "on" in options_of(group):
+        option = "on" if option else "off"  # what YAML makes of these words
     if option is not None and str(option) not in options_of(group):
         hint = _closest(str(option), options_of(group))
         raise ValueError(f"{group}={option} is not known{hint}; options are: {', '.join(options_of(group))}")
@@ -197,6 +201,21 @@ def _refuse_unknown(value: Any, annotation: Any, where: str) -> None:
     elif get_origin(annotation) is dict:
         for key, item in value.items():
             _refuse_unknown(item, get_args(annotation)[1], _join(where, key))
+
+
+def _stated(schema: type, choices: Sequence[str], *layers: Mapping[str, Any]) -> list[str]:
+    """Groups and keys that the user stated, of the sections that field `stated` of the schema names; none without that field."""
+    sections = next((f.metadata["sections"] for f in fields(schema) if f.name == "stated"), ())
+    keys = [choice.partition("=")[0] for choice in choices] + [key for layer in layers for key in _leaves(layer)]
+    return [key for key in keys if key.partition(".")[0] in sections]
+
+
+def _leaves(value: Mapping[str, Any], where: str = "") -> list[str]:
+    """Dotted names of everything in nested mappings that is not a mapping."""
+    found = []
+    for key, item in value.items():
+        found += _leaves(item, _join(where, key)) if isinstance(item, Mapping) else [_join(where, key)]
+    return found
 
 
 def _join(where: str, key: Any) -> str:

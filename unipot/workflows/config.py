@@ -181,6 +181,7 @@ class TrainerConfig:
     deterministic: bool = MISSING
     compile: bool = False
     validate_every: int = MISSING
+    patience: int | None = None
     checkpoint_every: int = MISSING
     log_every: int = MISSING
     progress: bool = MISSING

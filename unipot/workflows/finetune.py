@@ -42,6 +42,7 @@ from unipot.workflows.pretrain import mixture_data
 from unipot.workflows.report import ALIGNMENT_FILE, EVALUATIONS, SUMMARY_FILE, forgetting_table
 from unipot.workflows.run_folder import RunFolder, open_run_folder
 from unipot.workflows.self_replay import SelfReplayConfig, drift_yardsticks, self_labelled_sets
+from unipot.workflows.small_data import STATED, SmallDataConfig, SmallDataReport, keep_start, plan_search, settle
 from unipot.workflows.strategy import StrategyConfig, add_updates, check_strategy, strategy_facts, strategy_policy
 from unipot.workflows.uncertainty import add_uncertainty, check_uncertainty
 from unipot.workflows.user_frames import (
@@ -98,6 +99,8 @@ class FinetuneConfig(UserDataConfig):
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    small_data: SmallDataConfig = field(default_factory=SmallDataConfig)
+    stated: list[str] = field(default_factory=list, metadata={"sections": STATED})
 
 
 def finetune(config: FinetuneConfig) -> FitResult:
@@ -109,7 +112,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
         FileNotFoundError: a path is not there.
     """
     console = Console(quiet=not is_main_process())
-    _, schedule = build_settings(config.optimizer, config.schedule)
+    build_settings(config.optimizer, config.schedule)  # refused before any work
     set_up_process(config.trainer, config.seed)
     config = replace(config, run=config.run or f"runs/finetune-{config.name or name_of(config.data)}")
     pretrained = load_potential(config.checkpoint, dtype=dtype_named(config.trainer.dtype))
@@ -119,6 +122,8 @@ def finetune(config: FinetuneConfig) -> FitResult:
 
     console.rule("frames")
     frames, replay, yardsticks = open_everything(config, pretrained, run, console)
+    search = plan_search(config, frames, pretrained, console)
+    frames = search.frames if search else frames
     if not config.from_scratch:
         admit_states(console, pretrained, [*own_datasets(frames), *replay], frames.test)
     budget = budget_for(stores_of(frames, replay, yardsticks), config.mixture, pretrained.cutoff, console)
@@ -131,6 +136,9 @@ def finetune(config: FinetuneConfig) -> FitResult:
     zero_shot = [t.measure(start.potential, f"zero-shot ({start.parent_of(t.head)})", budget) for t in targets if start.parent]
 
     datasets = weighted(own_datasets(frames), replay, config.replay_share)
+    build = partial(trial_module, datasets=datasets, run=run)
+    config, searched = settle(config, search, start, datasets, budget, run, build, console)
+    _, schedule = build_settings(config.optimizer, config.schedule)
     data = mixture_data(
         datasets, budget, config.trainer, cutoff=start.potential.cutoff, head_names=start.potential.head_names, n_steps=schedule.max_steps,
         seed=config.seed,
@@ -143,13 +151,16 @@ def finetune(config: FinetuneConfig) -> FitResult:
     tables.show_loss(console, module.loss)
     tables.show_dropped_posteriors(console, module.dropped_posteriors)
 
-    console.rule(f"training {schedule.max_steps} steps" + (f", continuing the run in {run.path}" if run.resume else ""))
-    export = partial(export_artifact, card=card_of(config, run, datasets, start, lora), golden=golden_structures(datasets))
+    export = partial(export_artifact, card=card_of(config, run, datasets, start, lora, searched), golden=golden_structures(datasets))
     own_frames_choose = {d.spec.name: 0.0 for d in replay}
-    result = fit(
-        module, data, run=run, trainer=config.trainer, logger=config.logger, dataset_weights=own_frames_choose, export=export,
-        console=console, description="fine-tuning", validate_first=True,
-    )  # fmt: skip
+    if searched and searched.keeps_start:
+        result = keep_start(start.potential, run, export)
+    else:
+        console.rule(f"training {schedule.max_steps} steps" + (f", continuing the run in {run.path}" if run.resume else ""))
+        result = fit(
+            module, data, run=run, trainer=config.trainer, logger=config.logger, dataset_weights=own_frames_choose, export=export,
+            console=console, description="fine-tuning", validate_first=True,
+        )  # fmt: skip
     if result.is_main:
         write_summary(run, config, frames, start, result)
         adapted = chosen_potential(run, config)
@@ -240,6 +251,12 @@ def training_module(config: FinetuneConfig, start: Adaptation, datasets: Sequenc
     )
 
 
+def trial_module(config: FinetuneConfig, start: Adaptation, *, datasets: Sequence[OpenDataset], run: RunFolder) -> TrainingModule:
+    """A training module for a trial of small-data mode, low-rank updates included."""
+    add_updates(config.finetune, start.potential, seed=config.seed, console=Console(quiet=True))
+    return training_module(config, start, datasets, run)
+
+
 def stores_of(frames: UserFrames, replay: Sequence[OpenDataset], yardsticks: Sequence[Yardstick] = ()) -> list[Store]:
     """Every store of a run."""
     datasets = [store for d in [*own_datasets(frames), *replay] for store in (d.store, d.validation_store)]
@@ -273,7 +290,8 @@ def policy_for(config: FinetuneConfig, start: Adaptation, datasets: Sequence[Ope
 
 
 def card_of(
-    config: FinetuneConfig, run: RunFolder, datasets: Sequence[OpenDataset], start: Adaptation, lora: LoraReport | None
+    config: FinetuneConfig, run: RunFolder, datasets: Sequence[OpenDataset], start: Adaptation, lora: LoraReport | None,
+    searched: SmallDataReport | None = None,
 ) -> dict[str, Any]:
     """Facts for the artifact's card: choice of the parent and alignment included."""
     facts = {
@@ -281,6 +299,7 @@ def card_of(
         "checkpoint": Path(config.checkpoint).name,
         **({"method": "from scratch"} if config.from_scratch else strategy_facts(config.finetune, lora)),
     }
+    facts |= {"small_data": searched.to_dict()} if searched else {}
     card = {**training_card("finetune", run.path.name, config, datasets), "finetune": {**facts, **start.to_dict()}}
     if config.from_scratch:
         return {**card, "references": references_of(start.statistics)}

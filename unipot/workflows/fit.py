@@ -91,6 +91,7 @@ def fit(
     with _quiet_lightning():
         lightning_trainer = _trainer(trainer, [log, *_wandb(logger, run)], callbacks, module.schedule.max_steps)
         lightning_trainer.fit(module, datamodule=data, ckpt_path=str(run.run_state) if run.resume else None, weights_only=True)
+    _say_if_stopped(console, validation, lightning_trainer.global_step)
     nothing_new = steps_before == lightning_trainer.global_step and run.last.exists()
     if lightning_trainer.is_global_zero and not nothing_new:
         with module.average.applied():
@@ -102,6 +103,35 @@ def fit(
         seconds=time.perf_counter() - started,
         is_main=lightning_trainer.is_global_zero,
     )
+
+
+def fit_in_memory(module: TrainingModule, data: MixtureDataModule, trainer: TrainerConfig, *, every: int) -> list[tuple[int, MetricTable]]:
+    """Train until the last step of the schedule without a run folder: no file is written, nothing is printed, nothing resumed.
+
+    Args:
+        module: trained in place, exactly as `fit` does.
+        data: training and held-out structures.
+        trainer: hardware.
+        every: steps between validations of the averaged weights; the last step has one too.
+
+    Returns:
+        (step, errors) of every validation.
+
+    Raises:
+        NonFiniteError: a loss or gradient was not finite.
+    """
+    looks: list[tuple[int, MetricTable]] = []
+    names = [spec.name for spec in data.specs]
+    validation = Validation(dataset_names=names, every=every, show=lambda step, table, _: looks.append((step, table)))
+    with _quiet_lightning():
+        _trainer(trainer, [], [validation], module.schedule.max_steps).fit(module, datamodule=data)
+    return looks
+
+
+def _say_if_stopped(console: Console, validation: Validation, step: int) -> None:
+    if validation.stopped and validation.best is not None:
+        waited = f"the held-out error has not fallen for {validation.patience} validations"
+        console.print(f"stopped at step {step}: {waited}; best at step {validation.best[0]}", highlight=False)
 
 
 def _callbacks(trainer: TrainerConfig, run: RunFolder, console: Console, description: str) -> list[Callback]:
@@ -121,6 +151,8 @@ def set_up_process(trainer: TrainerConfig, seed: int) -> None:
     for name in ("devices", "num_nodes", "validate_every", "checkpoint_every", "log_every"):
         if getattr(trainer, name) < 1:
             raise ValueError(f"trainer.{name} is {getattr(trainer, name)}; it must be at least 1")
+    if trainer.patience is not None and trainer.patience < 1:
+        raise ValueError(f"trainer.patience is {trainer.patience}; it must be at least 1, or null for no early stopping")
     if trainer.accelerator not in ("cpu", "gpu", "auto"):
         raise ValueError(f"trainer.accelerator is {trainer.accelerator!r}; use one of: cpu, gpu, auto")
     if trainer.accelerator == "gpu" and not torch.cuda.is_available():
@@ -203,6 +235,7 @@ def _validation(
         on_best=on_best,
         show=show,
         first=first,
+        patience=trainer.patience,
     )
     return validation
 

@@ -19,6 +19,7 @@ from unipot.reporting.tables import ReportTable
 #: files of a fine-tuning run, beside those every run has
 SUMMARY_FILE = "finetune_summary.json"
 ALIGNMENT_FILE = "alignment_report.json"
+SMALL_DATA_FILE = "small_data.json"
 EVALUATIONS = "evaluations"
 
 
@@ -43,6 +44,7 @@ class FinetuneRun:
         summary: name, head, frames, steps, whether from scratch.
         alignment: parent scores and alignment, as tables; None from scratch.
         warnings: of the alignment.
+        small_data: what small-data mode tried and chose, as a table and sentences; None where nothing was searched.
         zero_shot: the aligned model before the first step; None from scratch.
         final: the chosen weights; None without test or validation data.
         before, after: the pretraining sets before and after.
@@ -56,6 +58,7 @@ class FinetuneRun:
     final: Evaluation | None
     before: list[Evaluation]
     after: list[Evaluation]
+    small_data: tuple[ReportTable, list[str]] | None = None
 
 
 def report(config: ReportConfig) -> Path:
@@ -72,6 +75,7 @@ def report(config: ReportConfig) -> Path:
     sections = [
         *comparison_sections(runs),
         *alignment_sections(runs),
+        *small_data_sections(runs),
         *curve_sections(runs),
         *forgetting_sections(runs),
         *pretraining_sections(config.pretrain_run),
@@ -100,6 +104,10 @@ def read_finetune_run(folder: str | Path) -> FinetuneRun:
         content = json.loads((folder / ALIGNMENT_FILE).read_text(encoding="utf-8"))
         tables = [ReportTable.from_dict(table) for table in content["tables"]]
         warnings = [f"Warning: {text}." for text in content["alignment"]["warnings"]]
+    found, small_data = folder / SMALL_DATA_FILE, None
+    if found.exists():
+        content = json.loads(found.read_text(encoding="utf-8"))
+        small_data = ReportTable.from_dict(content["table"]), [f"{sentence}." for sentence in content["sentences"]]
     stored = Evaluation.load_all(folder / EVALUATIONS)
     return FinetuneRun(
         folder=folder,
@@ -110,6 +118,7 @@ def read_finetune_run(folder: str | Path) -> FinetuneRun:
         final=stored.get("final"),
         before=[e for name, e in stored.items() if name.startswith("before_")],
         after=[e for name, e in stored.items() if name.startswith("after_")],
+        small_data=small_data,
     )
 
 
@@ -176,6 +185,15 @@ def alignment_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
         Section(title=f"Alignment: {run.summary['name']}", text=[text, *run.warnings], tables=run.alignment)
         for run in runs
         if run.alignment is not None
+    ]
+
+
+def small_data_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
+    """What was tried on held-out frames before the training, and what was chosen."""
+    return [
+        Section(title=f"Small-data mode: {run.summary['name']}", text=run.small_data[1], tables=[run.small_data[0]])
+        for run in runs
+        if run.small_data is not None
     ]
 
 

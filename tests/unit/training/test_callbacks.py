@@ -1,8 +1,8 @@
-"""The number that chooses the best weights."""
+"""The number that chooses the best weights, and when it is no use to go on."""
 
 import pytest
 
-from unipot.training.callbacks import selection_value
+from unipot.training.callbacks import Validation, selection_value
 from unipot.training.metrics import MetricRow, MetricTable
 
 
@@ -36,3 +36,19 @@ def test_balanced_leaves_out_datasets_of_weight_zero() -> None:
 def test_property_without_labels_is_refused() -> None:
     with pytest.raises(ValueError, match="no validation set is labelled"):
         selection_value(table(a=(0.5, 0.5)), "stress", "mae", {})
+
+
+def test_patience_counts_on_after_a_resume() -> None:
+    before, after = (Validation(dataset_names=["a"], every=1, patience=3) for _ in range(2))
+    before.best, before.n_without_gain = (4, 0.5), 2
+    after.load_state_dict(before.state_dict())
+    assert (after.best, after.n_without_gain, after.stopped) == ((4, 0.5), 2, False)
+    before.n_without_gain = 3
+    after.load_state_dict(before.state_dict())
+    assert after.stopped
+
+
+def test_run_states_from_before_there_was_patience_are_read() -> None:
+    validation = Validation(dataset_names=["a"], every=1, patience=3)
+    validation.load_state_dict({"best": [4, 0.5]})
+    assert (validation.best, validation.n_without_gain) == ((4, 0.5), 0)

@@ -1,0 +1,134 @@
+"""Folds, halving and the choice of steps, on errors that are made up."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unipot.finetune.small_data import Rung, Trial, choose, choose_steps, make_folds, plan_rungs, relative_error, search
+
+CANDIDATES = ("a", "b", "c", "d", "e", "f")
+
+
+def trial(candidate, fold, steps, score, curve=None):
+    looks = curve or ((steps, score),)
+    return Trial(candidate=candidate, fold=fold, steps=steps, errors={"forces": score}, score=score, curve=tuple(looks), seconds=0.0)
+
+
+@given(st.lists(st.integers(0, 12), min_size=4, max_size=60), st.integers(2, 5), st.integers(0, 9))
+def test_folds_divide_the_frames_but_no_group(groups, n_folds, seed):
+    groups = np.array(groups)
+    folds = make_folds(groups, n_folds, seed)
+    if len(set(groups.tolist())) == 1:
+        assert folds == []
+        return
+    assert len(folds) == min(n_folds, len(set(groups.tolist())))
+    assert np.array_equal(np.sort(np.concatenate(folds)), np.arange(len(groups)))
+    owners = [{int(g) for g in groups[fold]} for fold in folds]
+    assert all(own and not own & other for k, own in enumerate(owners) for other in owners[:k])
+
+
+def test_folds_of_single_frames_differ_by_at_most_one_frame():
+    sizes = sorted(len(fold) for fold in make_folds(np.arange(31), 3, seed=0))
+    assert sizes == [10, 10, 11]
+
+
+def test_another_seed_gives_other_folds():
+    first, second = (make_folds(np.arange(30), 3, seed=seed)[0].tolist() for seed in (0, 1))
+    assert first != second
+
+
+@pytest.mark.parametrize("groups", [np.arange(3), np.zeros(10, dtype=int), np.arange(0)])
+def test_too_few_frames_or_one_group_cannot_be_split(groups):
+    assert make_folds(groups, 3, seed=0) == []
+
+
+@given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
+def test_scores_do_not_depend_on_units(energy_unit, force_unit):
+    errors, start, units = {"energy": 0.3, "forces": 0.2}, {"energy": 0.5, "forces": 0.7}, {"energy": energy_unit, "forces": force_unit}
+    scaled = relative_error({k: v * units[k] for k, v in errors.items()}, {k: v * units[k] for k, v in start.items()})
+    assert scaled == pytest.approx(relative_error(errors, start))
+
+
+def test_errors_of_other_properties_than_the_starts_are_refused():
+    with pytest.raises(ValueError, match="cannot be compared with a start"):
+        relative_error({"energy": 1.0}, {"energy": 1.0, "forces": 1.0})
+
+
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(20, 2000), st.booleans(), st.floats(2.0, 6.0))
+def test_rungs_stay_within_the_budget(n_candidates, n_folds, longest, look, factor):
+    budget = int(factor * longest)
+    try:
+        rungs = plan_rungs(n_candidates, n_folds, budget=budget, longest=longest, look_at_length=look, every=10)
+    except ValueError:
+        assert budget < n_candidates * (2 + n_folds) + longest
+        return
+    assert sum(rung.cost for rung in rungs) <= budget
+    assert max(rung.steps for rung in rungs) <= longest
+
+
+def test_default_rungs_are_halved_and_end_with_one_long_trial():
+    rungs = plan_rungs(6, 3, budget=1800, longest=600, look_at_length=True, every=50)
+    assert [(rung.n_candidates, rung.folds, rung.steps) for rung in rungs] == [(6, (0,), 100), (3, (1, 2), 100), (1, (0,), 600)]
+
+
+def test_with_one_held_out_part_the_better_half_trains_twice_as_long():
+    rungs = plan_rungs(6, 1, budget=1200, longest=600, look_at_length=False, every=50)
+    assert [(rung.n_candidates, rung.folds, rung.steps) for rung in rungs] == [(6, (0,), 100), (3, (0,), 200)]
+
+
+def test_a_budget_below_one_step_per_trial_is_refused():
+    with pytest.raises(ValueError, match="search_budget allows 5 steps, but 6 candidates on 3 folds need at least 12"):
+        plan_rungs(6, 3, budget=5, longest=600, look_at_length=False, every=50)
+
+
+def test_halving_keeps_the_better_half():
+    scores = dict(zip(CANDIDATES, (0.9, 0.5, 0.7, 1.2, 0.4, 0.8), strict=True))
+    rungs = plan_rungs(6, 3, budget=1800, longest=600, look_at_length=True, every=50)
+    trials = search(CANDIDATES, rungs, lambda name, fold, rung: trial(name, fold, rung.steps, scores[name]))
+    assert [(t.candidate, t.fold) for t in trials[6:]] == [("e", 1), ("e", 2), ("b", 1), ("b", 2), ("c", 1), ("c", 2), ("e", 0)]
+
+
+def test_one_lucky_fold_does_not_win():
+    """`a` is the best on the first fold and the worst of the better half on the others."""
+    scores = {("a", 0): 0.3, ("a", 1): 0.9, ("a", 2): 0.9}
+    rungs = (Rung(n_candidates=3, folds=(0,), steps=10, every=10), Rung(n_candidates=2, folds=(1, 2), steps=10, every=10))
+    trials = search("abc", rungs, lambda name, fold, rung: trial(name, fold, rung.steps, scores.get((name, fold), 0.5)))
+    assert choose(trials, look_at_length=False).candidate == "b"
+
+
+def test_a_candidate_left_behind_early_is_not_chosen():
+    """`a` lost its round, though its one score is below the mean of the winner's later ones."""
+    trials = [trial("a", 0, 10, 0.6), trial("b", 0, 10, 0.5), trial("b", 1, 10, 0.9), trial("b", 2, 10, 0.9)]
+    assert choose(trials, look_at_length=False).candidate == "b"
+
+
+def test_the_start_is_kept_where_no_candidate_is_better():
+    choice = choose([trial("a", 0, 10, 1.3), trial("b", 0, 10, 1.1)], look_at_length=False)
+    assert (choice.candidate, choice.steps, choice.score) == (None, None, 1.1)
+    assert "no candidate lowers the held-out errors (best: b, 1.100" in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("curve", "expected"),
+    [
+        (((100, 0.8), (200, 0.6), (300, 0.5)), 300),  # still falling
+        (((100, 0.8), (200, 0.6), (300, 0.7)), 200),  # turned
+        (((100, 0.503), (200, 0.501), (300, 0.5)), 100),  # more is not worth it
+    ],
+)
+def test_steps_follow_from_the_held_out_curve(curve, expected):
+    assert choose_steps([trial("a", 0, 300, curve[-1][1], curve)])[0] == expected
+
+
+def test_a_short_annealed_trial_can_be_the_best_length():
+    trials = [trial("a", 0, 50, 0.4), trial("a", 1, 50, 0.2), trial("a", 0, 300, 0.7, ((100, 0.6), (300, 0.7)))]
+    choice = choose(trials, look_at_length=True)
+    assert (choice.candidate, choice.steps, choice.score) == ("a", 50, 0.4)
+
+
+def test_trials_survive_json():
+    import json
+
+    made = trial("a", 0, 300, 0.5, ((100, 0.6), (300, 0.5)))
+    assert Trial.from_dict(json.loads(json.dumps(made.to_dict()))) == made

@@ -1,0 +1,262 @@
+"""Small-data mode: few frames choose how a model is fine-tuned on them, by cross-validation and successive halving.
+
+Candidates are trained for few steps on part of the frames and scored on the rest, by their errors relative to those of the
+aligned start; the better half goes on (successive halving: Jamieson and Talwalkar 2016, arXiv:1502.07943). The start itself is
+always a candidate, with no step at all. How a trial is trained is not known here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+#: fewer frames cannot be split into parts that say anything
+SMALLEST_SEARCH = 4
+#: fewer steps are taken when the error is at most this factor above the smallest one
+WORTH_THE_STEPS = 1.01
+#: errors are not compared below this (eV/atom, eV/Å, eV/Å³)
+_FLOOR = 1e-9
+#: score of a candidate whose loss was not finite
+DIVERGED = 1e6
+
+Errors = Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """One round: this many candidates, each on these folds for so many steps.
+
+    Attributes:
+        n_candidates: that take part, best first.
+        folds: held out one after the other.
+        steps: of training per candidate and fold.
+        every: held-out errors are looked at after so many steps and at the end.
+    """
+
+    n_candidates: int
+    folds: tuple[int, ...]
+    steps: int
+    every: int
+
+    @property
+    def cost(self) -> int:
+        """Training steps in total."""
+        return self.n_candidates * len(self.folds) * self.steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What one candidate reached on one held-out fold.
+
+    Attributes:
+        candidate: its name.
+        fold: that was held out.
+        steps: trained for.
+        errors: property -> mean absolute error of the averaged weights on the fold at the end.
+        score: geometric mean of `errors` over those of the start on the same fold; below 1 is better than the start.
+        curve: (step, score) of every look at the held-out fold; the last is (steps, score).
+        seconds: it took.
+    """
+
+    candidate: str
+    fold: int
+    steps: int
+    errors: dict[str, float]
+    score: float
+    curve: tuple[tuple[int, float], ...]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Trial:
+        """Inverse of `to_dict`, also after JSON."""
+        return cls(**{**content, "curve": tuple((int(step), float(score)) for step, score in content["curve"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What the trials say.
+
+    Attributes:
+        candidate: to be trained with; None keeps the start.
+        steps: to train for; None where the held-out frames of the training itself decide.
+        score: held-out errors of the best candidate relative to the start, also where the start is kept.
+        reason: one sentence.
+    """
+
+    candidate: str | None
+    steps: int | None
+    score: float
+    reason: str
+
+
+def make_folds(groups: np.ndarray, n_folds: int, seed: int) -> list[np.ndarray]:
+    """Split frames into folds of similar size; a group is never divided.
+
+    Args:
+        groups: (n_frames,) group of each frame; relatives share one.
+        n_folds: wanted; there are fewer where there are fewer groups.
+        seed: another seed, another split.
+
+    Returns:
+        Ascending positions per fold; empty where nothing can be held out: fewer than `SMALLEST_SEARCH` frames, or one group.
+
+    Raises:
+        ValueError: fewer than two folds are wanted.
+
+    Example:
+        >>> [fold.tolist() for fold in make_folds(np.array([7, 7, 8, 8]), 2, seed=0)]
+        [[2, 3], [0, 1]]
+    """
+    if n_folds < 2:
+        raise ValueError(f"small_data.folds is {n_folds}; give at least 2")
+    names, sizes = np.unique(groups, return_counts=True)
+    n_folds = min(n_folds, len(names))
+    if n_folds < 2 or len(groups) < SMALLEST_SEARCH:
+        return []
+    hashed = [hashlib.blake2b(f"{seed}/{name}".encode()).digest() for name in names.tolist()]
+    order = sorted(range(len(names)), key=lambda i: (-sizes[i], hashed[i]))
+    members: list[list[Any]] = [[] for _ in range(n_folds)]
+    totals = [0] * n_folds
+    for i in order:  # the largest groups first, each into the smallest fold
+        smallest = totals.index(min(totals))
+        members[smallest].append(names[i])
+        totals[smallest] += int(sizes[i])
+    return [np.flatnonzero(np.isin(groups, np.array(own))) for own in members]
+
+
+def relative_error(errors: Errors, start: Errors) -> float:
+    """Geometric mean over properties of the error over that of the start; units cancel, every property counts alike.
+
+    Raises:
+        ValueError: nothing is labelled, or an error is not finite.
+
+    Example:
+        >>> relative_error({"energy": 0.5, "forces": 2.0}, {"energy": 1.0, "forces": 4.0})
+        0.5
+    """
+    if not start or set(errors) != set(start):
+        raise ValueError(f"errors of {sorted(errors)} cannot be compared with a start that has {sorted(start)}")
+    ratios = [math.log(max(errors[name], _FLOOR) / max(value, _FLOOR)) for name, value in start.items()]
+    score = math.exp(sum(ratios) / len(ratios))
+    if not math.isfinite(score):
+        raise ValueError(f"held-out errors are not finite: {dict(errors)}")
+    return score
+
+
+def plan_rungs(n_candidates: int, n_folds: int, *, budget: int, longest: int, look_at_length: bool, every: int) -> tuple[Rung, ...]:
+    """All candidates on the first fold, the better half on the others, and the winner for `longest` steps if asked for.
+
+    With one held-out part the better half goes on with twice the steps on it. The steps of a trial follow from the budget,
+    and are never more than `longest`.
+
+    Args:
+        n_candidates: beside the start.
+        n_folds: 1 for a single held-out part.
+        budget: training steps of all trials together.
+        longest: steps of the final training, at most.
+        look_at_length: whether the winner is also trained for `longest` steps, to see how many are good.
+        every: steps between looks at the held-out fold there.
+
+    Raises:
+        ValueError: the budget does not allow one step per trial.
+    """
+    half = (n_candidates + 1) // 2
+    search = n_candidates > 1
+    later = (half, tuple(range(1, n_folds)), 1) if n_folds > 1 else (half, (0,), 2)
+    parts = [(n_candidates, (0,), 1), later] if search or not look_at_length else []
+    units = sum(n * len(folds) * factor for n, folds, factor in parts)
+    left = budget - longest if look_at_length else budget
+    steps = min(left // units, longest) if units else 0
+    if (parts and steps < 1) or left < 0:
+        needed = units + (longest if look_at_length else 0)
+        raise ValueError(
+            f"small_data.search_budget allows {budget} steps, but {n_candidates} candidates on {n_folds} folds need at least {needed}; "
+            "raise it, give fewer candidates or folds, or set small_data=off"
+        )
+    rungs = [Rung(n_candidates=n, folds=folds, steps=min(factor * steps, longest), every=longest) for n, folds, factor in parts]
+    if look_at_length:
+        rungs.append(Rung(n_candidates=1, folds=(0,), steps=longest, every=every))
+    return tuple(rungs)
+
+
+def search(candidates: Sequence[str], rungs: Sequence[Rung], run_trial: Callable[[str, int, Rung], Trial]) -> list[Trial]:
+    """Run the rungs; each takes the best candidates of those before it.
+
+    Args:
+        candidates: names; the order decides between equals.
+        rungs: see `plan_rungs`.
+        run_trial: trains a candidate with a fold held out for the steps of the rung.
+
+    Returns:
+        Every trial, in the order they were run.
+    """
+    trials: list[Trial] = []
+    alive = list(candidates)
+    for rung in rungs:
+        alive = sorted(alive, key=lambda name: score_of(name, trials))[: rung.n_candidates]
+        trials += [run_trial(name, fold, rung) for name in alive for fold in rung.folds]
+    return trials
+
+
+def score_of(candidate: str, trials: Sequence[Trial]) -> float:
+    """Geometric mean of the scores of a candidate, over folds the longest trial on each; 1 without trials."""
+    longest: dict[int, Trial] = {}
+    for trial in trials:
+        if trial.candidate == candidate and (trial.fold not in longest or trial.steps > longest[trial.fold].steps):
+            longest[trial.fold] = trial
+    logarithms = [math.log(trial.score) for trial in longest.values()]
+    return math.exp(sum(logarithms) / len(logarithms)) if logarithms else 1.0
+
+
+def choose(trials: Sequence[Trial], *, look_at_length: bool) -> Choice:
+    """The candidate that came furthest with the smallest error, and for how many steps; the start where none is better.
+
+    Only candidates with the most held-out folds and the longest trials are compared: those that stayed to the end.
+
+    Raises:
+        ValueError: there are no trials.
+    """
+    if not trials:
+        raise ValueError("no trial was run, so nothing can be chosen")
+    if not look_at_length:
+        winner, steps, length = _best_of_last_round(trials), None, ""
+        score = score_of(winner, trials)
+    else:
+        winner = trials[-1].candidate
+        own = [trial for trial in trials if trial.candidate == winner]
+        steps, score = choose_steps(own)
+        length = f" after {steps} steps: {_why(steps, own)}"
+    if score >= 1:
+        reason = f"no candidate lowers the held-out errors (best: {winner}, {score:.3f} of the start's)"
+        return Choice(candidate=None, steps=None, score=score, reason=reason)
+    return Choice(candidate=winner, steps=steps, score=score, reason=f"held-out errors are {score:.3f} of the start's{length}")
+
+
+def choose_steps(trials: Sequence[Trial]) -> tuple[int, float]:
+    """How many steps, and the score reached with them on the fold of the longest trial of one candidate.
+
+    All looks at that fold count; the fewest steps win that are within `WORTH_THE_STEPS` of the smallest score.
+    """
+    longest = max(trials, key=lambda trial: trial.steps)
+    looks = [look for trial in trials if trial.fold == longest.fold for look in trial.curve]
+    best = min(score for _, score in looks)
+    return min((step, score) for step, score in looks if score <= WORTH_THE_STEPS * best)
+
+
+def _best_of_last_round(trials: Sequence[Trial]) -> str:
+    n_trials = {trial.candidate: sum(t.candidate == trial.candidate for t in trials) for trial in trials}
+    finalists = [name for name, n in n_trials.items() if n == max(n_trials.values())]
+    return min(finalists, key=lambda name: score_of(name, trials))
+
+
+def _why(steps: int, trials: Sequence[Trial]) -> str:
+    longest = max(trial.steps for trial in trials)
+    return "more are not allowed" if steps == longest else f"more, up to {longest}, lower them by less than 1 % or raise them"
