@@ -55,9 +55,9 @@ def files(tmp_path_factory):
 def finetune(files, data, run, *overrides, steps=30):
     return main(
         [
-            "finetune", f"checkpoint={files / 'model.safetensors'}", f"data={files / data}", f"run={files / run}", f"schedule.max_steps={steps}",
-            "schedule.warmup_steps=2", "trainer.validate_every=15", "trainer.threads=1", "trainer.progress=false",
-            "validation_fraction=0.3", *overrides,
+            "finetune", f"checkpoint={files / 'model.safetensors'}", f"data={files / data}", f"run={files / run}",
+            f"schedule.max_steps={steps}", "schedule.warmup_steps=2", "trainer.validate_every=15", "trainer.threads=1",
+            "trainer.progress=false", "validation_fraction=0.3", *overrides,
         ]
     )  # fmt: skip
 
