@@ -91,6 +91,8 @@ class UnipotCalculator(Calculator):
             cutoff=self.potential.cutoff, skin=skin, head_index=self._head_index, dtype=self.potential.dtype, device=self.potential.device
         )
         self._unmoved: tuple[Any, ...] | None = None
+        scalars = self.potential.scalar_properties
+        self.implemented_properties = [*type(self).implemented_properties, *scalars, *(f"{name}_uncertainty" for name in scalars)]  # type: ignore[misc]
         self.uncertainty = uncertainty
         if uncertainty:
             require_posterior(self.potential.heads[self.head])

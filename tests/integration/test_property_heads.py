@@ -65,13 +65,13 @@ def finetune(files, data, run, *overrides, steps=30):
 @pytest.fixture(scope="module")
 def alone(files):
     fast = ("finetune=heads-only", "optimizer.learning_rate=0.02", "optimizer.ema_decay=0.9")
-    assert finetune(files, "alone.extxyz", "alone", GAP, *fast, f"test_data={files / 'test.extxyz'}", steps=120) == 0
+    assert finetune(files, "alone.extxyz", "alone", GAP, *fast, f"test_data={files / 'test.extxyz'}", steps=90) == 0
     return files / "alone"
 
 
 @pytest.fixture(scope="module")
 def both(files):
-    assert finetune(files, "both.extxyz", "both", GAP) == 0
+    assert finetune(files, "both.extxyz", "both", GAP, steps=15) == 0
     return files / "both"
 
 
@@ -130,6 +130,7 @@ def test_the_calculator_gives_property_and_uncertainty(files, both):
     atoms = read(files / "test.extxyz", 0)
     atoms.calc = UnipotCalculator(both / "best.safetensors", head="both")
     atoms.get_potential_energy()
+    assert atoms.calc.results["gap"] == atoms.calc.get_property("gap", atoms)
     assert atoms.calc.results["gap"] == pytest.approx(0.97, abs=0.3)
     assert atoms.calc.results["gap_uncertainty"] > 0
 
@@ -139,6 +140,25 @@ def test_the_calculator_leaves_out_what_the_head_was_not_trained_on(files, both)
     atoms.calc = UnipotCalculator(both / "best.safetensors", head="emt")
     assert np.isfinite(atoms.get_potential_energy())
     assert "gap" not in atoms.calc.results
+
+
+def test_lora_and_replay_go_with_a_property_alone(files):
+    replay = f"replay.old={{path: {files / 'both.extxyz'}, level_of_theory: EMT, head: emt, validation_fraction: 0.2}}"
+    options = ("finetune=lora", "finetune.lora.rank=2", replay)
+    assert finetune(files, "alone.extxyz", "lora", GAP, *options, steps=2) == 0
+    tuned = load_potential(files / "lora" / "best.safetensors")
+    assert tuned.head_names == ("emt",) and list(tuned.scalar_properties) == ["gap"]
+
+
+def test_a_report_shows_properties(files, alone, tmp_path):
+    assert main(["report", f"finetune_runs=[{alone}]", f"output={tmp_path / 'report.html'}"]) == 0
+    assert "gap, A" in (tmp_path / "report.html").read_text()
+
+
+def test_a_finished_run_can_be_looked_at_again(files, both):
+    before = (both / "best.safetensors").read_bytes()
+    assert finetune(files, "both.extxyz", "both", GAP, steps=15) == 0
+    assert (both / "best.safetensors").read_bytes() == before
 
 
 REFUSED = {

@@ -58,7 +58,7 @@ def new_property_head(
 
 
 def require_known_elements(head: PropertyHead, store: Store, indices: np.ndarray) -> None:
-    """Held-out structures with a value must be made of elements that training has values for.
+    """Held-out and test structures with a value must be made of elements that training has values for.
 
     Raises:
         ValueError: one is not.
@@ -71,6 +71,6 @@ def require_known_elements(head: PropertyHead, store: Store, indices: np.ndarray
     if strange.any():
         elements = symbols_of(np.flatnonzero(strange.any(axis=0)))
         raise ValueError(
-            f"properties.{name}: {int(strange.any(axis=1).sum())} held-out structures have the element(s) {elements}, for which no "
-            "training structure has a value; train on some of them, or leave them out"
+            f"properties.{name}: {int(strange.any(axis=1).sum())} structures that are not trained on have the element(s) {elements}, for "
+            "which no training structure has a value; train on some of them, or leave them out"
         )

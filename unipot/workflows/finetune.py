@@ -115,7 +115,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
     start = starting_point(config, pretrained, frames.dataset, budget, run, console)
     show_alignment(console, start)
     add_property_heads(
-        start.potential, config.properties, frames.dataset, seed=config.seed, frozen_backbone=config.finetune.method == "heads-only",
+        start.potential, config.properties, frames, seed=config.seed, frozen_backbone=config.finetune.method == "heads-only",
         console=console,
     )  # fmt: skip
     target = user_yardstick(frames)

@@ -85,13 +85,14 @@ def through_existing_head(
 
 
 def add_property_heads(
-    potential: Potential, configs: Mapping[str, PropertyConfig], own: OpenDataset, *, seed: int, frozen_backbone: bool, console: Console
+    potential: Potential, configs: Mapping[str, PropertyConfig], frames: UserFrames, *, seed: int, frozen_backbone: bool, console: Console
 ) -> None:
     """A head for each property, in place; the others stay bitwise.
 
     Raises:
         ValueError: see `new_property_head` and `require_known_elements`.
     """
+    own = frames.dataset
     for prop in scalars_of_config(configs):
         config = configs[prop.name]
         head = new_property_head(
@@ -99,6 +100,8 @@ def add_property_heads(
             n_members=config.members, seed=seed,
         )  # fmt: skip
         require_known_elements(head, own.validation_store, np.asarray(own.validation_indices))
+        if frames.test is not None:  # now, not after the training
+            require_known_elements(head, frames.test, np.arange(len(frames.test)))
         console.print(
             f"property {prop.name}: {prop.kind}, {config.members} members, spread {float(head.spread):.4g} {prop.unit} around "
             f"{'the mean' if prop.kind == 'intensive' else 'one number per element'} of the training values", highlight=False, markup=False,

@@ -59,7 +59,7 @@ def test_held_out_elements_without_training_values_are_refused(tmp_path):
     store = store_of(tmp_path / "a.unipot", np.array([1.0, 2.0, 3.0, np.nan]), [[1, 8], [1, 8], [6, 8], [7, 8]])
     head = new_property_head(INTENSIVE, store, np.arange(2), **SIZES)
     require_known_elements(head, store, np.array([0, 3]))
-    with pytest.raises(ValueError, match=r"1 held-out structures have the element\(s\) C"):
+    with pytest.raises(ValueError, match=r"1 structures that are not trained on have the element\(s\) C"):
         require_known_elements(head, store, np.array([2, 3]))
 
 

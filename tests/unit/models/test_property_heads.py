@@ -254,3 +254,20 @@ def test_an_unknown_property_is_named(potential):
 def test_a_name_is_used_once(potential):
     with pytest.raises(ValueError, match="has a head of this name already"):
         copy.deepcopy(potential).property_heads.add(property_head("intensive", 8))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_few_structures_are_learnt_by_heart(bare, kind):
+    potential = copy.deepcopy(bare)
+    potential.property_heads.add(property_head(kind, potential.backbone.n_channels, n_members=2).double())
+    batch = collate([molecule(k) for k in range(6)], cutoff=potential.cutoff, dtype=torch.float64)
+    label = torch.linspace(-1, 1, 6, dtype=torch.float64) + float(potential.property_heads[kind].reference.values[1])
+    optimizer = torch.optim.Adam(potential.parameters(), lr=0.03)
+    losses = []
+    for _ in range(50):
+        optimizer.zero_grad()
+        loss = (potential(batch, properties=(kind,)).members[kind] - label[:, None]).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.01 * losses[0]
