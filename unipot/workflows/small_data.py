@@ -138,7 +138,7 @@ def plan_search(
         ValueError: an option of `small_data` is not allowed, or a candidate is not a set of options.
     """
     options = config.small_data
-    if not _is_on(config, frames.n_frames, console):
+    if not frames.dataset.spec.labels or not _is_on(config, frames.n_frames, console):
         return None
     candidates = candidate_configs(config)
     for name, own in candidates.items():
@@ -259,7 +259,7 @@ def _is_on(config: FinetuneConfig, n_frames: int, console: Console) -> bool:
 
 
 def _holds_nothing_out(config: FinetuneConfig, n_frames: int) -> bool:
-    held_out_is_wanted = config.validation_data is not None or config.uncertainty != "none" or "validation_fraction" in config.stated
+    held_out_is_wanted = bool(config.properties) or config.validation_data is not None or config.uncertainty != "none" or "validation_fraction" in config.stated
     return n_frames < config.small_data.all_frames_below and not held_out_is_wanted
 
 

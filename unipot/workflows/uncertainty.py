@@ -51,7 +51,7 @@ def add_uncertainty(
         golden: structures that check the artifact on load.
         console: the result is shown here.
     """
-    if option == NONE:
+    if option == NONE or not dataset.spec.labels:  # of energies and forces; properties have intervals of their own
         return None
     artifact = load_artifact(path)
     potential, name = artifact.potential, dataset.spec.head
