@@ -70,7 +70,7 @@ def through_existing_head(
     if own.spec.labels:
         return frames
     if from_scratch:
-        raise ValueError("from_scratch=true needs energies, and the frames have properties alone; leave it out, or give frames with energies")
+        raise ValueError("from_scratch=true needs energies, and the frames have properties alone; leave it out, or add energies")
     present = elements_present(own.store, np.arange(len(own.store)))
     names = potential.head_names if parent_head is None else (potential.heads[parent_head].name,)
     able = [name for name in names if not (present & ~potential.heads[name].reference.known.cpu().numpy()).any()]

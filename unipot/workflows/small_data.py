@@ -259,8 +259,9 @@ def _is_on(config: FinetuneConfig, n_frames: int, console: Console) -> bool:
 
 
 def _holds_nothing_out(config: FinetuneConfig, n_frames: int) -> bool:
-    held_out_is_wanted = bool(config.properties) or config.validation_data is not None or config.uncertainty != "none" or "validation_fraction" in config.stated
-    return n_frames < config.small_data.all_frames_below and not held_out_is_wanted
+    stated = config.validation_data is not None or "validation_fraction" in config.stated
+    calibrates = config.uncertainty != "none" or bool(config.properties)  # intervals of properties need held-out frames too
+    return n_frames < config.small_data.all_frames_below and not (stated or calibrates)
 
 
 def _pool(frames: UserFrames) -> UserFrames:
