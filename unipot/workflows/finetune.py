@@ -123,9 +123,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
     set_up_process(config.trainer, config.seed)
     config = replace(config, run=config.run or f"runs/finetune-{config.name or name_of(config.data)}")
     pretrained = load_potential(config.checkpoint, dtype=dtype_named(config.trainer.dtype))
-    check_uncertainty(config.uncertainty)
-    check_strategy(config.finetune, pretrained, from_scratch=config.from_scratch)
-    check_properties(config.properties, pretrained, config.labels, compile=config.trainer.compile)
+    check_options(config, pretrained)
     run = open_run_folder(str(config.run), resume=config.resume, config=config)
 
     console.rule("frames")
@@ -140,10 +138,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
     console.rule("fresh weights" if config.from_scratch else "alignment")
     start = starting_point(config, pretrained, frames, budget, run, console)
     show_alignment(console, start)
-    add_property_heads(
-        start.potential, config.properties, frames, seed=config.seed, frozen_backbone=config.finetune.method == "heads-only",
-        console=console,
-    )  # fmt: skip
+    add_properties(config, start, frames, console)
     targets = user_yardsticks(frames)
     zero_shot = [t.measure(start.potential, f"zero-shot ({start.parent_of(t.head)})", budget) for t in targets if start.parent]
 
@@ -158,10 +153,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
     lora = add_updates(config.finetune, start.potential, seed=config.seed, console=console)
     module = training_module(config, start, datasets, run)
     tables.show_datasets(console, datasets, data.plan.shares(), data.plan.passes(schedule.max_steps))
-    show_ignored_states(console, start.potential.backbone, datasets)
-    tables.show_parameters(console, module.parameter_rows)
-    tables.show_loss(console, module.loss)
-    tables.show_dropped_posteriors(console, module.dropped_posteriors)
+    show_training(console, module, datasets)
 
     export = partial(export_artifact, card=card_of(config, run, datasets, start, lora, searched), golden=golden_structures(datasets))
     own_frames_choose = {d.spec.name: 0.0 for d in replay}
@@ -184,6 +176,31 @@ def finetune(config: FinetuneConfig) -> FitResult:
         calibrate_properties(list(config.properties), run.best, frames, budget, golden_structures(datasets), console)
         add_uncertainty(config.uncertainty, run.best, frames.dataset, budget, golden_structures(datasets), console)
     return result
+
+
+def check_options(config: FinetuneConfig, pretrained: Potential) -> None:
+    """Refuse options that contradict each other or the checkpoint, before any work.
+
+    Raises:
+        ValueError: they do.
+    """
+    check_uncertainty(config.uncertainty)
+    check_strategy(config.finetune, pretrained, from_scratch=config.from_scratch)
+    check_properties(config.properties, pretrained, config.labels, compile=config.trainer.compile)
+
+
+def add_properties(config: FinetuneConfig, start: Adaptation, frames: UserFrames, console: Console) -> None:
+    """Heads for the user's properties beside those of energies, in place."""
+    frozen = config.finetune.method == "heads-only"
+    add_property_heads(start.potential, config.properties, frames, seed=config.seed, frozen_backbone=frozen, console=console)
+
+
+def show_training(console: Console, module: TrainingModule, datasets: Sequence[OpenDataset]) -> None:
+    """What will learn, from what loss, and what is ignored or dropped."""
+    show_ignored_states(console, module.potential.backbone, datasets)
+    tables.show_parameters(console, module.parameter_rows)
+    tables.show_loss(console, module.loss)
+    tables.show_dropped_posteriors(console, module.dropped_posteriors)
 
 
 def open_everything(
