@@ -35,8 +35,8 @@ class AtomBatch:
         total_charge: (n_structures,) |e|.
         spin_multiplicity: (n_structures,) int64, 0 where not stated.
         fixed: (n_atoms,) bool.
-        labels: property name -> tensor; energies (n_structures,) are always float64, the rest has the dtype of
-            positions. Missing entries are zero and masked.
+        labels: property name -> tensor; energies and scalar properties (n_structures,) are always float64, the rest has the
+            dtype of positions. Missing entries are zero and masked.
         label_mask: property name -> (n_structures,) bool, True where the label is there.
         dataset_index: (n_structures,) int64, which dataset of a mixture a structure came from.
         ids: structure ids, for messages.
@@ -96,13 +96,18 @@ class Predictions:
         energy: (n_structures,) eV, float64, total energy with references added.
         forces: (n_atoms, 3) eV/Å, −∂E/∂R.
         stress: (n_structures, 3, 3) eV/Å³, (1/V) ∂E/∂ε, zero for structures that are not periodic along all axes.
+        members: name of a scalar property -> (n_structures, n_members) float64, what each member of its head predicts, in its unit;
+            NaN for structures with an element that the head was not trained on. `predictions["gap"]` is the mean.
     """
 
     energy: Tensor
     forces: Tensor | None = None
     stress: Tensor | None = None
+    members: dict[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Tensor:
+        if name in self.members:
+            return self.members[name].mean(dim=1)
         value = getattr(self, name, None) if name in PROPERTIES else None
         if value is None:
             raise KeyError(f"property {name!r} was not predicted; ask the potential for it")

@@ -37,7 +37,9 @@ class UnipotCalculator(Calculator):
     """Energy (eV), forces (eV/Å), stress (eV/Å³, Voigt xx yy zz yz xz xy, positive under tension) and energies per atom (eV).
 
     Stress exists only for atoms that are periodic along all axes. Total charge and spin multiplicity are taken from
-    `atoms.info["total_charge"]` and `atoms.info["spin_multiplicity"]`; which of them the model reads stands in `conditions`,
+    `atoms.info["total_charge"]` and `atoms.info["spin_multiplicity"]`; what property heads predict stands under the name of the
+    property, and its standard deviation under `<name>_uncertainty`, in the property's own unit, for atoms of elements that the head
+    was trained on; which of them the model reads stands in `conditions`,
     and a charge or open shell that it does not read is warned of once. What the energies are (total, adsorption or
     formation) stands in `energy_kind` and, with head and level of theory, in `parameters`, which ASE writes to its files.
 
@@ -90,6 +92,8 @@ class UnipotCalculator(Calculator):
             cutoff=self.potential.cutoff, skin=skin, head_index=self._head_index, dtype=self.potential.dtype, device=self.potential.device
         )
         self._unmoved: tuple[Any, ...] | None = None
+        scalars = self.potential.scalar_properties
+        self.implemented_properties = [*type(self).implemented_properties, *scalars, *(f"{name}_uncertainty" for name in scalars)]  # type: ignore[misc]
         self.uncertainty = uncertainty
         if uncertainty:
             require_posterior(self.potential.heads[self.head])
@@ -145,8 +149,9 @@ class UnipotCalculator(Calculator):
             )
         batch = self.batch_of(atoms)
         wanted = ("energy", "forces", "stress") if periodic else ("energy", "forces")
-        predictions = self.potential(batch, properties=wanted, create_graph=False)
-        self.results = _results(predictions, periodic)
+        scalars = [name for name in self.potential.scalar_properties if self.potential.property_heads[name].knows(batch.atomic_numbers)]
+        predictions = self.potential(batch, properties=(*wanted, *scalars), create_graph=False)
+        self.results = _results(predictions, periodic) | _scalar_results(self.potential, predictions)
         if self.uncertainty:
             widths = predict_uncertainty(self.potential, batch)
             self.results["energy_uncertainty"] = float(widths.energy[0])
@@ -292,6 +297,16 @@ def _results(predictions: Predictions, periodic: bool) -> dict[str, Any]:
     results: dict[str, Any] = {"energy": energy, "free_energy": energy, "forces": _numpy(predictions["forces"])}
     if periodic:
         results["stress"] = matrix_to_voigt(_numpy(predictions["stress"])[0])
+    return results
+
+
+def _scalar_results(potential: Potential, predictions: Predictions) -> dict[str, float]:
+    results = {}
+    for name, members in predictions.members.items():
+        results[name] = float(predictions[name][0])
+        uncertainty = potential.property_heads[name].uncertainty(members)
+        if uncertainty is not None:
+            results[f"{name}_uncertainty"] = float(uncertainty[0])
     return results
 
 

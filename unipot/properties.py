@@ -1,5 +1,10 @@
-"""The property table: one place that settles name, shape, unit and sign of every label and prediction."""
+"""The property table: one place that settles name, shape, unit and sign of every label and prediction.
 
+Energy, forces and stress are rows of a fixed table. What else a user's structures carry, one number each, is a `ScalarProperty`.
+"""
+
+import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -114,3 +119,51 @@ def check_energy_kind(kind: str, where: str) -> str:
     if kind not in ENERGY_KINDS:
         raise ValueError(f"{where}: energy_kind is {kind!r}; use one of: {', '.join(ENERGY_KINDS)}")
     return kind
+
+
+KINDS_OF_SCALAR: dict[str, str] = {
+    "intensive": "does not grow with the structure, such as a band gap or the lowest adsorption energy of a pair of slab and molecule",
+    "extensive": "a sum over atoms, such as a charge, a volume or a heat capacity",
+}
+#: letters, digits and single underscores, as in `band_gap`; a name becomes a metric, an option and a key of calculator results
+_SCALAR_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+_TAKEN = (*PROPERTIES, "energies", "free_energy", "stresses", "dipole", "energy_per_atom", "energy_and_forces", "auto", "balanced")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalarProperty:
+    """One number per structure that is not an energy: what a property head predicts.
+
+    Attributes:
+        name: lower-case letters, digits and single underscores; key in `AtomBatch.labels` and of calculator results.
+        key: info key or column of the source that holds it.
+        unit: free text, kept and shown; numbers are never converted.
+        kind: `intensive` or `extensive`, see `KINDS_OF_SCALAR`.
+        threshold: largest error that counts as a success, in `unit`; None where success is not asked about.
+
+    Raises:
+        ValueError: the name is malformed or taken, the key or unit is empty, the kind is unknown, or the threshold is not positive.
+
+    Example:
+        >>> ScalarProperty(name="gap", key="band_gap", unit="eV", kind="intensive", threshold=0.1).name
+        'gap'
+    """
+
+    name: str
+    key: str
+    unit: str
+    kind: str = "intensive"
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        where = f"properties.{self.name}"
+        if self.name in _TAKEN or self.name.endswith("_uncertainty"):
+            raise ValueError(f"{where}: this name is taken by unipot itself or by ASE; choose another one, such as my_{self.name}")
+        if not _SCALAR_NAME.fullmatch(self.name):
+            raise ValueError(f"{where}: this name is not allowed; use lower-case letters, digits and single underscores, as in band_gap")
+        if not self.key or not self.unit:
+            raise ValueError(f"{where}.{'unit' if self.key else 'key'} is empty; state it (a pure number has unit 1)")
+        if self.kind not in KINDS_OF_SCALAR:
+            raise ValueError(f"{where}.kind is {self.kind!r}; use one of: {', '.join(KINDS_OF_SCALAR)}")
+        if self.threshold is not None and not (math.isfinite(self.threshold) and self.threshold > 0):
+            raise ValueError(f"{where}.threshold is {self.threshold}; it must be positive ({self.unit}), or null for no success rate")

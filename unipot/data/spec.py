@@ -25,6 +25,7 @@ class DatasetSpec:
         energy_kind: total, adsorption or formation; must equal the one recorded in the store, None takes that one. All
             datasets of one head share it.
         labels: properties the run relies on; the run refuses to start when the store has none of one of them.
+        scalars: scalar properties the run relies on, likewise; with one of them `labels` may be empty.
         head: head that evaluates this dataset; "" takes the name, lower case, with `_` and `.` turned into `-`.
         weight: relative share of draws; None leaves it to `MixtureSpec.temperature`. All datasets or none.
         validation_path: store to validate on; None holds out a part of `path`, see `unipot.data.mixture.splits.SplitSpec`.
@@ -46,6 +47,7 @@ class DatasetSpec:
     level_of_theory: str
     energy_kind: str | None = None
     labels: tuple[str, ...] = ("energy", "forces")
+    scalars: tuple[str, ...] = ()
     head: str = ""
     weight: float | None = None
     validation_path: str | None = None
@@ -65,7 +67,7 @@ class DatasetSpec:
                 property_named(label)
             except KeyError as error:
                 raise ValueError(f"dataset {self.name!r}: {error.args[0]}") from error
-        if not self.labels:
+        if not self.labels and not self.scalars:
             raise ValueError(f"dataset {self.name!r}: labels is empty; name at least one property to train on, such as energy")
         if self.weight is not None and not self.weight > 0:
             raise ValueError(f"dataset {self.name!r}: weight is {self.weight}; give a positive number, or leave the dataset out")

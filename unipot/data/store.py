@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from unipot.data.edge_counts import STORED_CUTOFFS, count_edges_batch
+from unipot.data.scalar_columns import read_scalars, scalar_column
 from unipot.data.spec import DatasetSpec
 from unipot.data.storage.columns import COLUMNS, TextColumn, chunks, dense_compositions, load_column
 from unipot.data.storage.format import SUFFIX, read_metadata, update_content_hash
@@ -43,6 +44,7 @@ class Store:
     Attributes:
         path: the folder.
         metadata: contents of `metadata.json`.
+        scalars: scalar properties by name: key, unit and number of values, see `unipot.data.scalar_columns`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -52,6 +54,7 @@ class Store:
         self._check_files()
         self._codec = RecordCodec(self.metadata["labels"], self.metadata["precision"])
         self._columns: dict[str, np.ndarray] = {}
+        self.scalars = read_scalars(self.path)
         self._shards: dict[int, ShardReader] = {}
         self._process = os.getpid()
         self._shard(0).check()
@@ -130,6 +133,20 @@ class Store:
         if name not in self._columns:
             self._columns[name] = self._file(name)
         return self._columns[name]
+
+    def scalar(self, name: str) -> np.ndarray:
+        """(n_structures,) float64 values of a scalar property in its unit, memory-mapped; NaN without a value.
+
+        Raises:
+            KeyError: the store has no such property.
+            ValueError: its column is damaged.
+        """
+        if name not in self.scalars:
+            raise KeyError(f"{self.path}: property {name!r} is not there; it has: {', '.join(self.scalars) or 'none'}")
+        column = f"scalar_{name}"
+        if column not in self._columns:
+            self._columns[column] = scalar_column(self.path, name, len(self))
+        return self._columns[column]
 
     def n_edges(self, cutoff: float) -> np.ndarray:
         """(n_structures,) int32 edges within `cutoff` (Å), both directions.
@@ -303,6 +320,12 @@ def open_dataset(spec: DatasetSpec) -> Store:
             raise ValueError(
                 f"dataset {spec.name!r}: no structure in {store.path} carries the label {label!r}; it has: {', '.join(counts)}; "
                 "leave it out of labels, or prepare the store with it"
+            )
+    for name in spec.scalars:
+        if not store.scalars.get(name, {}).get("n"):
+            raise ValueError(
+                f"dataset {spec.name!r}: no structure in {store.path} has the property {name!r}; it has: "
+                f"{', '.join(store.scalars) or 'none'}; attach it with unipot.data.scalar_columns.attach_scalars, or leave it out"
             )
     return store
 

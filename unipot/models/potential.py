@@ -14,8 +14,9 @@ from unipot.models.boundary import require_room_for_edges, require_sound
 from unipot.models.core_repulsion import CoreRepulsion, edge_lengths
 from unipot.models.derivatives import forces_and_stress, make_deformable
 from unipot.models.heads import HeadBank
+from unipot.models.property_heads import PropertyHead, PropertyHeads
 from unipot.models.registry import build_backbone
-from unipot.properties import property_named
+from unipot.properties import ScalarProperty, property_named
 
 
 class Potential(nn.Module):
@@ -25,6 +26,9 @@ class Potential(nn.Module):
         backbone: see `unipot.models.backbone.Backbone`.
         heads: may be empty while a model is being built.
         core_repulsion: added to the energy of every structure, whatever its head; None for none.
+
+    Attributes:
+        property_heads: of scalars that are not energies, beside the heads; empty until some are added.
 
     Example:
         >>> from unipot.batch import collate
@@ -47,6 +51,7 @@ class Potential(nn.Module):
         self.backbone = backbone
         self.heads = heads
         self.core_repulsion = core_repulsion
+        self.property_heads = PropertyHeads()
 
     @property
     def cutoff(self) -> float:
@@ -64,6 +69,11 @@ class Potential(nn.Module):
     def head_names(self) -> tuple[str, ...]:
         return self.heads.names
 
+    @property
+    def scalar_properties(self) -> dict[str, ScalarProperty]:
+        """What the property heads predict, by name."""
+        return self.property_heads.properties
+
     def forward(
         self, batch: AtomBatch, properties: Collection[str] = ("energy", "forces"), create_graph: bool | None = None
     ) -> Predictions:
@@ -71,7 +81,8 @@ class Potential(nn.Module):
 
         Args:
             batch: collated with this potential's cutoff and dtype.
-            properties: names out of `unipot.properties.PROPERTIES`; energy always comes.
+            properties: names out of `unipot.properties.PROPERTIES` and of property heads; energy always comes. Where neither
+                forces nor stress are among them nothing is differentiated.
             create_graph: keep the graph through the derivatives; by default while training.
 
         Raises:
@@ -79,13 +90,16 @@ class Potential(nn.Module):
             ValueError: the batch has another dtype or a shorter cutoff than the model, lists an unknown head or element, or is
                 not sound (see `unipot.models.boundary.require_sound`).
         """
+        scalars = [name for name in properties if name in self.property_heads]
         for name in properties:
-            property_named(name)
+            if name not in scalars:
+                property_named(name)
         lengths = self.checked_lengths(batch)
         create_graph = self.training if create_graph is None else create_graph
         want_stress = "stress" in properties
         if not (want_stress or "forces" in properties):
-            return Predictions(energy=self._energy(batch, lengths)[0])
+            energy, features = self._energy(batch, lengths)
+            return Predictions(energy=energy, members=self.property_heads(features, batch, scalars))
         if torch.is_inference_mode_enabled():
             raise ValueError("forces need gradients, which torch.inference_mode forbids; use torch.no_grad instead")
         with torch.enable_grad():
@@ -93,9 +107,11 @@ class Potential(nn.Module):
             energy, features = self._energy(geometry.batch, lengths)
             forces, stress = forces_and_stress(energy, geometry, create_graph=create_graph)
             forces = self._replace_direct(forces, features, batch, lengths)
+            members = self.property_heads(features, batch, scalars)
         if not create_graph:
             energy, forces = energy.detach(), forces.detach()
-        return Predictions(energy=energy, forces=forces, stress=stress)
+            members = {name: values.detach() for name, values in members.items()}
+        return Predictions(energy=energy, forces=forces, stress=stress, members=members)
 
     def atomic_energies(self, batch: AtomBatch) -> Tensor:
         """(n_atoms,) eV, float64, references added; how a total energy is divided among atoms is a choice of the model.
@@ -156,6 +172,8 @@ class Potential(nn.Module):
             "backbone": {"name": self.backbone.name, "hyperparameters": self.backbone.hyperparameters},
             "core_repulsion": None if self.core_repulsion is None else self.core_repulsion.describe(),
             "heads": self.heads.describe(),
+            # a unipot without property heads refuses the tensors of one; a model without any is described as before
+            **({"property_heads": self.property_heads.describe()} if len(self.property_heads) else {}),
             "dtype": str(self.dtype).removeprefix("torch."),
         }
 
@@ -175,4 +193,7 @@ class Potential(nn.Module):
             description["heads"], n_channels=backbone.n_channels, n_vector_channels=backbone.n_vector_channels
         )
         core = description["core_repulsion"]
-        return cls(backbone, heads, None if core is None else CoreRepulsion(**core)).to(dtypes[description["dtype"]])
+        potential = cls(backbone, heads, None if core is None else CoreRepulsion(**core))
+        for name, arguments in description.get("property_heads", {}).items():
+            potential.property_heads.add(PropertyHead.from_description(name, arguments, n_channels=backbone.n_channels))
+        return potential.to(dtypes[description["dtype"]])

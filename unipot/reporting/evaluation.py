@@ -16,7 +16,7 @@ from unipot.batch import AtomBatch, Predictions
 from unipot.reporting.plots import ParityPoints
 from unipot.reporting.tables import ReportTable
 from unipot.training.losses import labelled_mask
-from unipot.training.metrics import REPORTED, MetricRow, MetricTable, evaluate
+from unipot.training.metrics import MetricRow, MetricTable, evaluate
 
 #: numbers kept per property for a parity plot; an even subset above
 MAX_POINTS = 60_000
@@ -84,7 +84,7 @@ class Evaluation:
             with np.load(arrays_file, allow_pickle=False) as arrays:
                 names = [key.removesuffix(".label") for key in arrays.files if key.endswith(".label")]
                 points = {name: (arrays[f"{name}.label"], arrays[f"{name}.prediction"]) for name in names}
-        table = MetricTable(rows=[MetricRow(**row) for row in content["rows"]])
+        table = MetricTable(rows=[MetricRow(**row) for row in content["rows"]], units=content["units"])
         return cls(dataset=content["dataset"], model=content["model"], head=content["head"], table=table, points=points)
 
 
@@ -106,7 +106,10 @@ def evaluate_head(
     with _recorded(potential) as pairs:
         table = evaluate(potential, batches, (dataset,), device=device, thresholds=thresholds)
     if not table.rows:
-        raise ValueError(f"dataset {dataset!r} has no labelled structure to compare with; give frames with energy, forces or stress")
+        raise ValueError(
+            f"dataset {dataset!r} has no labelled structure to compare with; give frames with energy, forces, stress or a property that "
+            "the model predicts"
+        )
     return Evaluation(dataset=dataset, model=model, head=head, table=table, points={p: _thinned(parts) for p, parts in pairs.items()})
 
 
@@ -133,9 +136,21 @@ def error_table(evaluations: Iterable[Evaluation], title: str, best: bool = True
     )
 
 
+def property_table(evaluations: Iterable[Evaluation], title: str) -> ReportTable:
+    """One row per evaluation and scalar property, in the unit of the property; no rows where there are none."""
+    rows = [
+        (e.model, e.dataset, f"{r.property}, {e.table.units[r.property]}", r.n, r.mae, r.rmse, _percent(r.within))
+        for e in evaluations
+        for r in e.table.rows
+        if r.property in e.table.scalars
+    ]
+    columns = ("model", "dataset", "property", "structures", "MAE", "RMSE", "within threshold")
+    return ReportTable(title=title, columns=columns, rows=tuple(rows))
+
+
 def full_table(evaluation: Evaluation) -> ReportTable:
     """Every property and element of one evaluation, in canonical units."""
-    unit = {name: f", {text}" if text else "" for name, text in REPORTED.items()}
+    unit = {name: f", {text}" if text else "" for name, text in evaluation.table.units.items()}
     rows = tuple(
         (r.property + unit[r.property], r.element or "all", r.n, r.mae, r.rmse, r.cosine, _percent(r.within)) for r in evaluation.table.rows
     )

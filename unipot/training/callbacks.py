@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from unipot.training.checkpoint import replace_file
 from unipot.training.distributed import sum_over_ranks
-from unipot.training.metrics import MetricAccumulator, MetricTable, labelled_properties
+from unipot.training.metrics import MetricAccumulator, MetricTable, labelled_properties, scalars_of
 from unipot.training.module import TrainingModule
 
 
@@ -148,12 +148,13 @@ class Validation(Callback):
             self.show(step, self.table, number)
 
     def _evaluate(self, trainer: Trainer, module: TrainingModule) -> MetricTable:
-        accumulator = MetricAccumulator(self.dataset_names, self.thresholds)
+        properties = scalars_of(module.potential)
+        accumulator = MetricAccumulator(self.dataset_names, self.thresholds, properties)
         module.potential.eval()
         for loader in trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
             for batch in loader:
                 batch = batch.to(module.device)
-                accumulator.update(module.potential(batch, properties=labelled_properties(batch)), batch)
+                accumulator.update(module.potential(batch, properties=labelled_properties(batch, properties)), batch)
         module.potential.train()
         sums = sum_over_ranks(accumulator.sums.to(module.device))
         accumulator.sums.copy_(sums)
@@ -173,11 +174,18 @@ def selection_value(table: MetricTable, property: str, statistic: str, dataset_w
 
     For a property it is the weighted mean of one statistic over the datasets that have it. `balanced` is the weighted
     geometric mean over datasets of their energy_per_atom and force errors: the same relative gain counts alike for a set of
-    relaxed crystals and one of hot molecules, where a plain mean would follow the largest forces alone.
+    relaxed crystals and one of hot molecules, where a plain mean would follow the largest forces alone. Scalar properties, each in
+    a unit of its own, enter `auto` and `balanced` likewise: the number is then the geometric mean of theirs and of what it is
+    without them.
 
     Raises:
         ValueError: no dataset has the property.
     """
+    if property in ("auto", "balanced") and table.scalars:
+        rest = MetricTable(rows=[row for row in table.rows if row.property not in table.scalars])
+        parts = [selection_value(table, name, statistic, dataset_weights) for name in table.scalars]
+        parts += [selection_value(rest, property, statistic, dataset_weights)] if rest.rows else []
+        return math.exp(sum(math.log(max(part, 1e-12)) for part in parts) / len(parts))
     values = {
         name: {row.dataset: getattr(row, statistic) for row in table.rows if row.property == name and row.element is None}
         for name in (("forces", "energy_per_atom", "stress") if property in ("auto", "balanced") else (property,))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unipot.batch import AtomBatch, Predictions
+from unipot.properties import ScalarProperty
 from unipot.structure import MAX_ATOMIC_NUMBER, SYMBOLS
 from unipot.training.losses import labelled_mask
 
@@ -36,10 +37,10 @@ class MetricRow:
 
     Attributes:
         dataset: name of the dataset.
-        property: a key of `REPORTED`.
+        property: a key of `REPORTED`, or a scalar property.
         element: symbol, or None for all elements together.
         n: numbers compared (components for forces and stress, structures for energies).
-        mae, rmse: in the unit of `REPORTED`.
+        mae, rmse: in the unit of `MetricTable.units`.
         cosine: mean cosine between predicted and labelled force over atoms whose label is not zero.
         within: share of structures (energies, stress, energy_and_forces) or atoms (forces) whose largest error is
             within the threshold.
@@ -57,9 +58,15 @@ class MetricRow:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricTable:
-    """Rows per dataset, property and element."""
+    """Rows per dataset, property and element, and the unit of each property."""
 
     rows: list[MetricRow] = field(default_factory=list)
+    units: dict[str, str] = field(default_factory=lambda: dict(REPORTED))
+
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        """Names of the scalar properties among the rows."""
+        return tuple(dict.fromkeys(row.property for row in self.rows if row.property not in REPORTED))
 
     def value(self, dataset: str, property: str, statistic: str, element: str | None = None) -> float:
         """One number.
@@ -88,7 +95,7 @@ class MetricTable:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form: units and rows."""
-        return {"units": dict(REPORTED), "rows": [asdict(row) for row in self.rows]}
+        return {"units": dict(self.units), "rows": [asdict(row) for row in self.rows]}
 
     def to_markdown(self, *, elements: bool = False) -> str:
         """A Markdown table; with `elements`, one line per element too."""
@@ -96,7 +103,7 @@ class MetricTable:
         for row in self.rows:
             if row.element is not None and not elements:
                 continue
-            unit = f" ({REPORTED[row.property]})" if REPORTED[row.property] else ""
+            unit = f" ({self.units[row.property]})" if self.units[row.property] else ""
             numbers = [_shown(row.mae), _shown(row.rmse), _shown(row.cosine), _shown(row.within)]
             lines.append(" | ".join([f"| {row.dataset}", row.property + unit, row.element or "all", str(row.n), *numbers]) + " |")
         return "\n".join(lines)
@@ -110,20 +117,29 @@ class MetricAccumulator:
 
     Args:
         dataset_names: position = `AtomBatch.dataset_index`.
-        thresholds: overrides of `THRESHOLDS`.
+        thresholds: overrides of `THRESHOLDS` and of those of `properties`.
+        properties: scalar properties that count, by name.
 
     Example:
         >>> MetricAccumulator(["water"]).compute().rows
         []
     """
 
-    def __init__(self, dataset_names: Sequence[str], thresholds: Mapping[str, float] | None = None) -> None:
-        unknown = sorted(set(thresholds or {}) - set(THRESHOLDS))
+    def __init__(
+        self,
+        dataset_names: Sequence[str],
+        thresholds: Mapping[str, float] | None = None,
+        properties: Mapping[str, ScalarProperty] | None = None,
+    ) -> None:
+        self.properties = dict(properties or {})
+        unknown = sorted(set(thresholds or {}) - {*THRESHOLDS, *self.properties})
         if unknown:
-            raise ValueError(f"threshold for {unknown[0]!r} is not known; known are: {', '.join(THRESHOLDS)}")
+            raise ValueError(f"threshold for {unknown[0]!r} is not known; known are: {', '.join([*THRESHOLDS, *self.properties])}")
         self.dataset_names = tuple(dataset_names)
-        self.thresholds = {**THRESHOLDS, **(thresholds or {})}
-        n_rows = len(REPORTED)
+        stated = {name: prop.threshold for name, prop in self.properties.items() if prop.threshold is not None}
+        self.thresholds = {**THRESHOLDS, **stated, **(thresholds or {})}
+        self.row_names = [*REPORTED, *self.properties]
+        n_rows = len(self.row_names)
         # element 0 stands for all elements together
         self._sums = torch.zeros(len(self.dataset_names), n_rows, MAX_ATOMIC_NUMBER + 1, _N_COLUMNS, dtype=torch.float64)
 
@@ -144,8 +160,22 @@ class MetricAccumulator:
             chosen = labelled_mask("stress", batch).cpu()
             error = (predictions.stress.detach().to(torch.float64) - _label("stress", batch)).cpu()
             self._add("stress", dataset[chosen], error[chosen].reshape(-1, 9))
+        for name in self.properties:
+            if name in predictions.members:
+                self._update_scalar(name, predictions[name].detach().cpu(), batch, dataset)
         if predictions.forces is not None:
             self._update_forces(predictions.forces.detach().to(torch.float64).cpu(), batch, energy_error.abs(), has_energy)
+
+    def _update_scalar(self, name: str, predicted: Tensor, batch: AtomBatch, dataset: Tensor) -> None:
+        chosen = labelled_mask(name, batch).cpu()
+        if bool(torch.isnan(predicted[chosen]).any()):
+            where = batch.ids[int(torch.nonzero(chosen & torch.isnan(predicted))[0, 0])]
+            raise ValueError(
+                f"structure {where!r} has elements that the property {name!r} was not trained on, so its value cannot be compared; "
+                "leave it out"
+            )
+        if bool(chosen.any()):
+            self._add(name, dataset[chosen], (predicted - batch.labels[name].cpu())[chosen].unsqueeze(1))
 
     def _update_forces(self, predicted: Tensor, batch: AtomBatch, energy_error: Tensor, has_energy: Tensor) -> None:
         chosen = labelled_mask("forces", batch).cpu()
@@ -163,7 +193,7 @@ class MetricAccumulator:
         n_labelled = torch.zeros(batch.n_structures).index_add(0, structure[chosen], torch.ones(int(chosen.sum())))
         both = has_energy & (n_labelled > 0)
         good = (energy_error <= self.thresholds["energy"]) & (worst <= self.thresholds["forces"])
-        row = list(REPORTED).index("energy_and_forces")
+        row = self.row_names.index("energy_and_forces")
         for column, value in ((_ITEMS, both), (_COUNT, both), (_WITHIN, both & good)):
             self._sums[:, row, 0, column].index_add_(0, dataset, value.to(torch.float64))
 
@@ -185,23 +215,23 @@ class MetricAccumulator:
         columns[:, _COUNT] = error.shape[1]
         columns[:, _ABSOLUTE] = error.abs().sum(dim=1)
         columns[:, _SQUARED] = error.square().sum(dim=1)
-        columns[:, _WITHIN] = (error.abs().amax(dim=1) <= self.thresholds[name]).to(error.dtype)
+        columns[:, _WITHIN] = (error.abs().amax(dim=1) <= self.thresholds.get(name, torch.inf)).to(error.dtype)
         if cosine is not None and has_cosine is not None:
             columns[:, _COSINE] = torch.where(has_cosine, cosine, torch.zeros_like(cosine))
             columns[:, _COSINE_COUNT] = has_cosine.to(error.dtype)
         element = torch.zeros_like(dataset) if element is None else element
-        row = (dataset * len(REPORTED) + list(REPORTED).index(name)) * (MAX_ATOMIC_NUMBER + 1) + element
+        row = (dataset * len(self.row_names) + self.row_names.index(name)) * (MAX_ATOMIC_NUMBER + 1) + element
         self._sums.view(-1, _N_COLUMNS).index_add_(0, row, columns)
 
     def compute(self) -> MetricTable:
         """The table of everything added so far."""
         rows = [
-            _row(dataset, name, SYMBOLS[z] if z else None, self._sums[d, p, z])
+            _row(dataset, name, SYMBOLS[z] if z else None, self._sums[d, p, z], name in self.thresholds)
             for d, dataset in enumerate(self.dataset_names)
-            for p, name in enumerate(REPORTED)
+            for p, name in enumerate(self.row_names)
             for z in torch.nonzero(self._sums[d, p, :, _ITEMS]).flatten().tolist()
         ]
-        return MetricTable(rows=rows)
+        return MetricTable(rows=rows, units={**REPORTED, **{name: prop.unit for name, prop in self.properties.items()}})
 
 
 def evaluate(
@@ -213,19 +243,25 @@ def evaluate(
     device: torch.device | str = "cpu",
 ) -> MetricTable:
     """Errors of `potential` over labelled batches; what is labelled decides what is predicted."""
-    accumulator = MetricAccumulator(dataset_names, thresholds)
+    properties = scalars_of(potential)
+    accumulator = MetricAccumulator(dataset_names, thresholds, properties)
     was_training = potential.training
     potential.eval()
     for batch in batches:
         batch = batch.to(device)
-        accumulator.update(potential(batch, properties=labelled_properties(batch)), batch)
+        accumulator.update(potential(batch, properties=labelled_properties(batch, properties)), batch)
     potential.train(was_training)
     return accumulator.compute()
 
 
-def labelled_properties(batch: AtomBatch) -> tuple[str, ...]:
-    """Energy, and those of forces and stress that at least one structure of `batch` is labelled with."""
-    return ("energy", *(name for name in ("forces", "stress") if bool(labelled_mask(name, batch).any())))
+def labelled_properties(batch: AtomBatch, scalars: Iterable[str] = ()) -> tuple[str, ...]:
+    """Energy, and those of forces, stress and `scalars` that at least one structure of `batch` is labelled with."""
+    return ("energy", *(name for name in ("forces", "stress", *scalars) if bool(labelled_mask(name, batch).any())))
+
+
+def scalars_of(potential: torch.nn.Module) -> dict[str, ScalarProperty]:
+    """What the property heads of a model predict, by name; nothing where it cannot have any."""
+    return getattr(potential, "scalar_properties", {})
 
 
 def _label(name: str, batch: AtomBatch) -> Tensor:
@@ -235,7 +271,7 @@ def _label(name: str, batch: AtomBatch) -> Tensor:
     return torch.zeros(shape, dtype=torch.float64, device=batch.positions.device)
 
 
-def _row(dataset: str, name: str, element: str | None, sums: Tensor) -> MetricRow:
+def _row(dataset: str, name: str, element: str | None, sums: Tensor, threshold: bool) -> MetricRow:
     count, absolute, squared, within, cosine, cosine_count, items = sums.tolist()
     errors = name != "energy_and_forces"
     return MetricRow(
@@ -246,7 +282,7 @@ def _row(dataset: str, name: str, element: str | None, sums: Tensor) -> MetricRo
         mae=absolute / count if errors else None,
         rmse=(squared / count) ** 0.5 if errors else None,
         cosine=cosine / cosine_count if cosine_count else None,
-        within=within / items,
+        within=within / items if threshold or not errors else None,
     )
 
 

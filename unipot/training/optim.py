@@ -182,6 +182,7 @@ def build_policy(
     freeze_groups: int = 0,
     layer_decay: float = 0.8,
     heads: Sequence[str] | None = None,
+    properties: Sequence[str] | None = None,
     head_lr_scale: float = 1.0,
     lora_lr_scale: float = 1.0,
     l2_to_start: float = 0.0,
@@ -198,6 +199,7 @@ def build_policy(
         freeze_groups: for `freeze`; also allowed with `layerwise`.
         layer_decay: factor per group, 0 to 1, for `layerwise`.
         heads: heads that learn; the others are frozen. None: all learn.
+        properties: property heads that learn, likewise.
         head_lr_scale: factor on the rate of the heads that learn.
         lora_lr_scale: factor on the rate of the low-rank updates, for `lora`.
         l2_to_start: pull of what learns in the backbone towards its start; it takes the place of weight decay there. Of a
@@ -211,16 +213,9 @@ def build_policy(
     """
     backbone: _Groups = potential.backbone  # type: ignore[assignment]
     groups = backbone.layer_groups()
-    if method not in METHODS:
-        raise ValueError(f"fine-tuning method {method!r} is not known; use one of: {', '.join(METHODS)}")
-    if not 0 <= freeze_groups <= len(groups):
-        names = ", ".join(name for name, _ in groups)
-        raise ValueError(f"freeze_groups is {freeze_groups}; the backbone has {len(groups)} groups ({names})")
-    if method == "freeze" and freeze_groups == 0:
-        raise ValueError("method 'freeze' needs freeze_groups of at least 1; with 0 use method 'full'")
-    if not 0 < layer_decay <= 1:
-        raise ValueError(f"layer_decay is {layer_decay}; it must be above 0 and at most 1")
+    _check_method(method, freeze_groups, layer_decay, [name for name, _ in groups])
     rules = _head_rules(potential, heads, head_lr_scale, l2_to_start if l2_to_start_heads else 0.0)
+    rules += _property_rules(potential, properties, head_lr_scale)
     if method == "lora":
         rules += _lora_rules(potential, lora_lr_scale, l2_to_start)
     for depth, (name, prefixes) in enumerate(groups):
@@ -304,6 +299,17 @@ def group_table(rows: Iterable[ParameterRow]) -> list[tuple[str, int, float, str
     return [(name, n, scale, ", ".join(sorted(decays))) for name, (n, scale, decays) in table.items()]
 
 
+def _check_method(method: str, freeze_groups: int, layer_decay: float, groups: Sequence[str]) -> None:
+    if method not in METHODS:
+        raise ValueError(f"fine-tuning method {method!r} is not known; use one of: {', '.join(METHODS)}")
+    if not 0 <= freeze_groups <= len(groups):
+        raise ValueError(f"freeze_groups is {freeze_groups}; the backbone has {len(groups)} groups ({', '.join(groups)})")
+    if method == "freeze" and freeze_groups == 0:
+        raise ValueError("method 'freeze' needs freeze_groups of at least 1; with 0 use method 'full'")
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"layer_decay is {layer_decay}; it must be above 0 and at most 1")
+
+
 def _learning(name: str, patterns: tuple[str, ...], lr_scale: float, l2_to_start: float) -> ParameterRule:
     """A pull towards the start takes the place of weight decay, a pull towards zero."""
     return ParameterRule(
@@ -336,6 +342,13 @@ def _head_rules(potential: nn.Module, heads: Sequence[str] | None, head_lr_scale
     else:
         rules.append(ParameterRule(name="other heads", patterns=("heads.*",), lr_scale=0.0))
     return rules
+
+
+def _property_rules(potential: nn.Module, properties: Sequence[str] | None, lr_scale: float) -> list[ParameterRule]:
+    learn = [name for name in getattr(potential, "scalar_properties", {}) if properties is None or name in properties]
+    patterns = tuple(f"property_heads.heads.{name}.*" for name in learn)
+    others = ParameterRule(name="other property heads", patterns=("property_heads.*",), lr_scale=0.0)
+    return [*([_learning(f"property heads {', '.join(learn)}", patterns, lr_scale, 0.0)] if learn else []), others]
 
 
 def _prefix_patterns(prefix: str) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ class Adaptation:
     Attributes:
         potential: ready for training.
         scores: of the parent heads, best first; empty from scratch.
-        report: of the alignment; None from scratch.
+        report: of the alignment; None from scratch and where there are no energies.
         statistics: of the new head from scratch, references included; empty when aligned.
         new_elements: of the frames, which no head of the checkpoint was trained on.
         further: of the heads of further sets of the user's own, in the same potential.
@@ -201,6 +201,9 @@ def fresh_potential(pretrained: Potential, dataset: OpenDataset, heads: HeadsCon
 
 def show_alignment(console: Console, adaptation: Adaptation) -> None:
     """The tables, and every warning as a sentence of its own."""
+    if adaptation.report is None and not adaptation.statistics:
+        console.print("no energies, so no head is aligned: properties are learnt beside the heads of the checkpoint", highlight=False)
+        return
     if adaptation.report is None:
         console.print("random weights", highlight=False)
         show_heads(console, adaptation.statistics)

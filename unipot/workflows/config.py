@@ -35,6 +35,23 @@ class LabelConfig:
 
 
 @dataclass(kw_only=True)
+class PropertyConfig:
+    """One scalar property of the user's frames and its head, see `unipot.models.property_heads`.
+
+    `kind`: intensive or extensive. `threshold`: largest error that counts as a success, in `unit`. `weight`: of its loss, which is
+    taken in standard deviations of the training values. `members`: of the ensemble.
+    """
+
+    key: str = MISSING
+    unit: str = MISSING
+    kind: str = "intensive"
+    threshold: float | None = None
+    weight: float = 1.0
+    members: int = 4
+    n_hidden: int = 32
+
+
+@dataclass(kw_only=True)
 class DatasetConfig:
     """One dataset: a prepared store, or a structure file that is converted on first use.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from unipot.workflows.datasets import OpenDataset, open_datasets
 from unipot.workflows.error_bars import judge_error_bars, write_error_bars
 from unipot.workflows.finetune import FinetuneConfig, stores_of
 from unipot.workflows.further_sets import open_further_sets, own_datasets
+from unipot.workflows.property_heads import intervals_of, properties_in, show_intervals
 from unipot.workflows.report import EVALUATIONS
 from unipot.workflows.user_frames import UserDataConfig, budget_for, frames_batches, name_of, open_frames, open_user_frames
 from unipot.workflows.yardsticks import Yardstick, pretrain_config, require_same_energy_kind, validation_sets
@@ -89,6 +90,8 @@ def evaluate(config: EvaluateConfig) -> list[Evaluation]:
         quality[item.name] = judge_error_bars(potential, item, plan.budget, config.uncertainty_frames, console)
     write_evaluations(output, evaluations, quality)
     show_evaluations(console, evaluations, output)
+    intervals = [(item.name, report) for item in plan.sets for report in intervals_of(potential, item, plan.budget)]
+    show_intervals(console, intervals, potential, output)
     return evaluations
 
 
@@ -106,6 +109,7 @@ def plan_of_data(config: EvaluateConfig, potential: Potential, card: dict[str, A
     reading = UserDataConfig(energy_kind=config.energy_kind, format=config.format, sources=config.sources)
     sets: list[Yardstick] = []
     for number, path in enumerate(paths):
+        reading = replace(reading, properties=properties_in(path, potential))
         store = open_frames(path, reading, name=_free(name_of(path), [s.name for s in sets]), cache=cache, console=console)
         head = heads[number] if heads else default_head(store.name, potential, card, console)
         potential.heads.index(head)

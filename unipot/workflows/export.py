@@ -62,7 +62,7 @@ def dataset_card(item: OpenDataset) -> dict[str, Any]:
         "head": item.spec.head,
         "level_of_theory": item.spec.level_of_theory,
         "energy_kind": item.store.energy_kind,
-        "labels": list(metadata["label_counts"]),
+        "labels": [*metadata["label_counts"], *item.store.scalars],
         "elements": list(metadata["elements"]),
         "n_training": len(item.train_indices),
         "n_validation": len(item.validation_indices),

@@ -16,7 +16,7 @@ from rich.console import Console
 from unipot.data.store import Store
 from unipot.finetune.lora import LoraReport
 from unipot.models.potential import Potential
-from unipot.reporting.evaluation import Evaluation, error_table
+from unipot.reporting.evaluation import Evaluation, error_table, property_table
 from unipot.reporting.tables import ReportTable
 from unipot.training.module import TrainingModule
 from unipot.training.optim import ParameterPolicy, build_policy
@@ -37,8 +37,15 @@ from unipot.workflows.datasets import OpenDataset, open_datasets
 from unipot.workflows.export import export_artifact, golden_structures, references_of, training_card, write_references
 from unipot.workflows.fit import FitResult, fit, is_main_process, set_up_process
 from unipot.workflows.further_sets import FurtherSetConfig, also_summary, open_further_sets, own_datasets
-from unipot.workflows.model import build_loss, build_settings, dtype_named
+from unipot.workflows.model import build_settings, dtype_named
 from unipot.workflows.pretrain import mixture_data
+from unipot.workflows.property_heads import (
+    add_property_heads,
+    calibrate_properties,
+    check_properties,
+    loss_with_properties,
+    through_existing_head,
+)
 from unipot.workflows.report import ALIGNMENT_FILE, EVALUATIONS, SUMMARY_FILE, forgetting_table
 from unipot.workflows.run_folder import RunFolder, open_run_folder
 from unipot.workflows.self_replay import SelfReplayConfig, drift_yardsticks, self_labelled_sets
@@ -116,8 +123,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
     set_up_process(config.trainer, config.seed)
     config = replace(config, run=config.run or f"runs/finetune-{config.name or name_of(config.data)}")
     pretrained = load_potential(config.checkpoint, dtype=dtype_named(config.trainer.dtype))
-    check_uncertainty(config.uncertainty)
-    check_strategy(config.finetune, pretrained, from_scratch=config.from_scratch)
+    check_options(config, pretrained)
     run = open_run_folder(str(config.run), resume=config.resume, config=config)
 
     console.rule("frames")
@@ -132,6 +138,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
     console.rule("fresh weights" if config.from_scratch else "alignment")
     start = starting_point(config, pretrained, frames, budget, run, console)
     show_alignment(console, start)
+    add_properties(config, start, frames, console)
     targets = user_yardsticks(frames)
     zero_shot = [t.measure(start.potential, f"zero-shot ({start.parent_of(t.head)})", budget) for t in targets if start.parent]
 
@@ -146,10 +153,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
     lora = add_updates(config.finetune, start.potential, seed=config.seed, console=console)
     module = training_module(config, start, datasets, run)
     tables.show_datasets(console, datasets, data.plan.shares(), data.plan.passes(schedule.max_steps))
-    show_ignored_states(console, start.potential.backbone, datasets)
-    tables.show_parameters(console, module.parameter_rows)
-    tables.show_loss(console, module.loss)
-    tables.show_dropped_posteriors(console, module.dropped_posteriors)
+    show_training(console, module, datasets)
 
     export = partial(export_artifact, card=card_of(config, run, datasets, start, lora, searched), golden=golden_structures(datasets))
     own_frames_choose = {d.spec.name: 0.0 for d in replay}
@@ -169,8 +173,34 @@ def finetune(config: FinetuneConfig) -> FitResult:
         own = evaluations_by_name(frames.dataset.spec.head, zero_shot=zero_shot, final=final)
         save_evaluations(run.path / EVALUATIONS, {**own, "before": before, "after": after})
         show_results(console, run, [*zero_shot, *final], forgetting_table(before, after))
+        calibrate_properties(list(config.properties), run.best, frames, budget, golden_structures(datasets), console)
         add_uncertainty(config.uncertainty, run.best, frames.dataset, budget, golden_structures(datasets), console, folds)
     return result
+
+
+def check_options(config: FinetuneConfig, pretrained: Potential) -> None:
+    """Refuse options that contradict each other or the checkpoint, before any work.
+
+    Raises:
+        ValueError: they do.
+    """
+    check_uncertainty(config.uncertainty)
+    check_strategy(config.finetune, pretrained, from_scratch=config.from_scratch)
+    check_properties(config.properties, pretrained, config.labels, compile=config.trainer.compile)
+
+
+def add_properties(config: FinetuneConfig, start: Adaptation, frames: UserFrames, console: Console) -> None:
+    """Heads for the user's properties beside those of energies, in place."""
+    frozen = config.finetune.method == "heads-only"
+    add_property_heads(start.potential, config.properties, frames, seed=config.seed, frozen_backbone=frozen, console=console)
+
+
+def show_training(console: Console, module: TrainingModule, datasets: Sequence[OpenDataset]) -> None:
+    """What will learn, from what loss, and what is ignored or dropped."""
+    show_ignored_states(console, module.potential.backbone, datasets)
+    tables.show_parameters(console, module.parameter_rows)
+    tables.show_loss(console, module.loss)
+    tables.show_dropped_posteriors(console, module.dropped_posteriors)
 
 
 def open_everything(
@@ -190,6 +220,9 @@ def open_everything(
     cache = cache_of(config, run)
     head = config.head or free_head_name(config.name or name_of(config.data), potential.head_names)
     frames = open_user_frames(config.data, config, head=head, seed=config.seed, cache=cache, console=console)
+    frames = through_existing_head(
+        frames, potential, None if config.parent_head == AUTO else config.parent_head, from_scratch=config.from_scratch
+    )
     frames = open_further_sets(frames, config.also, potential.head_names, seed=config.seed, cache=cache, console=console)
     options = {"cache": cache, "seed": config.seed, "console": console, "local_cache": config.trainer.local_cache}
     replay = open_datasets(config.replay, **options) if config.replay else []
@@ -217,8 +250,10 @@ def cache_of(config: FinetuneConfig, run: RunFolder) -> Path:
 def starting_point(
     config: FinetuneConfig, pretrained: Potential, frames: UserFrames, budget: MixtureConfig, run: RunFolder, console: Console
 ) -> Adaptation:
-    """The pretrained model with an aligned head, or random weights."""
+    """The pretrained model with an aligned head, or as it is where there are no energies, or random weights."""
     own = frames.dataset
+    if not own.spec.labels:
+        return Adaptation(potential=pretrained)
     if config.from_scratch:
         start = fresh_potential(pretrained, own, config.heads, cache_of(config, run), console)
         write_references(run.references, start.statistics)
@@ -238,11 +273,9 @@ def training_module(config: FinetuneConfig, start: Adaptation, datasets: Sequenc
     """The same training module as in pretraining, with the rules of the chosen strategy."""
     potential = start.potential
     settings, schedule = build_settings(config.optimizer, config.schedule)
-    scales = [float(potential.heads[d.spec.head].scale) for d in datasets]
-    labels = [tuple(d.store.metadata["label_counts"]) for d in datasets]
     return TrainingModule(
         potential.train(),
-        loss=build_loss(config.loss, [d.spec.name for d in datasets], scales, labels),
+        loss=loss_with_properties(config.loss, config.properties, potential, datasets, seed=config.seed),
         policy=policy_for(config, start, datasets),
         optimizer=settings,
         schedule=schedule,
@@ -285,8 +318,10 @@ def policy_for(config: FinetuneConfig, start: Adaptation, datasets: Sequence[Ope
     """Heads of the mixture learn, other heads are frozen, the backbone as the strategy says; all learns from scratch."""
     if config.from_scratch:
         return build_policy(start.potential)
-    heads = list(dict.fromkeys(d.spec.head for d in datasets))
-    return strategy_policy(config.finetune, start.potential, heads=heads, new_elements=start.all_new_elements)
+    heads = list(dict.fromkeys(d.spec.head for d in datasets if d.spec.labels))
+    return strategy_policy(
+        config.finetune, start.potential, heads=heads, new_elements=start.all_new_elements, properties=tuple(config.properties)
+    )
 
 
 def card_of(
@@ -346,8 +381,11 @@ def write_summary(run: RunFolder, config: FinetuneConfig, frames: UserFrames, st
 def show_results(console: Console, run: RunFolder, evaluations: Sequence[Evaluation], forgotten: ReportTable | None) -> None:
     """Errors before and after, and where everything is."""
     console.rule("done")
-    if evaluations:
+    if any(e.get("energy", "mae") is not None or e.get("forces", "mae") is not None for e in evaluations):
         console.print(error_table(evaluations, "Before and after fine-tuning", best=len({e.dataset for e in evaluations}) == 1).to_rich())
+    properties = property_table(evaluations, "Properties")
+    if properties.rows:
+        console.print(properties.to_rich())
     if forgotten is not None:
         console.print(forgotten.to_rich())
     console.print(f"model: {run.best}\nreport: unipot report finetune_runs=[{run.path}]", highlight=False, markup=False, soft_wrap=True)

@@ -191,7 +191,8 @@ def check_selection(selection: SelectionConfig, data: MixtureDataModule) -> None
     Raises:
         ValueError: property or statistic is unknown, or no validation set is labelled with the property.
     """
-    allowed = ("auto", "balanced", *(name for name in REPORTED if name != "energy_and_forces"))
+    scalars = {name for store in data.validation_stores for name in store.scalars}
+    allowed = ("auto", "balanced", *(name for name in REPORTED if name != "energy_and_forces"), *sorted(scalars))
     for name, value, options in (("property", selection.property, allowed), ("statistic", selection.statistic, ("mae", "rmse"))):
         if value not in options:
             raise ValueError(f"trainer.selection.{name} is {value!r}; use one of: {', '.join(options)}")
@@ -199,7 +200,7 @@ def check_selection(selection: SelectionConfig, data: MixtureDataModule) -> None
         return
     label = "energy" if selection.property.startswith("energy") else selection.property
     held_out = [store for store, indices in zip(data.validation_stores, data.validation_indices, strict=True) if len(indices)]
-    if not any(store.metadata["label_counts"].get(label) for store in held_out):
+    if not any(store.metadata["label_counts"].get(label) or store.scalars.get(label, {}).get("n") for store in held_out):
         raise ValueError(f"trainer.selection.property is {selection.property!r}, but no validation set has {label}; use auto")
 
 
@@ -221,7 +222,10 @@ def _validation(
         parts = []
         for name in names:
             shown = [(f"{name}/energy_per_atom/mae", 1000, "meV/atom"), (f"{name}/forces/mae", 1000, "meV/A")]
-            parts.append(f"{name} " + " ".join(f"{factor * flat[key]:.1f} {unit}" for key, factor, unit in shown if key in flat))
+            numbers = [f"{factor * flat[key]:.1f} {unit}" for key, factor, unit in shown if key in flat]
+            scalars = [(prop, f"{name}/{prop}/mae") for prop in table.scalars]
+            numbers += [f"{prop} {flat[key]:.4g} {table.units[prop]}" for prop, key in scalars if key in flat]
+            parts.append(f"{name} {' '.join(numbers)}")
         best = " (best so far)" if validation.best and validation.best[0] == step else ""
         console.print(f"  validation at step {step}: {'; '.join(parts)}{best}", highlight=False)
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from unipot.reporting.curves import METRICS_FILE, Curve, energy_curves, force_curves, loss_curve, read_curves
-from unipot.reporting.evaluation import Evaluation, error_table, full_table
+from unipot.reporting.evaluation import Evaluation, error_table, full_table, property_table
 from unipot.reporting.html import Figure, Section, write_report
 from unipot.reporting.plots import curve_figure, element_error_figure, parity_figure
 from unipot.reporting.tables import ReportTable
@@ -171,7 +171,9 @@ def comparison_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
         figures.append(Figure(caption="Labels and predictions on the test frames; the line is equality.", image=parity_figure(points)))
     if per_element:
         figures.append(Figure(caption="Force error by element on the test frames.", image=element_error_figure(per_element)))
-    return [Section(title="What fine-tuning gained", text=[_in_words(run) for run in runs], tables=[table], figures=figures)]
+    scalars = property_table(models, "Properties of the user's test frames")
+    tables = [table, *([scalars] if scalars.rows else [])]
+    return [Section(title="What fine-tuning gained", text=[_in_words(run) for run in runs], tables=tables, figures=figures)]
 
 
 def alignment_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
@@ -283,6 +285,6 @@ def evaluation_sections(evaluations: Sequence[Evaluation]) -> list[Section]:
 def _in_words(run: FinetuneRun) -> str:
     s = run.summary
     held_out = f", {s['n_validation']} of them held out to choose the best weights" if s["n_validation"] else ""
-    start = "random weights" if s["from_scratch"] else f"a copy of head {s['parent']!r}"
+    start = "random weights" if s["from_scratch"] else f"a copy of head {s['parent']!r}" if s["parent"] else "the checkpoint as it is"
     steps = f"{s['n_steps']} steps from {start} ({s['method']}); best at step {s['best_step']}"
     return f"{s['model']}: {s['n_frames']} frames{held_out}; {steps}."

@@ -140,7 +140,7 @@ def plan_search(
         ValueError: an option of `small_data` is not allowed, or a candidate is not a set of options.
     """
     options = config.small_data
-    if not _is_on(config, frames.n_frames, console):
+    if not frames.dataset.spec.labels or not _is_on(config, frames.n_frames, console):
         return None
     candidates = candidate_configs(config)
     for name, own in candidates.items():
@@ -265,8 +265,9 @@ def _is_on(config: FinetuneConfig, n_frames: int, console: Console) -> bool:
 
 
 def _holds_nothing_out(config: FinetuneConfig, n_frames: int) -> bool:
-    held_out_is_wanted = config.validation_data is not None or "validation_fraction" in config.stated
-    return n_frames < config.small_data.all_frames_below and not held_out_is_wanted
+    stated = config.validation_data is not None or "validation_fraction" in config.stated
+    calibrates = bool(config.properties)  # intervals of properties need held-out frames; those of energies and forces take the folds
+    return n_frames < config.small_data.all_frames_below and not (stated or calibrates)
 
 
 def _pool(frames: UserFrames) -> UserFrames:

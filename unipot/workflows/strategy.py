@@ -115,7 +115,12 @@ def add_updates(strategy: StrategyConfig, potential: Potential, *, seed: int, co
 
 
 def strategy_policy(
-    strategy: StrategyConfig, potential: Potential, *, heads: Sequence[str], new_elements: Sequence[NewElement] = ()
+    strategy: StrategyConfig,
+    potential: Potential,
+    *,
+    heads: Sequence[str],
+    new_elements: Sequence[NewElement] = (),
+    properties: Sequence[str] = (),
 ) -> ParameterPolicy:
     """The rules of the chosen strategy. Rows of new elements learn even where it freezes their tables; no other row there moves.
 
@@ -127,6 +132,7 @@ def strategy_policy(
         "freeze_groups": strategy.freeze_groups,
         "layer_decay": strategy.layer_decay,
         "heads": heads,
+        "properties": properties,
         "head_lr_scale": strategy.head_lr_scale,
         "lora_lr_scale": strategy.lora.lr_scale,
         "l2_to_start": strategy.l2_to_start,

@@ -10,7 +10,7 @@ from rich.table import Table
 from unipot.data.mixture.budget import position_chunks
 from unipot.structure import symbols_of
 from unipot.training.losses import StepLoss
-from unipot.training.metrics import REPORTED, MetricTable
+from unipot.training.metrics import MetricTable
 from unipot.training.optim import ParameterRow, group_table
 from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.model import HeadStatistics
@@ -32,6 +32,7 @@ def show_datasets(console: Console, datasets: Sequence[OpenDataset], shares: Map
         sizes = [item.store.n_atoms[chunk] for chunk in position_chunks(item.train_indices)]
         smallest, largest = min(int(part.min()) for part in sizes), max(int(part.max()) for part in sizes)
         elements = symbols_of(item.store.elements) if len(item.store.elements) <= 6 else f"{len(item.store.elements)} elements"
+        counts = counts | {name: described["n"] for name, described in item.store.scalars.items()}
         labels = ", ".join(label if n == len(item.store) else f"{label} ({n})" for label, n in counts.items())
         numbers = [str(len(item.train_indices)), str(len(item.validation_indices)), f"{smallest}-{largest}"]
         table.add_row(name, item.spec.head, *numbers, elements, labels, f"{100 * shares[name]:.1f} %", f"{passes[name]:.2f}")
@@ -93,7 +94,7 @@ def show_metrics(console: Console, metrics: MetricTable, title: str) -> None:
         if row.element is None:
             numbers = ["" if value is None else f"{value:.4g}" for value in (row.mae, row.rmse)]
             last = ["" if value is None else f"{value:.3f}" for value in (row.cosine, row.within)]
-            table.add_row(row.dataset, row.property, str(row.n), *numbers, REPORTED[row.property], *last)
+            table.add_row(row.dataset, row.property, str(row.n), *numbers, metrics.units[row.property], *last)
     console.print(table)
 
 

@@ -54,7 +54,7 @@ def add_uncertainty(
         console: the result is shown here.
         folds: models of the folds.
     """
-    if option == NONE:
+    if option == NONE or not dataset.spec.labels:  # of energies and forces; properties have intervals of their own
         return None
     artifact = load_artifact(path)
     potential, name = artifact.potential, dataset.spec.head

@@ -18,8 +18,9 @@ from unipot.data.store import Store, open_dataset
 from unipot.finetune.hold_out import choose_frames, hold_out
 from unipot.models.potential import Potential
 from unipot.properties import PROPERTIES
-from unipot.workflows.config import DatasetConfig, LabelConfig, MixtureConfig
-from unipot.workflows.datasets import OpenDataset, store_at
+from unipot.workflows.config import DatasetConfig, LabelConfig, MixtureConfig, PropertyConfig
+from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.property_frames import scalars_of_config, store_with_scalars
 
 #: file names that say nothing about the data; the folder's name is used instead
 _NAMELESS = ("train", "training", "data", "frames", "test", "val", "validation", "all", "dataset")
@@ -32,6 +33,7 @@ _MOST_COMPARED = 5000
 class UserDataConfig:
     """What `unipot finetune` needs to know of the user's frames beyond their path; all of it has defaults.
 
+    `properties`: scalars that are not energies, by name; with `labels: []`, or in a file without energies, they stand alone.
     `sources` is needed only where labels are not energy (eV), forces (eV/Å) and stress (eV/Å³) as ASE writes them.
     """
 
@@ -44,6 +46,7 @@ class UserDataConfig:
     id_key: str | None = None
     sources: dict[str, LabelConfig] = field(default_factory=dict)
     check_labels: bool = True
+    properties: dict[str, PropertyConfig] = field(default_factory=dict)
     n_train: int | None = None
     validation_data: str | None = None
     validation_fraction: float = 0.15
@@ -84,8 +87,12 @@ def open_user_frames(path: str, options: UserDataConfig, *, head: str | None, se
     """
     name = options.name or name_of(path)
     store = open_frames(path, options, name=name, cache=cache, console=console)
-    level, kind, labels = store.level_of_theory, store.energy_kind, tuple(options.labels or store.labels)
-    spec = DatasetSpec(name=name, path=str(store.path), level_of_theory=level, energy_kind=kind, labels=labels, head=head or "")
+    level, kind = store.level_of_theory, store.energy_kind
+    labels = tuple(store.labels if options.labels is None else options.labels)
+    spec = DatasetSpec(
+        name=name, path=str(store.path), level_of_theory=level, energy_kind=kind, labels=labels, scalars=tuple(options.properties),
+        head=head or "",
+    )  # fmt: skip
     open_dataset(spec)  # labels that were asked for must be there
     usable = without_repeats(store, name, console)
     chosen = usable[choose_frames(len(usable), options.n_train, seed)]
@@ -165,7 +172,8 @@ def open_frames(
         id_key=options.id_key,
         sources=dict(options.sources),
     )
-    store = Store(store_at(path, config, name=name, cache=cache, console=console))
+    properties = scalars_of_config(options.properties)
+    store = Store(store_with_scalars(path, config, properties, labels=options.labels, name=name, cache=cache, console=console))
     if wanted is not None and store.level_of_theory != wanted:
         raise ValueError(
             f"{path} was prepared with level of theory {store.level_of_theory!r}, expected {wanted!r}; "

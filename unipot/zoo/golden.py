@@ -15,8 +15,8 @@ from unipot.models.potential import Potential
 from unipot.structure import Structure, symbols_of
 
 #: dtype of the loaded model -> allowed deviation: energy in eV per atom, forces in eV/Å relative to the largest force
-#: (but at least to 1 eV/Å), stress likewise to 1 eV/Å³. Values are stored from float64; float32 models of a few layers
-#: deviate by 1e-6 to 1e-5 (measured), a wrong weight by far more than the tolerance.
+#: (but at least to 1 eV/Å), stress likewise to 1 eV/Å³, scalar properties in spreads of their training values. Values are stored
+#: from float64; float32 models of a few layers deviate by 1e-6 to 1e-5 (measured), a wrong weight by far more than the tolerance.
 TOLERANCES = {torch.float64: 1e-7, torch.float32: 1e-3}
 
 
@@ -77,6 +77,10 @@ def largest_deviation(potential: Potential, entries: Sequence[dict[str, Any]]) -
             deviations = {
                 "energy": abs(now["energy"] - entry["energy"]) / len(entry["atomic_numbers"]),
                 **{name: _array_deviation(now[name], entry[name]) for name in ("forces", "stress") if name in entry},
+                **{
+                    name: abs(now["properties"][name] - value) / float(potential.property_heads[name].spread)
+                    for name, value in entry.get("properties", {}).items()
+                },
             }
         except (KeyError, TypeError) as error:
             raise ValueError(f"the golden values of the card are malformed ({error})") from error
@@ -90,7 +94,8 @@ def _entry(potential: Potential, structure: Structure, head: str) -> dict[str, A
     batch = collate([structure], cutoff=potential.cutoff, head_index=[potential.heads.index(head)], dtype=potential.dtype)
     periodic = bool(structure.pbc.all())
     properties = ("energy", "forces", "stress") if periodic else ("energy", "forces")
-    predictions = potential(batch.to(potential.device), properties=properties, create_graph=False)
+    scalars = [name for name in potential.scalar_properties if potential.property_heads[name].knows(batch.atomic_numbers)]
+    predictions = potential(batch.to(potential.device), properties=(*properties, *scalars), create_graph=False)
     entry = {
         "id": structure.id or f"golden-{symbols_of(structure.atomic_numbers).replace(', ', '')}",
         "head": head,
@@ -102,6 +107,7 @@ def _entry(potential: Potential, structure: Structure, head: str) -> dict[str, A
         "spin_multiplicity": structure.spin_multiplicity,
         "energy": float(predictions["energy"][0]),
         "forces": predictions["forces"].double().cpu().tolist(),
+        **({"properties": {name: float(predictions[name][0]) for name in scalars}} if scalars else {}),
     }
     return {**entry, "stress": predictions["stress"][0].double().cpu().tolist()} if periodic else entry
 

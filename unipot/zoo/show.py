@@ -47,13 +47,27 @@ def describe_artifact(path: str | Path) -> RenderableType:
         kind = head.get("energy_kind", "total")  # the card is not upgraded here; format 1 knew no other kind
         references = _references(card.get("references", {}).get(name, {}))
         heads.add_row(name, str(head.get("level_of_theory")), kind, references, " ".join(head.get("elements", [])))
-    return Group(facts, heads)
+    scalars = card.get("potential", {}).get("property_heads", {})
+    return Group(facts, heads, *([_properties(scalars)] if scalars else []))
 
 
 _SHOWN_ELSEWHERE = {
     *("format", "format_version", "unipot_version", "name", "licence", "potential", "conditions", "heads"),
     *("n_parameters", "units", "sha256", "golden", "references", "sample"),
 }
+
+
+def _properties(heads: dict[str, dict[str, Any]]) -> RenderableType:
+    """What the property heads predict."""
+    from rich.table import Table
+
+    table = Table(title="property heads", title_justify="left")
+    for column in ("name", "unit", "kind", "success within", "members"):
+        table.add_column(column)
+    for name, head in heads.items():
+        threshold = "" if head.get("threshold") is None else f"{head['threshold']:g}"
+        table.add_row(name, str(head.get("unit")), str(head.get("kind")), threshold, str(head.get("n_members")))
+    return table
 
 
 def _conditions(conditions: list[str]) -> str:

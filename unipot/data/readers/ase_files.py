@@ -85,7 +85,7 @@ def default_labels(path: str | Path, asked: Sequence[str] = ("energy",)) -> dict
     offered = ASE_LABELS | {name: source for name, source in WEIGHTS.items() if name in asked}
     found: set[str] = set()
     keys: set[str] = set()
-    for atoms in islice(_frames(file), _FRAMES_FOR_DEFAULTS):
+    for atoms in islice(frames_of(file), _FRAMES_FOR_DEFAULTS):
         keys |= _keys(atoms)
         found |= {name for name, source in offered.items() if _lookup(atoms, source.key, name) is not None}
     for name in asked:
@@ -104,7 +104,7 @@ def keys_of(path: str | Path) -> set[str]:
     Raises:
         ValueError: the file cannot be read.
     """
-    return set().union(*(_keys(atoms) for atoms in islice(_frames(Path(path)), _FRAMES_FOR_DEFAULTS)))
+    return set().union(*(_keys(atoms) for atoms in islice(frames_of(Path(path)), _FRAMES_FOR_DEFAULTS)))
 
 
 def _read(
@@ -120,7 +120,7 @@ def _read(
     keys: set[str] = set()
     first = piece.first_frame if piece else 0
     n_frames = 0
-    for number, atoms in enumerate(_frames(file, piece), start=first):
+    for number, atoms in enumerate(frames_of(file, piece), start=first):
         n_frames += 1
         for name in [name for name, source in unseen.items() if _lookup(atoms, source.key, name) is not None]:
             del unseen[name]
@@ -133,7 +133,12 @@ def _read(
         raise ValueError(missing_keys_message(str(file), unseen, keys))
 
 
-def _frames(file: Path, piece: Piece | None = None) -> Iterator[Atoms]:
+def frames_of(file: Path, piece: Piece | None = None) -> Iterator[Atoms]:
+    """The frames of a file, or of a piece of it.
+
+    Raises:
+        ValueError: ASE cannot read one; file and frame are named.
+    """
     from ase.io import iread
 
     number = piece.first_frame if piece else 0
@@ -153,8 +158,8 @@ def _structure(
     atoms: Atoms, labels: dict[str, LabelSource], default_id: str, group_key: str | None, id_key: str | None
 ) -> Structure | SkippedItem:
     try:
-        name = default_id if id_key is None else str(_named_key(atoms, id_key, "id_key"))
-        group = "" if group_key is None else str(_named_key(atoms, group_key, "group_key"))
+        name = default_id if id_key is None else str(named_key(atoms, id_key, "id_key"))
+        group = "" if group_key is None else str(named_key(atoms, group_key, "group_key"))
         values: dict[str, Any] = {}
         volume = atoms.cell.volume if atoms.cell.rank == 3 else 0.0
         for label, source in labels.items():
@@ -181,7 +186,12 @@ def _lookup(atoms: Atoms, key: str, property_name: str) -> Any:
     return None
 
 
-def _named_key(atoms: Atoms, key: str, option: str) -> Any:
+def named_key(atoms: Atoms, key: str, option: str) -> Any:
+    """What a frame says under a key that has to be there.
+
+    Raises:
+        ValueError: it is not; the message lists those that are.
+    """
     if key not in atoms.info:
         raise ValueError(f"{option} {key!r} is not in the frame; its info keys are: {', '.join(sorted(atoms.info)) or 'none'}")
     return atoms.info[key]

@@ -63,7 +63,7 @@ def decode_batch(
     else:
         options = {"shift_dtype": SHIFT_DTYPES.get(dtype, np.int64), "names": lambda k: f"structure {fields.ids()[k]!r}"}
         edge_index, shifts = batch_neighbor_list(positions, cell, fields.pbc, fields.n_atoms, cutoff, engine, **options)
-    labels, masks = fields.labels(dtype)
+    labels, masks = _with_scalars(*fields.labels(dtype), stores, which, rows)
     zeros = np.zeros(len(draws), dtype=np.int64)
     return AtomBatch(
         atomic_numbers=torch.from_numpy(fields.atomic_numbers()),
@@ -231,6 +231,22 @@ def _read(stores: Sequence[Store], which: np.ndarray, rows: np.ndarray) -> list[
         for k, record in zip(own.tolist(), stores[store].records(rows[own]), strict=True):
             records[k] = record
     return records
+
+
+def _with_scalars(
+    labels: dict[str, Tensor], masks: dict[str, Tensor], stores: Sequence[Store], which: np.ndarray, rows: np.ndarray
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Labels and masks, with the scalar properties that any structure of the batch has: float64, in their unit."""
+    for name in dict.fromkeys(name for store in stores for name in store.scalars):
+        values = np.full(len(rows), np.nan)
+        for number, store in enumerate(stores):
+            own = np.flatnonzero(which == number)
+            if name in store.scalars and len(own):
+                values[own] = store.scalar(name)[rows[own]]
+        mask = np.isfinite(values)
+        if mask.any():
+            labels[name], masks[name] = torch.from_numpy(np.where(mask, values, 0.0)), torch.from_numpy(mask)
+    return labels, masks
 
 
 def _ragged(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

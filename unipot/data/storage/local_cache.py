@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+from unipot.data.scalar_columns import FILE_NAME as SCALARS
 from unipot.data.storage.format import SUFFIX, read_metadata
 
 #: of the copied bytes, kept free on the local disk
@@ -35,7 +36,9 @@ def locally(path: str | Path, folder: str | Path | None) -> Path:
 
     read_metadata(path)
     # the metadata hold the content hash, and what the contents mean: level of theory, kind of energy
-    digest = hashlib.sha256((path / "metadata.json").read_bytes()).hexdigest()[:16]
+    scalars = path / SCALARS
+    content = (path / "metadata.json").read_bytes() + (scalars.read_bytes() if scalars.exists() else b"")
+    digest = hashlib.sha256(content).hexdigest()[:16]
     root = Path(os.path.expandvars(str(folder))).expanduser()
     if "$" in str(root):
         raise ValueError(f"local cache folder {folder!s}: an environment variable in it is not set; set it, or name another folder")

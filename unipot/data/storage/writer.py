@@ -30,7 +30,8 @@ class StoreWriter:
         path: folder to make; its name should end in `.unipot`.
         name: of the dataset.
         level_of_theory: what produced the labels, in words that another dataset of the same level would repeat.
-        labels: properties the structures may carry; a declared label that nobody carries is refused at the end.
+        labels: properties the structures may carry; a declared label that nobody carries is refused at the end. Empty where
+            structures carry scalar properties only, see `unipot.data.scalar_columns`.
         energy_kind: `total`, `adsorption` or `formation`.
         precision: of positions and per-atom labels on disk, `float64` or `float32`.
         compression: None or `zstd`.
@@ -68,8 +69,8 @@ class StoreWriter:
         check_dataset_name(name)
         for label in labels:
             property_named(label)
-        if not labels or not level_of_theory:
-            raise ValueError(f"dataset {name!r}: {'level_of_theory is empty' if labels else 'labels are empty'}; state them")
+        if not level_of_theory:
+            raise ValueError(f"dataset {name!r}: level_of_theory is empty; state it")
         check_energy_kind(energy_kind, f"dataset {name!r}")
         self.path = Path(path)
         if self.path.exists() and not overwrite:

@@ -1,0 +1,93 @@
+"""Scalar properties of a store: a column each beside the records, so that any store can be given one and none changes its format.
+
+`scalars.json` names them (key in the source, unit, number of values), `index/scalar_<name>.npy` holds (n_structures,) float64 with
+NaN for structures without a value. Stores without `scalars.json` have no scalar properties; readers that do not know of it read
+the rest as before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unipot.data.storage.columns import TextColumn, load_column
+from unipot.properties import ScalarProperty
+
+FILE_NAME = "scalars.json"
+
+
+def read_scalars(path: Path) -> dict[str, dict[str, Any]]:
+    """Name -> key, unit and number of values of the scalar properties of the store at `path`.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    file = path / FILE_NAME
+    if not file.is_file():
+        return {}
+    try:
+        described = json.loads(file.read_text(encoding="utf-8"))
+        return {str(name): {**d, "key": str(d["key"]), "unit": str(d["unit"]), "n": int(d["n"])} for name, d in described.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); delete it and attach the properties again") from error
+
+
+def scalar_column(path: Path, name: str, n_structures: int) -> np.ndarray:
+    """(n_structures,) float64, memory-mapped, NaN without a value.
+
+    Raises:
+        ValueError: the column is missing, damaged, or of another store.
+    """
+    column = load_column(_file(path, name))
+    if column.shape != (n_structures,) or column.dtype != np.dtype("<f8"):
+        raise ValueError(f"{path}: column of property {name!r} does not fit the {n_structures} structures; attach the property again")
+    return column
+
+
+def attach_scalars(path: str | Path, properties: Iterable[ScalarProperty], values: Mapping[str, Mapping[str, float]]) -> dict[str, int]:
+    """Give the store at `path` a column per property; one of the same name is replaced, the records stay as they are.
+
+    Args:
+        path: of a finished store.
+        properties: their names, keys and units.
+        values: property name -> id of a structure -> value in the unit of the property; NaN counts as absent.
+
+    Returns:
+        Property name -> structures of the store that have a value.
+
+    Raises:
+        ValueError: a value is infinite, or no structure of the store has one.
+    """
+    path = Path(path)
+    index = path / "index"
+    ids = list(TextColumn(load_column(index / "ids.npy"), load_column(index / "ids_offsets.npy")))
+    described = read_scalars(path)
+    counts = {}
+    for prop in properties:
+        own = values.get(prop.name, {})
+        column = np.array([float(own.get(name, np.nan)) for name in ids], dtype="<f8")
+        if np.isinf(column).any():
+            where = ids[int(np.flatnonzero(np.isinf(column))[0])]
+            raise ValueError(f"properties.{prop.name}: structure {where!r} has an infinite value; correct it, or leave it out")
+        counts[prop.name] = int(np.isfinite(column).sum())
+        if not counts[prop.name]:
+            raise ValueError(f"properties.{prop.name}: no structure of {path} has a value; check the key {prop.key!r}")
+        partial = path / f".scalar_{prop.name}.{os.getpid()}.npy"
+        np.save(partial, column, allow_pickle=False)
+        os.replace(partial, _file(path, prop.name))
+        digest = hashlib.sha256(column.tobytes()).hexdigest()  # other values make another local copy of the store
+        described[prop.name] = {"key": prop.key, "unit": prop.unit, "n": counts[prop.name], "sha256": digest}
+    partial = path / f".{FILE_NAME}.{os.getpid()}"
+    partial.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path / FILE_NAME)
+    return counts
+
+
+def _file(path: Path, name: str) -> Path:
+    return path / "index" / f"scalar_{name}.npy"
