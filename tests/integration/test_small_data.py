@@ -32,7 +32,7 @@ def frames(n, seed, same=False):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, toy_data):
     folder = tmp_path_factory.mktemp("small-data")
-    for name, made in {"many": frames(24, 1), "one": frames(1, 2), "same": frames(6, 3, same=True)}.items():
+    for name, made in {"many": frames(24, 1), "few": frames(12, 4), "one": frames(1, 2), "same": frames(6, 3, same=True)}.items():
         write(folder / f"{name}.extxyz", made)
     run = folder / "pretrain"
     arguments = [
@@ -151,12 +151,58 @@ def test_stated_options_are_not_searched(files):
     assert json.loads((run / "finetune_summary.json").read_text())["n_steps"] == 6
 
 
-def test_frames_are_held_out_for_the_calibration_of_error_bars(files, short):
-    assert main(words(files, "calibrated", *SMALL, "uncertainty=last-layer")) == 0
-    run = files["folder"] / "calibrated"
-    summary = json.loads((run / "finetune_summary.json").read_text())
-    assert summary["n_validation"] == 5
+@pytest.fixture(scope="module")
+def few(files, short):
+    """Twelve frames, everything else by default but for the candidates."""
+    folder = files["folder"] / "few"
+    assert main(words(files, "few", *SMALL, data="few")) == 0
+    return folder
+
+
+def error_bars_of(run):
+    return load_artifact(run / "best.safetensors").card["uncertainty"]
+
+
+def test_nothing_is_held_out_and_error_bars_are_calibrated_out_of_fold(few):
+    summary, found = json.loads((few / "finetune_summary.json").read_text()), error_bars_of(few)
+    assert (summary["n_training"], summary["n_validation"]) == (12, 0)
+    assert found["calibration"] == "calibrated out of fold on 12 frames of 3 folds"
+    assert (found["n_frames"], found["energy"]["n"]) == (12, 12)
+
+
+def test_only_models_of_the_chosen_candidate_are_kept(few):
+    assert len(list((few / "small_data_folds").iterdir())) == 3
+
+
+def test_a_run_that_is_continued_finds_the_models_of_its_folds(files, few):
+    before = error_bars_of(few)
+    (few / "best.safetensors").unlink()  # as if killed between training and error bars
+    assert main(words(files, "few", *SMALL, data="few")) == 0
+    assert error_bars_of(few) == before
+
+
+def test_models_of_folds_that_are_gone_are_said_and_done_without(files, few, capsys):
+    (few / "best.safetensors").unlink()
+    for path in (few / "small_data_folds").iterdir():
+        path.unlink()
+    assert main(words(files, "few", *SMALL, data="few")) == 0
+    assert "3 of 3 models of the folds are not in" in " ".join(capsys.readouterr().out.split())
+    assert error_bars_of(few)["calibrated_on"] == "left-out"
+
+
+def test_a_start_that_is_kept_is_calibrated_on_all_folds(files, short):
+    assert main(words(files, "kept-few", *SMALL, "small_data.candidates.muon-1e-3=null", data="few")) == 0
+    assert report_of(files["folder"] / "kept-few")["choice"]["candidate"] is None
+    assert error_bars_of(files["folder"] / "kept-few")["calibration"] == "calibrated out of fold on 12 frames of 3 folds"
+
+
+def test_frames_are_held_out_where_that_is_asked_for(files, short):
+    assert main(words(files, "asked", *SMALL, "validation_fraction=0.2")) == 0
+    run = files["folder"] / "asked"
+    assert json.loads((run / "finetune_summary.json").read_text())["n_validation"] == 5
     assert {trial["fold"] for trial in report_of(run)["trials"]} == {0}
+    assert error_bars_of(run)["calibrated_on"] == "held-out"
+    assert not (run / "small_data_folds").exists()
 
 
 @pytest.mark.parametrize(("data", "sentence"), [("one", "1 frames are too few"), ("same", "all frames are identical or of one group")])
