@@ -111,7 +111,7 @@ def fit_posterior(
         NothingToFit: nothing is labelled, beyond energies that shifts per element explain; or one frame is to make an ensemble.
         ValueError: the head predicts forces directly, or an element has no reference.
     """
-    posterior, rows, sums, solution = _uncalibrated(potential, name, batches, method, groups)
+    posterior, rows, sums, solution = attach_uncalibrated(potential, name, batches, method=method, groups=groups)
     chosen = left_out_calibrations(rows, sums, posterior.factor.cpu().numpy())
     calibrated_on, n_frames, n_folds = LEFT_OUT, rows.n_frames, 0
     if held_out:
@@ -139,14 +139,8 @@ def fit_posterior(
 
 def attach_uncalibrated(
     potential: Potential, name: str, batches: Sequence[AtomBatch], *, method: str = LAST_LAYER, groups: Sequence[Any] | None = None
-) -> None:
-    """`fit_posterior` without the calibration: the factors are 1."""
-    _uncalibrated(potential, name, batches, method, groups)
-
-
-def _uncalibrated(
-    potential: Potential, name: str, batches: Sequence[AtomBatch], method: str, groups: Sequence[Any] | None
 ) -> tuple[LastLayerPosterior, ReadoutRows, FrameSums, LinearPosterior]:
+    """`fit_posterior` without the calibration, its factors being 1; returns the posterior and what it was made of."""
     head = potential.heads[name]
     rows = readout_rows(potential, name, batches, elements_of(batches), ["last-layer"])["last-layer"]
     weights = head.readout.output.weight.detach()[0].double().cpu().numpy()
