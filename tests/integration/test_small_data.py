@@ -32,7 +32,7 @@ def frames(n, seed, same=False):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, toy_data):
     folder = tmp_path_factory.mktemp("small-data")
-    for name, made in {"many": frames(24, 1), "one": frames(1, 2), "same": frames(6, 3, same=True)}.items():
+    for name, made in {"many": frames(24, 1), "few": frames(12, 4), "one": frames(1, 2), "same": frames(6, 3, same=True)}.items():
         write(folder / f"{name}.extxyz", made)
     run = folder / "pretrain"
     arguments = [
@@ -43,12 +43,14 @@ def files(tmp_path_factory, toy_data):
     return {"folder": folder, "checkpoint": run / "last.safetensors"}
 
 
-CANDIDATES = ("configured", "muon-1e-3", "muon-3e-3", "layer-wise", "l2-to-start", "heads-only")
+CANDIDATES = ("configured", "muon-1e-3", "adamw-2e-3", "heads-only")
 #: two candidates, one of which the rate alone makes worse than the start
 SMALL = (
-    *(f"small_data.candidates.{name}=null" for name in CANDIDATES if name != "muon-3e-3"),
+    *(f"small_data.candidates.{name}=null" for name in CANDIDATES if name != "muon-1e-3"),
     "small_data.candidates.wild.optimizer.learning_rate=10.0", "small_data.search_budget=4",
 )  # fmt: skip
+#: a rate that twelve frames and eight steps gain by
+FEW = (*SMALL, "small_data.candidates.muon-1e-3.optimizer.learning_rate=1.0e-2")
 
 
 def words(files, run, *overrides, data="many"):
@@ -90,7 +92,7 @@ def report_of(run):
 
 def test_the_better_candidate_is_chosen_and_trained_on_all_frames(run):
     summary, found = json.loads((run / "finetune_summary.json").read_text()), report_of(run)
-    assert found["choice"]["candidate"] == "muon-3e-3"
+    assert found["choice"]["candidate"] == "muon-1e-3"
     assert (summary["n_training"], summary["n_validation"]) == (24, 0)
     assert summary["n_steps"] == found["choice"]["steps"]
 
@@ -102,7 +104,7 @@ def test_the_budget_is_kept(run):
 
 def test_what_was_tried_is_in_the_card_and_in_the_report(run, tmp_path):
     card = load_artifact(run / "best.safetensors").card["finetune"]["small_data"]
-    assert {trial["candidate"] for trial in card["trials"]} == {"muon-3e-3", "wild"}
+    assert {trial["candidate"] for trial in card["trials"]} == {"muon-1e-3", "wild"}
     assert main(["report", f"finetune_runs=[{run}]", f"output={tmp_path / 'r.html'}"]) == 0
     page = (tmp_path / "r.html").read_text()
     assert "Small-data mode: errors on held-out frames" in page and "wild" in page
@@ -131,7 +133,7 @@ def test_a_killed_search_goes_on_with_its_finished_trials_and_chooses_the_same(f
 
 
 def test_the_start_is_kept_where_no_candidate_is_better(files, short):
-    wild = [*SMALL, "small_data.candidates.muon-3e-3=null"]
+    wild = [*SMALL, "small_data.candidates.muon-1e-3=null"]
     assert main(words(files, "kept", *wild)) == 0
     run = files["folder"] / "kept"
     assert report_of(run)["choice"]["candidate"] is None
@@ -147,19 +149,66 @@ def test_stated_options_are_not_searched(files):
     run = files["folder"] / "stated"
     found = report_of(run)
     assert found["stated"] == ["finetune", "optimizer.learning_rate", "schedule.max_steps"]
-    assert {trial["candidate"] for trial in found["trials"]} == {"configured", "muon-1e-3"}
+    assert {trial["candidate"] for trial in found["trials"]} == {"configured", "adamw-2e-3"}
     assert json.loads((run / "finetune_summary.json").read_text())["n_steps"] == 6
 
 
-def test_frames_are_held_out_for_the_calibration_of_error_bars(files, short):
-    assert main(words(files, "calibrated", *SMALL, "uncertainty=last-layer")) == 0
-    run = files["folder"] / "calibrated"
-    summary = json.loads((run / "finetune_summary.json").read_text())
-    assert summary["n_validation"] == 5
+@pytest.fixture(scope="module")
+def few(files, short):
+    """Twelve frames, everything else by default but for the candidates."""
+    folder = files["folder"] / "few"
+    assert main(words(files, "few", *FEW, data="few")) == 0
+    assert report_of(folder)["choice"]["candidate"] == "muon-1e-3"
+    return folder
+
+
+def error_bars_of(run):
+    return load_artifact(run / "best.safetensors").card["uncertainty"]
+
+
+def test_nothing_is_held_out_and_error_bars_are_calibrated_out_of_fold(few):
+    summary, found = json.loads((few / "finetune_summary.json").read_text()), error_bars_of(few)
+    assert (summary["n_training"], summary["n_validation"]) == (12, 0)
+    assert found["calibration"] == "calibrated out of fold on 12 frames of 3 folds"
+    assert (found["n_frames"], found["energy"]["n"]) == (12, 12)
+
+
+def test_only_models_of_the_chosen_candidate_are_kept(few):
+    assert len(list((few / "small_data_folds").iterdir())) == 3
+
+
+def test_a_run_that_is_continued_finds_the_models_of_its_folds(files, few):
+    before = error_bars_of(few)
+    (few / "best.safetensors").unlink()  # as if killed between training and error bars
+    assert main(words(files, "few", *FEW, data="few")) == 0
+    assert error_bars_of(few) == before
+
+
+def test_models_of_folds_that_are_gone_are_said_and_done_without(files, few, capsys):
+    (few / "best.safetensors").unlink()
+    for path in (few / "small_data_folds").iterdir():
+        path.unlink()
+    assert main(words(files, "few", *FEW, data="few")) == 0
+    assert "3 of 3 models of the folds are not in" in " ".join(capsys.readouterr().out.split())
+    assert error_bars_of(few)["calibrated_on"] == "left-out"
+
+
+def test_a_start_that_is_kept_is_calibrated_on_all_folds(files, short):
+    assert main(words(files, "kept-few", *SMALL, "small_data.candidates.muon-1e-3=null", data="few")) == 0
+    assert report_of(files["folder"] / "kept-few")["choice"]["candidate"] is None
+    assert error_bars_of(files["folder"] / "kept-few")["calibration"] == "calibrated out of fold on 12 frames of 3 folds"
+
+
+def test_frames_are_held_out_where_that_is_asked_for(files, short):
+    assert main(words(files, "asked", *SMALL, "validation_fraction=0.2")) == 0
+    run = files["folder"] / "asked"
+    assert json.loads((run / "finetune_summary.json").read_text())["n_validation"] == 5
     assert {trial["fold"] for trial in report_of(run)["trials"]} == {0}
+    assert error_bars_of(run)["calibrated_on"] == "held-out"
+    assert not (run / "small_data_folds").exists()
 
 
-@pytest.mark.parametrize(("data", "sentence"), [("one", "1 frames are too few"), ("same", "all frames are identical or of one group")])
+@pytest.mark.parametrize(("data", "sentence"), [("one", "1 frames are too few"), ("same", "1 frames are too few")])
 def test_frames_that_cannot_be_split_are_trained_on_as_configured(files, data, sentence, capsys, short):
     assert main(words(files, f"unsplit-{data}", data=data)) == 0
     assert sentence in capsys.readouterr().out
@@ -168,7 +217,7 @@ def test_frames_that_cannot_be_split_are_trained_on_as_configured(files, data, s
 
 def test_a_budget_too_small_for_a_search_is_said_and_trains_as_configured(files, capsys):
     assert main(words(files, "tiny", "schedule.max_steps=1")) == 0
-    assert "allows 3 steps, but 6 candidates on 3 folds need at least 12" in " ".join(capsys.readouterr().out.split())
+    assert "allows 2 steps, but 4 candidates on 3 folds need at least 8" in " ".join(capsys.readouterr().out.split())
     assert not (files["folder"] / "tiny" / "small_data.json").exists()
 
 
@@ -194,7 +243,7 @@ def test_bad_options_are_refused_in_a_sentence(files, overrides, sentence, capsy
 
 def test_training_that_stopped_early_is_not_continued(files, capsys):
     """A rate that only makes it worse: stopped at the second validation without gain, also when run again."""
-    stop = ("small_data=off", "schedule.max_steps=20", "optimizer.learning_rate=1.0", "trainer.patience=2")
+    stop = ("small_data=off", "schedule.max_steps=20", "optimizer.learning_rate=10.0", "trainer.patience=2")
     assert main(words(files, "stopped", *stop)) == 0
     run = files["folder"] / "stopped"
     said = " ".join(capsys.readouterr().out.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -16,11 +17,12 @@ from unipot.finetune.calibration import (
     ENOUGH_ERRORS,
     SMALLEST_WIDTH,
     Calibration,
+    OutOfFold,
     calibration_of,
     cautious,
     errors_and_widths,
 )
-from unipot.finetune.evidence import laplace_posterior
+from unipot.finetune.evidence import LinearPosterior, laplace_posterior
 from unipot.finetune.frame_sums import FrameSums, frame_sums
 from unipot.finetune.head_ensemble import ensemble_factor
 from unipot.finetune.left_out import left_out_residuals
@@ -32,6 +34,8 @@ from unipot.models.potential import Potential
 LAST_LAYER, ENSEMBLE, NONE = "last-layer", "ensemble", "none"
 #: values of the option `uncertainty`
 UNCERTAINTIES = (LAST_LAYER, ENSEMBLE, NONE)
+#: what error bars are calibrated on
+HELD_OUT, OUT_OF_FOLD, LEFT_OUT = "held-out", "out-of-fold", "left-out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +48,13 @@ class PosteriorReport:
         n_frames: that the posterior was fitted to.
         effective_parameters: last-layer weights that they determine.
         noise: property -> misfit of the training frames, eV/atom, eV/Å, eV/Å³.
-        calibrated_on: `held-out` frames (few of them: and left-out ones), or `left-out` training frames (see `unipot.finetune.left_out`).
+        calibrated_on: `held-out` frames (few of them: and left-out ones), frames `out-of-fold` (see `unipot.finetune.out_of_fold`), or
+            `left-out` training frames (see `unipot.finetune.left_out`).
         energy: eV per structure.
         forces: eV/Å per component.
         warnings: sentences the user should read.
+        calibration_frames: frames that it was calibrated on.
+        n_folds: that they are of, `out-of-fold`.
     """
 
     head: str
@@ -59,13 +66,22 @@ class PosteriorReport:
     energy: Calibration
     forces: Calibration
     warnings: tuple[str, ...]
+    calibration_frames: int = 0
+    n_folds: int = 0
+
+    def calibrated_in_words(self) -> str:
+        """What the scale of the error bars rests on."""
+        if self.calibrated_on == OUT_OF_FOLD:
+            folds = "1 fold" if self.n_folds == 1 else f"{self.n_folds} folds"
+            return f"calibrated out of fold on {self.calibration_frames} frames of {folds}"
+        return f"calibrated on {self.calibration_frames} {self.calibrated_on} frames"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; a number that does not exist is None."""
         content = asdict(self)
         for name in ("energy", "forces"):
             content[name] = {key: None if np.isnan(value) else value for key, value in content[name].items()}
-        return {**content, "interval": COVERAGE, "warnings": list(self.warnings)}
+        return {**content, "interval": COVERAGE, "warnings": list(self.warnings), "calibration": self.calibrated_in_words()}
 
 
 def fit_posterior(
@@ -76,6 +92,7 @@ def fit_posterior(
     *,
     method: str = LAST_LAYER,
     groups: Sequence[Any] | None = None,
+    out_of_fold: OutOfFold | None = None,
 ) -> PosteriorReport:
     """Give head `name` a covariance of its last layer around its present weights, which do not change.
 
@@ -87,12 +104,43 @@ def fit_posterior(
             frames count that are left out of the last layer one at a time, in closed form; that is a warning.
         method: `last-layer`, the posterior; `ensemble`, the covariance of last layers solved for on resamples of the frames.
         groups: of `batches`, frame by frame: relatives are resampled and left out together; None: every frame for itself.
+        out_of_fold: errors of `batches` under models trained without them, which take the place of `held_out` where that is empty.
 
     Raises:
         KeyError: there is no such head.
         NothingToFit: nothing is labelled, beyond energies that shifts per element explain; or one frame is to make an ensemble.
         ValueError: the head predicts forces directly, or an element has no reference.
     """
+    posterior, rows, sums, solution = attach_uncalibrated(potential, name, batches, method=method, groups=groups)
+    chosen = left_out_calibrations(rows, sums, posterior.factor.cpu().numpy())
+    calibrated_on, n_frames, n_folds = LEFT_OUT, rows.n_frames, 0
+    if held_out:
+        calibrated_on, n_frames = HELD_OUT, sum(batch.n_structures for batch in held_out)
+        chosen = tuple(cautious(*pair) for pair in zip(calibrations(potential, name, held_out), chosen, strict=True))
+    elif out_of_fold is not None:
+        calibrated_on, n_frames, n_folds = OUT_OF_FOLD, out_of_fold.n_frames, len(out_of_fold.folds)
+        chosen = crossed_calibrations(out_of_fold, chosen)
+    energy, forces = _shared(*chosen)
+    posterior.calibration.copy_(torch.tensor([energy.factor, forces.factor], dtype=torch.float64))
+    return PosteriorReport(
+        head=name,
+        method=method,
+        n_frames=rows.n_frames,
+        effective_parameters=solution.effective,
+        noise=solution.noise,
+        calibrated_on=calibrated_on,
+        energy=energy,
+        forces=forces,
+        warnings=tuple(_warnings(calibrated_on, out_of_fold, energy, forces)),
+        calibration_frames=n_frames,
+        n_folds=n_folds,
+    )
+
+
+def attach_uncalibrated(
+    potential: Potential, name: str, batches: Sequence[AtomBatch], *, method: str = LAST_LAYER, groups: Sequence[Any] | None = None
+) -> tuple[LastLayerPosterior, ReadoutRows, FrameSums, LinearPosterior]:
+    """`fit_posterior` without the calibration, its factors being 1; returns the posterior and what it was made of."""
     head = potential.heads[name]
     rows = readout_rows(potential, name, batches, elements_of(batches), ["last-layer"])["last-layer"]
     weights = head.readout.output.weight.detach()[0].double().cpu().numpy()
@@ -100,25 +148,10 @@ def fit_posterior(
     sums = frame_sums(rows, solution, groups)
     factor = ensemble_factor(sums) if method == ENSEMBLE else solution.factor
     posterior = LastLayerPosterior(head.n_hidden)
-    tensors = torch.from_numpy(solution.mean), torch.from_numpy(np.ascontiguousarray(factor))
-    posterior.set(*tensors, (1.0, 1.0), fingerprint_of(potential, head))
+    mean, columns = torch.from_numpy(solution.mean), torch.from_numpy(np.ascontiguousarray(factor))
+    posterior.set(mean, columns, (1.0, 1.0), fingerprint_of(potential, head))
     head.posterior = posterior.to(potential.device)
-    chosen = left_out_calibrations(rows, sums, factor)
-    if held_out:
-        chosen = tuple(cautious(*pair) for pair in zip(calibrations(potential, name, held_out), chosen, strict=True))
-    energy, forces = _shared(*chosen)
-    posterior.set(*tensors, (energy.factor, forces.factor), fingerprint_of(potential, head))
-    return PosteriorReport(
-        head=name,
-        method=method,
-        n_frames=rows.n_frames,
-        effective_parameters=solution.effective,
-        noise=solution.noise,
-        calibrated_on="held-out" if held_out else "left-out",
-        energy=energy,
-        forces=forces,
-        warnings=tuple(_warnings(bool(held_out), energy, forces)),
-    )
+    return head.posterior, rows, sums, solution
 
 
 def calibrations(potential: Potential, name: str, batches: Sequence[AtomBatch]) -> tuple[Calibration, Calibration]:
@@ -127,6 +160,13 @@ def calibrations(potential: Potential, name: str, batches: Sequence[AtomBatch]) 
     found = errors_and_widths(potential, (for_head(batch, index) for batch in batches))
     energy, forces = (calibration_of(found[p].ratios, found[p].structures) for p in ("energy", "forces"))
     return energy, forces
+
+
+def crossed_calibrations(out_of_fold: OutOfFold, left_out: Sequence[Calibration]) -> tuple[Calibration, ...]:
+    """Of energies and forces: out of fold, not below those of left-out frames where that is wise, see `cautious`."""
+    enough = math.inf if out_of_fold.start_has_seen else ENOUGH_ERRORS
+    found = [out_of_fold.calibration(name) for name in ("energy", "forces")]
+    return tuple(cautious(own, left, enough) for own, left in zip(found, left_out, strict=True))
 
 
 def left_out_calibrations(rows: ReadoutRows, sums: FrameSums, factor: np.ndarray) -> tuple[Calibration, Calibration]:
@@ -147,15 +187,22 @@ def _shared(energy: Calibration, forces: Calibration) -> tuple[Calibration, Cali
     return energy, forces if forces.n else replace(forces, factor=energy.factor)
 
 
-def _warnings(held_out: bool, energy: Calibration, forces: Calibration) -> Iterator[str]:
-    if not held_out:
+def _warnings(calibrated_on: str, out_of_fold: OutOfFold | None, energy: Calibration, forces: Calibration) -> Iterator[str]:
+    if calibrated_on == LEFT_OUT:
         yield (
             "no frames were held out: uncertainties are calibrated on training frames, each left out of the last layer in closed form; "
             "the rest of the model has seen them, so expect the error bars to be too small"
+        )
+    careful = calibrated_on != LEFT_OUT
+    if calibrated_on == OUT_OF_FOLD and out_of_fold is not None and out_of_fold.start_has_seen:
+        careful = False
+        yield (
+            "the readout that the folds started from was solved for on all frames, so the larger of the factor out of fold and that of "
+            "training frames left out of the last layer is taken"
         )
     for name, own in (("energies", energy), ("forces", forces)):
         if own.n == 0:
             yield f"no frame has {name} to calibrate their uncertainties on; they take the other factor"
         elif own.n_effective < ENOUGH_ERRORS:
-            also = ", so the larger of their factor and that of training frames left out of the last layer is taken" if held_out else ""
+            also = ", so the larger of their factor and that of training frames left out of the last layer is taken" if careful else ""
             yield f"{name}: {own.n_effective:.0f} independent errors are few to calibrate 90 % intervals on{also}; the intervals are rough"

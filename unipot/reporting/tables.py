@@ -177,7 +177,7 @@ def small_data_table(trials: Sequence[Trial], choice: Choice, *, n_folds: int) -
 def uncertainty_table(report: PosteriorReport) -> ReportTable:
     """Calibration of the error bars of a head: ± 1.645 standard deviations are to cover 90 % of the errors."""
     return ReportTable(
-        title=f"Uncertainties of head {report.head}: {report.method}, calibrated on {report.calibrated_on} frames",
+        title=f"Uncertainties of head {report.head}: {report.method}, {report.calibrated_in_words()}",
         columns=("property", "errors", "independent", "coverage before", "factor", "RMS factor"),
         rows=tuple(
             (name, own.n, own.n_effective, own.coverage_before, own.factor, own.rms_factor)

@@ -144,7 +144,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
 
     datasets = weighted(own_datasets(frames), replay, config.replay_share)
     build = partial(trial_module, datasets=datasets, run=run)
-    config, searched = settle(config, search, start, datasets, budget, run, build, console)
+    config, searched, folds = settle(config, search, start, datasets, budget, run, build, console)
     _, schedule = build_settings(config.optimizer, config.schedule)
     data = mixture_data(
         datasets, budget, config.trainer, cutoff=start.potential.cutoff, head_names=start.potential.head_names, n_steps=schedule.max_steps,
@@ -174,7 +174,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
         save_evaluations(run.path / EVALUATIONS, {**own, "before": before, "after": after})
         show_results(console, run, [*zero_shot, *final], forgetting_table(before, after))
         calibrate_properties(list(config.properties), run.best, frames, budget, golden_structures(datasets), console)
-        add_uncertainty(config.uncertainty, run.best, frames.dataset, budget, golden_structures(datasets), console)
+        add_uncertainty(config.uncertainty, run.best, frames.dataset, budget, golden_structures(datasets), console, folds)
     return result
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from unipot.data.store import Store
+from unipot.finetune.calibrated_posterior import NONE
 from unipot.finetune.small_data import SMALLEST_SEARCH, Choice, Rung, Trial, choose, make_folds, plan_rungs, search
 from unipot.models.potential import Potential
 from unipot.reporting.tables import ReportTable, small_data_table
@@ -24,6 +25,7 @@ from unipot.workflows.compose import checked_config
 from unipot.workflows.config import MixtureConfig, OptimizerConfig
 from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.fit import Export, FitResult
+from unipot.workflows.fold_models import FoldModels, forget_trials, start_models, trial_models
 from unipot.workflows.model import build_settings
 from unipot.workflows.report import SMALL_DATA_FILE
 from unipot.workflows.run_folder import RunFolder
@@ -172,8 +174,10 @@ def settle(
     run: RunFolder,
     build: Callable[[FinetuneConfig, Adaptation], TrainingModule],
     console: Console,
-) -> tuple[FinetuneConfig, SmallDataReport | None]:
-    """The configuration to train with, and how it was found; `config` and None where nothing is searched.
+) -> tuple[FinetuneConfig, SmallDataReport | None, FoldModels | None]:
+    """The configuration to train with, how it was found, and models of the folds; `config` and None where nothing is searched.
+
+    Models of the folds are kept where the final training holds nothing out and error bars are to be calibrated.
 
     Trials that a killed search has finished are not repeated, and a run that is continued keeps its choice.
 
@@ -191,17 +195,19 @@ def settle(
         ValueError: the budget is too small, or held-out errors are not finite.
     """
     if plan is None:
-        return config, None
+        return config, None, None
     file = run.path / SMALL_DATA_FILE
+    keeps = plan.by_folds and config.uncertainty != NONE
+    runner = TrialRunner(plan.candidates, plan.folds, start, datasets, budget, run, build, console, keeps_weights=keeps)
     if run.resume and file.is_file():
         report = SmallDataReport.from_dict(json.loads(file.read_text(encoding="utf-8")))
     else:
-        report = _searched(config, plan, TrialRunner(plan.candidates, plan.folds, start, datasets, budget, run, build, console))
+        report = _searched(config, plan, runner)
         write_json(file, report.to_dict())
     console.print(report.table().to_rich())
     for sentence in report.sentences():
         console.print(sentence, highlight=False, markup=False)
-    return _settled(config, plan, report.choice), report
+    return _settled(config, plan, report.choice), report, _fold_models(runner, plan, report, run)
 
 
 def keep_start(potential: Potential, run: RunFolder, export: Export) -> FitResult:
@@ -260,7 +266,7 @@ def _is_on(config: FinetuneConfig, n_frames: int, console: Console) -> bool:
 
 def _holds_nothing_out(config: FinetuneConfig, n_frames: int) -> bool:
     stated = config.validation_data is not None or "validation_fraction" in config.stated
-    calibrates = config.uncertainty != "none" or bool(config.properties)  # intervals of properties need held-out frames too
+    calibrates = bool(config.properties)  # intervals of properties need held-out frames; those of energies and forces take the folds
     return n_frames < config.small_data.all_frames_below and not (stated or calibrates)
 
 
@@ -346,6 +352,14 @@ def _searched(config: FinetuneConfig, plan: SmallDataPlan, runner: TrialRunner) 
         n_folds=len(plan.folds),
         budget=plan.budget,
     )
+
+
+def _fold_models(runner: TrialRunner, plan: SmallDataPlan, report: SmallDataReport, run: RunFolder) -> FoldModels | None:
+    """Of what will be trained; None where it was not tried, or nothing is kept."""
+    if runner.keeps_weights and report.choice.candidate is not None:
+        return trial_models(runner, report.choice.candidate, plan.rungs)
+    forget_trials(runner.weights)
+    return start_models(runner, run) if runner.keeps_weights and report.keeps_start else None
 
 
 def _settled(config: FinetuneConfig, plan: SmallDataPlan, choice: Choice) -> FinetuneConfig:

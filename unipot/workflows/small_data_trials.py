@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 
 from unipot.data.store import Store
+from unipot.finetune.lora import merged
 from unipot.finetune.small_data import DIVERGED, Rung, Trial, relative_error
 from unipot.training.checkpoint import replace_file
 from unipot.training.metrics import MetricTable, evaluate
@@ -29,12 +30,17 @@ from unipot.workflows.fit import fit_in_memory
 from unipot.workflows.pretrain import mixture_data
 from unipot.workflows.run_folder import RunFolder
 from unipot.workflows.user_frames import frames_batches
+from unipot.zoo.artifact import save_artifact
 
 if TYPE_CHECKING:
     from unipot.workflows.finetune import FinetuneConfig
 
 #: in a run folder; finished trials by a digest of everything they depend on
 TRIALS_FILE = "small_data_trials.json"
+#: beside it; weights of trials, averaged as they were scored
+WEIGHTS_FOLDER = "small_data_folds"
+#: a trial with errors beyond so many times those of the start is not one that is chosen, so its weights are not kept
+WORTH_KEEPING = 10.0
 #: rows of a metric table that make the score, where frames are labelled with them
 SCORED = ("energy_per_atom", "forces", "stress")
 
@@ -69,6 +75,7 @@ class TrialRunner:
         run: its folder keeps finished trials.
         build: makes a training module of a copy of `start`.
         console: one line per trial.
+        keeps_weights: whether the weights of trials are written to `weights`, one artifact each.
     """
 
     def __init__(
@@ -81,10 +88,12 @@ class TrialRunner:
         run: RunFolder,
         build: Callable[[FinetuneConfig, Adaptation], TrainingModule],
         console: Console,
+        keeps_weights: bool = False,
     ) -> None:
         self.candidates, self.folds, self.start, self.datasets = candidates, tuple(folds), start, tuple(datasets)
         self.budget, self.build, self.console = budget, build, console
-        self.file = run.path / TRIALS_FILE
+        self.keeps_weights = keeps_weights
+        self.file, self.weights = run.path / TRIALS_FILE, run.path / WEIGHTS_FOLDER
         self.finished: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
         self._start_errors: dict[int, dict[str, float]] = {}
 
@@ -103,6 +112,15 @@ class TrialRunner:
         took = "finished before" if known else f"{trial.seconds:.1f} s"
         self.console.print(f"  {candidate}: fold {fold + 1}, {rung.steps} steps: {shown}, {took}", highlight=False)
         return trial
+
+    def weights_of(self, candidate: str, fold: int, rung: Rung) -> Path:
+        """Where the weights of a trial are, if they are kept."""
+        return self._weights_file(self._config(candidate, rung), fold, rung)
+
+    @property
+    def start_has_seen(self) -> bool:
+        """Whether a layer of the start's readout was solved for, on frames that are held out of trials too."""
+        return self.start.report is not None and self.start.report.readout.fit is not None
 
     def start_errors(self, fold: int) -> dict[str, float]:
         """Errors of the aligned start on the held-out frames."""
@@ -123,14 +141,24 @@ class TrialRunner:
             n_steps=rung.steps, seed=config.seed,
         )  # fmt: skip
         try:
-            looks = fit_in_memory(self.build(config, copied), data, config.trainer, every=rung.every)
+            module = self.build(config, copied)
+            looks = fit_in_memory(module, data, config.trainer, every=rung.every)
             errors = [(step, scored(table, name)) for step, table in looks]
             curve = tuple((step, relative_error(own_errors, start)) for step, own_errors in errors)
             last = errors[-1][1]
+            if self.keeps_weights and curve[-1][1] < WORTH_KEEPING:
+                self._keep(module, self._weights_file(config, fold, rung))
         except NonFiniteError:
             curve, last = ((rung.steps, DIVERGED),), {}
         seconds = round(time.perf_counter() - began, 2)
         return Trial(candidate=candidate, fold=fold, steps=rung.steps, errors=last, score=curve[-1][1], curve=curve, seconds=seconds)
+
+    def _keep(self, module: TrainingModule, path: Path) -> None:
+        with module.average.applied():
+            save_artifact(path, merged(module.potential.eval()), card={"name": "a model of a fold of small-data mode"})
+
+    def _weights_file(self, config: FinetuneConfig, fold: int, rung: Rung) -> Path:
+        return self.weights / f"{self._digest(config, fold, rung)[:32]}.safetensors"
 
     def _config(self, candidate: str, rung: Rung) -> FinetuneConfig:
         """Of a trial: its own number of steps, a warm-up of at most a fifth of them, nothing compiled for so short a time."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
-from unipot.data.store import Store
 from unipot.finetune.calibrated_posterior import NONE, UNCERTAINTIES, PosteriorReport, fit_posterior
 from unipot.finetune.evidence import NothingToFit
 from unipot.models.last_layer import is_stale
@@ -16,13 +14,15 @@ from unipot.reporting.tables import uncertainty_table
 from unipot.structure import Structure
 from unipot.workflows.config import MixtureConfig
 from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.fold_models import FoldModels, errors_out_of_fold
+from unipot.workflows.frame_limits import evenly
 from unipot.workflows.user_frames import frames_batches
 from unipot.zoo.artifact import RESERVED, load_artifact, save_artifact
 
 #: frames and atoms in all that error bars are fitted to and calibrated on, at most: seconds on one core, and bounded memory
 FITTED_FRAMES, FITTED_ATOMS = 2000, 100_000
 CALIBRATION_FRAMES, CALIBRATION_ATOMS = 200, 6_000
-FEWEST_FRAMES = 10
+
 
 def check_uncertainty(option: str) -> None:
     """Refuse an unknown option before any work.
@@ -35,13 +35,15 @@ def check_uncertainty(option: str) -> None:
 
 
 def add_uncertainty(
-    option: str, path: Path, dataset: OpenDataset, budget: MixtureConfig, golden: Sequence[Structure], console: Console
+    option: str, path: Path, dataset: OpenDataset, budget: MixtureConfig, golden: Sequence[Structure], console: Console,
+    folds: FoldModels | None = None,
 ) -> PosteriorReport | None:
     """Write error bars of the user's head into the artifact at `path`; nothing else in it changes.
 
-    Fitted to the training frames with the final backbone, calibrated on the held-out frames, evenly chosen ones of many. Does
-    nothing where the artifact has them already (a finished run that is looked at again). Where there can be none (the head predicts
-    forces directly, or the frames leave nothing to fit) the reason is said: a finished training does not fail for its error bars.
+    Fitted to the training frames with the final backbone, calibrated on the held-out frames, evenly chosen ones of many; or out of
+    fold, where none are held out and small-data mode has left models of its folds. Does nothing where the artifact has them already
+    (a finished run that is looked at again). Where there can be none (the head predicts forces directly, or the frames leave nothing
+    to fit) the reason is said: a finished training does not fail for its error bars.
 
     Args:
         option: one of `UNCERTAINTIES`.
@@ -50,6 +52,7 @@ def add_uncertainty(
         budget: of a batch.
         golden: structures that check the artifact on load.
         console: the result is shown here.
+        folds: models of the folds.
     """
     if option == NONE or not dataset.spec.labels:  # of energies and forces; properties have intervals of their own
         return None
@@ -61,12 +64,15 @@ def add_uncertainty(
     if head.direct_forces:
         _say(console, f"warning: head {name!r} predicts forces directly, so it has no last-layer uncertainties")
         return None
-    chosen = _evenly(dataset.store, dataset.train_indices, FITTED_FRAMES, FITTED_ATOMS, console, "fitted to")
-    held = _evenly(dataset.validation_store, dataset.validation_indices, CALIBRATION_FRAMES, CALIBRATION_ATOMS, console, "calibrated on")
+    chosen = evenly(dataset.store, dataset.train_indices, FITTED_FRAMES, FITTED_ATOMS, console, "fitted to")
+    held = evenly(dataset.validation_store, dataset.validation_indices, CALIBRATION_FRAMES, CALIBRATION_ATOMS, console, "calibrated on")
     training = list(frames_batches(potential, dataset.store, chosen, name, budget))
     held_out = list(frames_batches(potential, dataset.validation_store, held, name, budget)) if len(held) else []
+    limits = CALIBRATION_FRAMES, CALIBRATION_ATOMS
+    crossed = errors_out_of_fold(folds, option, dataset, budget, limits, console) if folds and not held_out else None
+    groups = dataset.store.groups[chosen]
     try:
-        report = fit_posterior(potential, name, training, held_out, method=option, groups=dataset.store.groups[chosen])
+        report = fit_posterior(potential, name, training, held_out, method=option, groups=groups, out_of_fold=crossed)
     except NothingToFit as error:
         _say(console, f"warning: no error bars for head {name!r}: {error}")
         return None
@@ -76,19 +82,6 @@ def add_uncertainty(
     for text in report.warnings:
         _say(console, f"warning: {text}")
     return report
-
-
-def _evenly(store: Store, indices: np.ndarray, n_frames: int, n_atoms: int, console: Console, use: str) -> np.ndarray:
-    """At most `n_frames` of `indices` with some `n_atoms` atoms together, at least ten frames, evenly chosen; said if not all."""
-    indices = np.asarray(indices)
-    if not len(indices):
-        return indices
-    atoms = np.asarray(store.n_atoms)[indices]
-    room = min(n_frames, max(int(n_atoms / max(float(atoms.mean()), 1.0)), FEWEST_FRAMES))
-    if len(indices) <= room:
-        return indices
-    console.print(f"  error bars are {use} {room} of {len(indices)} frames, evenly chosen", highlight=False)
-    return indices[np.linspace(0, len(indices) - 1, room).astype(int)]
 
 
 def _say(console: Console, text: str) -> None:

@@ -1,0 +1,106 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unipot.finetune.align import align_head
+from unipot.finetune.calibrated_posterior import fit_posterior
+from unipot.finetune.calibration import ErrorsAndWidths, OutOfFold, calibration_of, cautious, pooled
+from unipot.finetune.out_of_fold import FoldFrames, out_of_fold
+from unipot.models.last_layer import NORMAL_90
+
+
+def fold(ratios, structures=None, width=1.0):
+    ratios = np.asarray(ratios, dtype=float)
+    structures = np.arange(len(ratios)) if structures is None else np.asarray(structures)
+    errors = ErrorsAndWidths(errors=ratios * width, widths=np.full(len(ratios), width), structures=structures)
+    return {"energy": errors, "forces": errors}
+
+
+def folds(*parts, steps=None, **options):
+    return OutOfFold(folds=parts, steps=steps or (10,) * len(parts), n_frames=sum(len(p["energy"].errors) for p in parts), **options)
+
+
+def aligned(potential, batches):
+    align_head(potential, "pbe", "mine", "CCSD", batches)
+    return potential
+
+
+def test_structures_of_different_folds_stay_different():
+    found = pooled([fold([1.0, 2.0, 3.0], [0, 0, 1])["forces"], fold([4.0], [0])["forces"], fold([], [])["forces"]])
+    assert found.structures.tolist() == [0, 0, 1, 2]
+    assert found.ratios.tolist() == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_the_factor_is_the_conformal_quantile_of_all_folds_together():
+    ratios = np.abs(np.random.default_rng(0).normal(size=30))
+    found = folds(*(fold(ratios[k::3]) for k in range(3)), steps=(10, 20, 20)).calibration("energy")
+    assert found.factor == pytest.approx(calibration_of(ratios).factor)
+    assert (found.n, found.n_effective) == (30, 30)
+
+
+def test_the_factor_is_not_below_what_the_longest_trained_fold_needs():
+    sure = np.full(10, 4.0)
+    parts = fold(sure), fold(np.full(100, 1.0)), fold(np.full(100, 1.0))
+    assert folds(*parts, steps=(600, 100, 100)).calibration("forces").factor == pytest.approx(4.0 / NORMAL_90)
+    assert folds(*parts, steps=(100, 600, 600)).calibration("forces").factor == pytest.approx(1.0 / NORMAL_90)
+
+
+@given(scale=st.floats(0.01, 100.0), seed=st.integers(0, 100))
+def test_error_bars_that_are_wider_by_a_factor_are_scaled_down_by_it(scale, seed):
+    ratios = np.abs(np.random.default_rng(seed).normal(size=24))
+    one = folds(fold(ratios[:12]), fold(ratios[12:])).calibration("energy")
+    other = folds(fold(ratios[:12] / scale), fold(ratios[12:] / scale)).calibration("energy")
+    assert other.factor * scale == pytest.approx(one.factor)
+
+
+def test_a_start_that_has_seen_all_frames_takes_the_larger_factor():
+    many = calibration_of(np.full(100, 1.0))
+    larger = replace(many, factor=9.0)
+    assert cautious(many, larger).factor == many.factor
+    assert cautious(many, larger, enough=np.inf).factor == 9.0
+
+
+def test_the_final_error_bars_have_the_factor_out_of_fold(potential, batches):
+    crossed = folds(*(fold(np.full(40, 5.0)) for _ in range(3)))
+    report = fit_posterior(aligned(potential, batches), "mine", batches, [], out_of_fold=crossed)
+    assert potential.heads["mine"].posterior.calibration.tolist() == pytest.approx([5.0 / NORMAL_90] * 2)
+    assert report.calibrated_in_words() == "calibrated out of fold on 120 frames of 3 folds"
+    assert not any("too small" in text for text in report.warnings)
+
+
+def test_held_out_frames_go_before_folds(potential, batches):
+    crossed = folds(fold(np.full(40, 5.0)))
+    report = fit_posterior(aligned(potential, batches), "mine", batches[:1], batches[1:], out_of_fold=crossed)
+    assert (report.calibrated_on, report.calibration_frames, report.n_folds) == ("held-out", 3, 0)
+
+
+def test_every_frame_is_judged_by_a_posterior_of_the_others(potential, batches):
+    aligned(potential, batches)
+    parts = [
+        FoldFrames(potential=potential, steps=k, training=[batches[1 - k]], groups=None, held_out=[batches[k]]) for k in range(2)
+    ]
+    found = out_of_fold(parts, "mine")
+    fit_posterior(potential, "mine", [batches[1]], [])
+    alone = potential.heads["mine"].posterior.factor.clone()
+    fit_posterior(potential, "mine", [batches[0]], [])
+    assert not torch.allclose(alone, potential.heads["mine"].posterior.factor)
+    assert (found.n_frames, found.steps) == (8, (0, 1))
+    assert [len(part["energy"].errors) for part in found.folds] == [5, 3]
+    assert [len(part["forces"].errors) for part in found.folds] == [3 * batch.n_atoms for batch in batches]
+
+
+def test_an_energy_shift_learnt_from_held_out_frames_does_not_lower_their_errors(potential, batches):
+    """Training frames lie 1 eV/atom off the shift, held-out ones on it: a shift fitted without these would miss by 1 eV/atom."""
+    aligned(potential, batches)
+    index = potential.heads.index("mine")
+    exact = []
+    for number, batch in enumerate(batches):
+        own = replace(batch, head_index=torch.full_like(batch.head_index, index))
+        energy = potential(own, properties=("energy",)).energy.detach() + (1 - number) * batch.n_atoms_per_structure
+        exact.append(replace(batch, labels={**batch.labels, "energy": energy}))
+    found = out_of_fold([FoldFrames(potential=potential, steps=0, training=exact[:1], groups=None, held_out=exact[1:])], "mine")
+    assert found.folds[0]["energy"].errors == pytest.approx(batches[1].n_atoms_per_structure.numpy(), rel=1e-2)

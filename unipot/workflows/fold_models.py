@@ -1,0 +1,121 @@
+"""Models of the folds that small-data mode has tried, kept to calibrate the error bars of the one trained on all frames."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from unipot.finetune.calibration import OutOfFold
+from unipot.finetune.evidence import NothingToFit
+from unipot.finetune.out_of_fold import FoldFrames, out_of_fold
+from unipot.finetune.small_data import Rung
+from unipot.workflows.config import MixtureConfig
+from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.frame_limits import evenly
+from unipot.workflows.run_folder import RunFolder
+from unipot.workflows.small_data_trials import Fold, TrialRunner
+from unipot.workflows.user_frames import frames_batches
+from unipot.zoo.artifact import load_potential
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldModel:
+    """Where the model of a fold is, and how many steps it was trained for."""
+
+    fold: Fold
+    path: Path
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldModels:
+    """One model per fold, each trained without the held-out frames of the fold.
+
+    Attributes:
+        models: of the folds that the chosen candidate was tried on.
+        start_has_seen: whether the readout that they started from was solved for on all frames.
+    """
+
+    models: tuple[FoldModel, ...]
+    start_has_seen: bool
+
+    def missing(self) -> list[Path]:
+        """Files that are not there."""
+        return [model.path for model in self.models if not model.path.is_file()]
+
+
+def start_models(runner: TrialRunner, run: RunFolder) -> FoldModels:
+    """Where nothing is trained the result, which is the start, has seen no frame of any fold but for its alignment."""
+    models = tuple(FoldModel(fold=fold, path=run.best, steps=0) for fold in runner.folds)
+    return FoldModels(models=models, start_has_seen=runner.start_has_seen)
+
+
+def trial_models(runner: TrialRunner, candidate: str, rungs: Sequence[Rung]) -> FoldModels:
+    """The longest trial of `candidate` on every fold it was tried on; the weights of all other trials are deleted."""
+    models = []
+    for number, fold in enumerate(runner.folds):
+        own = [rung for rung in rungs if number in rung.folds]
+        if own:
+            longest = max(own, key=lambda rung: rung.steps)
+            models.append(FoldModel(fold=fold, path=runner.weights_of(candidate, number, longest), steps=longest.steps))
+    forget_trials(runner.weights, keep=[model.path for model in models])
+    return FoldModels(models=tuple(models), start_has_seen=runner.start_has_seen)
+
+
+def forget_trials(folder: Path, keep: Sequence[Path] = ()) -> None:
+    """Delete the weights of trials in `folder`, but for those to `keep`."""
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    for path in folder.glob("*.safetensors"):
+        if path not in keep:
+            path.unlink()
+
+
+def errors_out_of_fold(
+    folds: FoldModels, option: str, dataset: OpenDataset, budget: MixtureConfig, limits: tuple[int, int], console: Console
+) -> OutOfFold | None:
+    """Errors of the frames of every fold under its model; None, and a sentence, where that cannot be.
+
+    Args:
+        folds: their models.
+        option: method of the error bars.
+        dataset: the user's frames.
+        budget: of a batch.
+        limits: frames and atoms that are looked at, all folds together.
+        console: for what is said.
+    """
+    if missing := folds.missing():
+        console.print(
+            f"warning: {len(missing)} of {len(folds.models)} models of the folds are not in {missing[0].parent} any more, so error bars "
+            "are not calibrated out of fold", style="yellow", highlight=False, markup=False,
+        )  # fmt: skip
+        return None
+    try:
+        frames = _fold_frames(folds, dataset, budget, limits, console)
+        return out_of_fold(frames, dataset.spec.head, method=option, start_has_seen=folds.start_has_seen)
+    except NothingToFit as error:
+        console.print(f"warning: error bars are not calibrated out of fold: {error}", style="yellow", highlight=False, markup=False)
+        return None
+
+
+def _fold_frames(
+    folds: FoldModels, dataset: OpenDataset, budget: MixtureConfig, limits: tuple[int, int], console: Console
+) -> Iterator[FoldFrames]:
+    n_frames, n_atoms = (limit // len(folds.models) for limit in limits)
+    for model in folds.models:
+        potential = load_potential(model.path)
+        read = lambda store, indices, own=potential: list(frames_batches(own, store, indices, dataset.spec.head, budget))  # noqa: E731
+        held_out = evenly(model.fold.store, model.fold.held_out, n_frames, n_atoms, console, "calibrated out of fold on")
+        training = np.asarray(model.fold.training)
+        yield FoldFrames(
+            potential=potential,
+            steps=model.steps,
+            training=read(dataset.store, training),
+            groups=dataset.store.groups[training],
+            held_out=read(model.fold.store, held_out),
+        )
