@@ -23,6 +23,7 @@ SHORTER = {
     "finetune": ["schedule.max_steps=4", "schedule.warmup_steps=1"],
     "md": ["n_steps=5"],
     "relax": ["max_steps=2"],
+    "study": ["frames=[10]", "seeds=[0]", "strategies.finetune.steps=2", "strategies.from-scratch.steps=2"],
 }
 #: raw files of recipes that the README prepares are their samples, whose hashes are not those of the real files
 RECIPE = ["verify=false"]
@@ -121,6 +122,7 @@ def _write_labelled_copper(path: Path, n_frames: int, seed: int) -> None:
         atoms.calc = EMT()
         labels = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(), "stress": atoms.get_stress()}
         atoms.calc = SinglePointCalculator(atoms, **labels)
+        atoms.info |= {"weight": 1.0 + k % 2, "band_gap": 0.1 * atoms.get_potential_energy()}
         frames.append(atoms)
     write(path, frames)
 
@@ -133,7 +135,7 @@ def scratch(tmp_path_factory):
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m unipot.cli "$@"\n')
     command.chmod(0o755)
-    sizes = {"oc20": 12, "spice": 12, "mptrj": 12, "mine": 20, "test": 4, "slab": 1, "start": 1}
+    sizes = {"oc20": 12, "spice": 12, "mptrj": 12, "mine": 20, "hse": 12, "gaps": 20, "test": 4, "slab": 1, "start": 1}
     for seed, (name, n_frames) in enumerate(sizes.items()):
         _write_labelled_copper(folder / f"{name}.extxyz", n_frames, seed)
     (folder / "start.extxyz").rename(folder / "start.xyz")
