@@ -221,6 +221,10 @@ def curve_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
     return [Section(title="Learning curves of fine-tuning", figures=[Figure(caption=caption, image=curve_figure(panels))])]
 
 
+#: eV, eV/Å; errors below it are those of float32, as on structures that the model has labelled itself
+_ROUNDING = 1e-6
+
+
 def forgetting_table(before: Sequence[Evaluation], after: Sequence[Evaluation]) -> ReportTable | None:
     """Errors of the pretraining heads on their own sets, before and after fine-tuning; None when there are none."""
     if not before:
@@ -236,7 +240,7 @@ def forgetting_table(before: Sequence[Evaluation], after: Sequence[Evaluation]) 
             old = first.get(name, "mae")
             new = later[first.dataset].get(name, "mae") if first.dataset in later else None
             both = old is not None and new is not None
-            row += [None if v is None else 1e3 * v for v in (old, new)] + [new / old if both and old else None]
+            row += [None if v is None else 1e3 * v for v in (old, new)] + [new / old if both and old > _ROUNDING else None]
         rows.append(tuple(row))
     return ReportTable(title="Pretraining sets, before and after fine-tuning", columns=tuple(columns), rows=tuple(rows))
 
