@@ -101,7 +101,7 @@ def test_existing_run_is_not_touched_with_resume_never(finished, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["datasets.metals.labels=[energy,forces,stress]", "datasets.molecules.labels=[stress]"], "carries the label 'stress'"),
+        (["datasets.metals.labels=[energy,forces,stress]", "datasets.molecules.labels=[stress]"], "no frame has the label key 'stress'"),
         (["datasets.molecules.head=metals"], "head 'metals' mixes levels of theory"),
         (["mixture.max_atoms=3"], "max_atoms"),
         (["datasets.metals.path=nowhere.extxyz"], "nowhere.extxyz"),
