@@ -45,7 +45,7 @@ phase "$WORK/pretrain" "2. pretraining on three datasets at three levels of theo
 phase "$WORK/finetune" "3. fine-tuning on 50 DFT frames of malonaldehyde" \
   unipot finetune checkpoint="$WORK/pretrain/best.safetensors" "${USER_DATA[@]}" pretrain_run="$WORK/pretrain" run="$WORK/finetune"
 phase "$WORK/from-scratch" "4. the same 50 frames and steps from random weights" \
-  unipot finetune checkpoint="$WORK/pretrain/best.safetensors" "${USER_DATA[@]}" from_scratch=true optimizer.learning_rate=0.003 run="$WORK/from-scratch"
+  unipot finetune checkpoint="$WORK/pretrain/best.safetensors" "${USER_DATA[@]}" from_scratch=true optimizer.learning_rate=0.005 run="$WORK/from-scratch"
 phase "$WORK/evaluate" "5. evaluating on 200 test frames" \
   unipot evaluate checkpoint="$WORK/finetune/best.safetensors" data="$SAMPLE/test.extxyz" head="$HEAD" output="$WORK/evaluate"
 phase "$WORK/relaxed.extxyz" "6. relaxing malonaldehyde with the fine-tuned model" \
