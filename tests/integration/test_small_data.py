@@ -43,14 +43,14 @@ def files(tmp_path_factory, toy_data):
     return {"folder": folder, "checkpoint": run / "last.safetensors"}
 
 
-CANDIDATES = ("configured", "muon-1e-3", "adamw-2e-3", "heads-only")
+CANDIDATES = ("configured", "muon-5e-3", "adamw-2e-3", "heads-only")
 #: two candidates, one of which the rate alone makes worse than the start
 SMALL = (
-    *(f"small_data.candidates.{name}=null" for name in CANDIDATES if name != "muon-1e-3"),
+    *(f"small_data.candidates.{name}=null" for name in CANDIDATES if name != "muon-5e-3"),
     "small_data.candidates.wild.optimizer.learning_rate=10.0", "small_data.search_budget=4",
 )  # fmt: skip
 #: a rate that twelve frames and eight steps gain by
-FEW = (*SMALL, "small_data.candidates.muon-1e-3.optimizer.learning_rate=1.0e-2")
+FEW = (*SMALL, "small_data.candidates.muon-5e-3.optimizer.learning_rate=1.0e-2")
 
 
 def words(files, run, *overrides, data="many"):
@@ -92,7 +92,7 @@ def report_of(run):
 
 def test_the_better_candidate_is_chosen_and_trained_on_all_frames(run):
     summary, found = json.loads((run / "finetune_summary.json").read_text()), report_of(run)
-    assert found["choice"]["candidate"] == "muon-1e-3"
+    assert found["choice"]["candidate"] == "muon-5e-3"
     assert (summary["n_training"], summary["n_validation"]) == (24, 0)
     assert summary["n_steps"] == found["choice"]["steps"]
 
@@ -104,7 +104,7 @@ def test_the_budget_is_kept(run):
 
 def test_what_was_tried_is_in_the_card_and_in_the_report(run, tmp_path):
     card = load_artifact(run / "best.safetensors").card["finetune"]["small_data"]
-    assert {trial["candidate"] for trial in card["trials"]} == {"muon-1e-3", "wild"}
+    assert {trial["candidate"] for trial in card["trials"]} == {"muon-5e-3", "wild"}
     assert main(["report", f"finetune_runs=[{run}]", f"output={tmp_path / 'r.html'}"]) == 0
     page = (tmp_path / "r.html").read_text()
     assert "Small-data mode: errors on held-out frames" in page and "wild" in page
@@ -133,7 +133,7 @@ def test_a_killed_search_goes_on_with_its_finished_trials_and_chooses_the_same(f
 
 
 def test_the_start_is_kept_where_no_candidate_is_better(files, short):
-    wild = [*SMALL, "small_data.candidates.muon-1e-3=null"]
+    wild = [*SMALL, "small_data.candidates.muon-5e-3=null"]
     assert main(words(files, "kept", *wild)) == 0
     run = files["folder"] / "kept"
     assert report_of(run)["choice"]["candidate"] is None
@@ -158,7 +158,7 @@ def few(files, short):
     """Twelve frames, everything else by default but for the candidates."""
     folder = files["folder"] / "few"
     assert main(words(files, "few", *FEW, data="few")) == 0
-    assert report_of(folder)["choice"]["candidate"] == "muon-1e-3"
+    assert report_of(folder)["choice"]["candidate"] == "muon-5e-3"
     return folder
 
 
@@ -194,7 +194,7 @@ def test_models_of_folds_that_are_gone_are_said_and_done_without(files, few, cap
 
 
 def test_a_start_that_is_kept_is_calibrated_on_all_folds(files, short):
-    assert main(words(files, "kept-few", *SMALL, "small_data.candidates.muon-1e-3=null", data="few")) == 0
+    assert main(words(files, "kept-few", *SMALL, "small_data.candidates.muon-5e-3=null", data="few")) == 0
     assert report_of(files["folder"] / "kept-few")["choice"]["candidate"] is None
     assert error_bars_of(files["folder"] / "kept-few")["calibration"] == "calibrated out of fold on 12 frames of 3 folds"
 
