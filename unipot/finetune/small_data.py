@@ -17,8 +17,9 @@ import numpy as np
 
 #: fewer frames cannot be split into parts that say anything
 SMALLEST_SEARCH = 4
-#: fewer steps are taken when the error is at most this factor above the smallest one
-WORTH_THE_STEPS = 1.01
+#: training is cut short only where going on makes the error on the one fold that was looked at larger than the smallest by this factor:
+#: folds of ten frames differ by more than a tenth
+CLEARLY_WORSE = 1.25
 #: errors are not compared below this (eV/atom, eV/Å, eV/Å³)
 _FLOOR = 1e-9
 #: score of a candidate whose loss was not finite
@@ -243,12 +244,13 @@ def choose(trials: Sequence[Trial], *, look_at_length: bool) -> Choice:
 def choose_steps(trials: Sequence[Trial]) -> tuple[int, float]:
     """How many steps, and the score reached with them on the fold of the longest trial of one candidate.
 
-    All looks at that fold count; the fewest steps win that are within `WORTH_THE_STEPS` of the smallest score.
+    All looks at that fold count; the most steps win whose score is within `CLEARLY_WORSE` of the smallest.
     """
     longest = max(trials, key=lambda trial: trial.steps)
     looks = [look for trial in trials if trial.fold == longest.fold for look in trial.curve]
     best = min(score for _, score in looks)
-    return min((step, score) for step, score in looks if score <= WORTH_THE_STEPS * best)
+    steps = max(step for step, score in looks if score <= CLEARLY_WORSE * best)
+    return steps, min(score for step, score in looks if step == steps)
 
 
 def _best_of_last_round(trials: Sequence[Trial]) -> str:
@@ -259,4 +261,4 @@ def _best_of_last_round(trials: Sequence[Trial]) -> str:
 
 def _why(steps: int, trials: Sequence[Trial]) -> str:
     longest = max(trial.steps for trial in trials)
-    return "more are not allowed" if steps == longest else f"more, up to {longest}, lower them by less than 1 % or raise them"
+    return "more do not clearly raise them" if steps == longest else f"more, up to {longest}, clearly raise them"

@@ -113,8 +113,8 @@ def test_the_start_is_kept_where_no_candidate_is_better():
     ("curve", "expected"),
     [
         (((100, 0.8), (200, 0.6), (300, 0.5)), 300),  # still falling
-        (((100, 0.8), (200, 0.6), (300, 0.7)), 200),  # turned
-        (((100, 0.503), (200, 0.501), (300, 0.5)), 100),  # more is not worth it
+        (((100, 0.8), (200, 0.4), (300, 0.6)), 200),  # clearly turned
+        (((100, 0.8), (200, 0.6), (300, 0.7)), 300),  # one fold cannot tell
     ],
 )
 def test_steps_follow_from_the_held_out_curve(curve, expected):
