@@ -16,6 +16,9 @@ from unipot.models.potential import Potential
 from unipot.structure import SYMBOLS
 from unipot.training.metrics import evaluate
 
+#: mean cosine between forces below which a head says nothing of the frames
+_UNRELATED = 0.3
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParentScore:
@@ -63,6 +66,17 @@ def score_parents(potential: Potential, batches: Sequence[AtomBatch], heads: Seq
     scores = [_score(potential, name, batches, elements) for name in names]
     worst_last = lambda value: np.inf if np.isnan(value) else value  # noqa: E731
     return sorted(scores, key=lambda s: (worst_last(s.force_mae), worst_last(s.energy_rmse)))
+
+
+def unrelated(scores: Sequence[ParentScore]) -> str | None:
+    """A sentence where no head's forces follow those of the frames, whose smallest error then means small predictions; else None."""
+    cosines = [score.force_cosine for score in scores if not np.isnan(score.force_cosine)]
+    if not cosines or max(cosines) >= _UNRELATED:
+        return None
+    return (
+        f"no head's forces follow yours (largest mean cosine {max(cosines):.2f}): the checkpoint knows little of such structures; "
+        "compare with from_scratch=true before trusting the result"
+    )
 
 
 def _score(potential: Potential, name: str, batches: Sequence[AtomBatch], elements: tuple[int, ...]) -> ParentScore:

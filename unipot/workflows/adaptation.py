@@ -17,7 +17,7 @@ from unipot.data.store import Store
 from unipot.finetune.align import AlignmentReport, align_head
 from unipot.finetune.label_checks import LabelScale, label_scales, level_warnings, refuse_wrong_units
 from unipot.finetune.new_elements import NewElement, start_new_elements
-from unipot.finetune.parents import ParentScore, score_parents
+from unipot.finetune.parents import ParentScore, score_parents, unrelated
 from unipot.finetune.readout_fit import SHIFT
 from unipot.models.potential import Potential
 from unipot.reporting.tables import ReportTable, alignment_table, held_out_table, new_element_table, parent_table
@@ -133,6 +133,7 @@ def align_to_frames(
         groups=dataset.store.groups[dataset.train_indices],
     )  # fmt: skip
     doubts += level_warnings(report, scores) if potential.heads[chosen].energy_kind == kind else ()
+    doubts += tuple(filter(None, [unrelated(scores)]))
     report = replace(report, warnings=(*doubts, *report.warnings, *excluded, *(element.warning() for element in new)))
     return Adaptation(potential=potential, scores=tuple(scores), report=report, new_elements=new)
 

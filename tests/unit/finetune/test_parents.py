@@ -1,10 +1,10 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from unipot.finetune.align import for_head
-from unipot.finetune.parents import score_parents
+from unipot.finetune.parents import ParentScore, score_parents, unrelated
 
 
 def labelled_by(potential, head, batches):
@@ -51,3 +51,11 @@ def test_without_energies_forces_decide(potential, unlabelled_batches):
 def test_unknown_head_lists_the_heads(potential, batches):
     with pytest.raises(KeyError, match="available: pbe, rpbe"):
         score_parents(potential, batches, ["rbpe"])
+
+
+@pytest.mark.parametrize(("cosines", "said"), [((0.1, -0.2), True), ((0.1, 0.9), False), ((float("nan"),), False)])
+def test_heads_that_know_nothing_of_the_frames_are_said(cosines, said):
+    names = [f.name for f in fields(ParentScore)]
+    empty = dict.fromkeys(names, float("nan")) | {"head": "a", "level_of_theory": "A", "unknown_elements": ()}
+    sentence = unrelated([ParentScore(**empty | {"force_cosine": cosine}) for cosine in cosines])
+    assert (sentence is not None and "largest mean cosine 0.10" in sentence) is said
