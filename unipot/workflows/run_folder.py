@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
-from unipot.training.checkpoint import LAST, read_run_state
+from unipot.training.checkpoint import LAST, read_run_state, replace_file
 from unipot.training.distributed import is_main_process
 from unipot.workflows.compose import RESOLVED_CONFIG, to_yaml
 
@@ -95,3 +97,16 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, dict):  # an empty section is none: a newer schema may have it where an older one had not
         return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else str(key)).items()}
     return {prefix: value}
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that no reader sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+    replace_file(temporary, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`write_whole` of JSON; numbers that are not finite are refused."""
+    write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")

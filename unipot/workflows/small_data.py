@@ -28,8 +28,8 @@ from unipot.workflows.fit import Export, FitResult
 from unipot.workflows.fold_models import FoldModels, forget_trials, start_models, trial_models
 from unipot.workflows.model import build_settings
 from unipot.workflows.report import SMALL_DATA_FILE
-from unipot.workflows.run_folder import RunFolder
-from unipot.workflows.small_data_trials import Fold, TrialRunner, write_json
+from unipot.workflows.run_folder import RunFolder, write_json
+from unipot.workflows.small_data_trials import Fold, TrialRunner
 from unipot.workflows.strategy import StrategyConfig, check_strategy
 from unipot.workflows.user_frames import UserFrames
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,6 @@ from rich.console import Console
 from unipot.data.store import Store
 from unipot.finetune.lora import merged
 from unipot.finetune.small_data import DIVERGED, Rung, Trial, relative_error
-from unipot.training.checkpoint import replace_file
 from unipot.training.metrics import MetricTable, evaluate
 from unipot.training.module import NonFiniteError, TrainingModule
 from unipot.workflows.adaptation import Adaptation
@@ -28,7 +26,7 @@ from unipot.workflows.config import MixtureConfig
 from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.fit import fit_in_memory
 from unipot.workflows.pretrain import mixture_data
-from unipot.workflows.run_folder import RunFolder
+from unipot.workflows.run_folder import RunFolder, write_json
 from unipot.workflows.user_frames import frames_batches
 from unipot.zoo.artifact import save_artifact
 
@@ -199,10 +197,3 @@ def scored(table: MetricTable, dataset: str) -> dict[str, float]:
         for row in table.rows
         if row.dataset == dataset and row.element is None and row.property in SCORED and row.mae is not None
     }
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Replace `path` at once."""
-    temporary = path.with_suffix(f".partial-{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    replace_file(temporary, path)

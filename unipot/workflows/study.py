@@ -14,8 +14,9 @@ from unipot import __version__
 from unipot.reporting.learning_curve_page import error_curve_table, learning_curve_figure, median_table, run_table, short_table
 from unipot.reporting.learning_curves import RunResult, learning_curves, median_factors
 from unipot.reporting.tables import ReportTable
+from unipot.workflows.run_folder import write_json, write_whole
 from unipot.workflows.study_config import StudyConfig, strategies_of, targets_of
-from unipot.workflows.study_runs import LOG_FILE, ModelIdentity, PlannedRun, execute, make_room, plan_runs, write_json, write_whole
+from unipot.workflows.study_runs import LOG_FILE, ModelIdentity, PlannedRun, execute, make_room, plan_runs
 from unipot.workflows.study_targets import Target, open_target
 from unipot.zoo.artifact import load_artifact
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unipot.reporting.learning_curves import RunResult
-from unipot.training.checkpoint import replace_file
+from unipot.workflows.run_folder import write_json
 from unipot.workflows.study_config import StudyConfig, StudyStrategyConfig
 from unipot.workflows.study_targets import Target, frames_of
 
@@ -153,19 +153,6 @@ def make_room(run: PlannedRun) -> Path | None:
     while (aside := run.folder.with_name(f"{run.folder.name}.replaced-{number}")).exists():
         number += 1
     return run.folder.rename(aside)
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that no reader sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
-    replace_file(temporary, path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """`write_whole` of JSON; numbers that are not finite are refused."""
-    write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def _planned(

@@ -25,8 +25,8 @@ from unipot.workflows.config import MixtureConfig
 from unipot.workflows.finetune import FinetuneConfig, open_everything, starting_point
 from unipot.workflows.model import dtype_named
 from unipot.workflows.report import read_finetune_run
-from unipot.workflows.run_folder import RunFolder
-from unipot.workflows.study_runs import RESULT_FILE, write_json
+from unipot.workflows.run_folder import RunFolder, write_json
+from unipot.workflows.study_runs import RESULT_FILE
 from unipot.workflows.user_frames import budget_for
 from unipot.workflows.yardsticks import Yardstick
 from unipot.zoo.artifact import load_potential
