@@ -7,7 +7,7 @@ from unipot.data.catalog.recipes import load_recipe
 from unipot.resources import data_recipes_dir
 
 # recipe -> step of the central difference (Å), tolerance (eV/Å); xTB energies are converged to about 1e-7 eV
-CASES = {"emt_slabs": (1e-4, 1e-5), "xtb_crystals": (2e-3, 2e-3), "xtb_molecules": (2e-3, 1e-3)}
+CASES = {"emt_slabs": (1e-4, 1e-5), "xtb_crystals": (2e-3, 2e-3), "xtb_molecules": (2e-3, 1e-3), "xtb_organics": (2e-3, 1e-3)}
 
 
 def _calculator(name):
@@ -16,12 +16,14 @@ def _calculator(name):
 
         return EMT()
     TBLite = pytest.importorskip("tblite.ase", reason="tblite computes this recipe").TBLite
-    return TBLite(method={"xtb_crystals": "GFN1-xTB", "xtb_molecules": "GFN2-xTB"}[name], verbosity=0, accuracy=0.1)
+    return TBLite(method="GFN1-xTB" if name == "xtb_crystals" else "GFN2-xTB", verbosity=0, accuracy=0.1)
 
 
 def _frame(name, n_frames):
     if name != "emt_slabs":
         pytest.importorskip("tblite", reason="tblite computes this recipe")
+    if name == "xtb_organics":
+        pytest.importorskip("rdkit", reason="RDKit assembles these molecules")
     return [f for f in load_recipe(data_recipes_dir(), name).structures(n_frames=n_frames) if "forces" in f.labels][-1]
 
 

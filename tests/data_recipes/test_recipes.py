@@ -14,8 +14,8 @@ from unipot.structure import Structure
 from unipot.workflows.prepare import PrepareConfig, prepare
 
 RECIPES = recipe_names(data_recipes_dir())
-PRETRAINING = ("emt_slabs", "xtb_crystals", "xtb_molecules")
-FEW = {"emt_slabs": 7, "xtb_crystals": 4, "xtb_molecules": 7}
+PRETRAINING = ("emt_slabs", "xtb_crystals", "xtb_molecules", "xtb_organics")
+FEW = {"emt_slabs": 7, "xtb_crystals": 4, "xtb_molecules": 7, "xtb_organics": 9}
 #: kB of a sample, at most
 SAMPLE_SIZE = 60
 
@@ -23,6 +23,8 @@ SAMPLE_SIZE = 60
 def _frames(name, n_frames, seed=0, **options):
     if name != "emt_slabs":
         pytest.importorskip("tblite", reason="tblite computes this recipe")
+    if name == "xtb_organics":
+        pytest.importorskip("rdkit", reason="RDKit assembles these molecules")
     return list(load_recipe(data_recipes_dir(), name).structures(n_frames=n_frames, seed=seed, **options))
 
 
@@ -132,6 +134,18 @@ def test_molecules_leave_out_the_users_composition(seed):
     assert "C3H4O2" in module["EXCLUDED"]
     assert "C3H4O2" not in drawn
     assert len(drawn) > 60
+
+
+def test_organic_molecules_leave_out_what_is_fine_tuned_on():
+    """Species are drawn as the recipe draws them, without computing labels."""
+    chem = pytest.importorskip("rdkit.Chem", reason="RDKit assembles these molecules")
+    from rdkit.Chem.rdMolDescriptors import CalcMolFormula
+
+    module = load_recipe(data_recipes_dir(), "xtb_organics").make.__globals__
+    drawn = [module["_species"](np.random.default_rng((0, k)))[0] for k in range(300)]
+    parts = [chem.MolFromSmiles(part) for smiles in drawn for part in smiles.split(".")]
+    assert not {CalcMolFormula(mol) for mol in parts} & set(module["EXCLUDED"])
+    assert len(set(drawn)) > 200 and len(parts) > len(drawn)
 
 
 def test_unknown_split_is_refused():

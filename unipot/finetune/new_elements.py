@@ -76,11 +76,20 @@ def start_new_elements(potential: Potential, batches: Sequence[AtomBatch], mode:
     if unseen and mode == "refuse":
         listed = ", ".join(SYMBOLS[z] for z in unseen)
         raise ValueError(f"the frames contain {listed}, which no head of the checkpoint was trained on, and new_elements is refuse")
-    start = mode == "from-neighbors" and trained
-    stand_ins = {z: stand_in_for(z, trained) for z in unseen} if start else {}
+    stand_ins = start_from_neighbors(potential, unseen, trained) if mode == "from-neighbors" else {}
+    return tuple(NewElement(atomic_number=z, **_occurrence(batches, z), stand_in=stand_ins.get(z)) for z in unseen)
+
+
+def start_from_neighbors(potential: Potential, unseen: Sequence[int], trained: frozenset[int]) -> dict[int, StandIn]:
+    """Start the rows of `unseen` in every element table of the backbone, in place; nothing where no element is trained.
+
+    Returns:
+        What each started from.
+    """
+    stand_ins = {z: stand_in_for(z, trained) for z in unseen} if trained else {}
     for name, axes in potential.backbone.element_tables().items():
         start_rows(_tensor(potential, name), axes, stand_ins)
-    return tuple(NewElement(atomic_number=z, **_occurrence(batches, z), stand_in=stand_ins.get(z)) for z in unseen)
+    return stand_ins
 
 
 def trained_elements(potential: Potential) -> frozenset[int]:

@@ -17,9 +17,8 @@ import numpy as np
 
 #: fewer frames cannot be split into parts that say anything
 SMALLEST_SEARCH = 4
-#: training is cut short only where going on makes the error on the one fold that was looked at larger than the smallest by this factor:
-#: folds of ten frames differ by more than a tenth
-CLEARLY_WORSE = 1.25
+#: training is cut short only where going on makes the held-out errors larger than the smallest by this factor
+CLEARLY_WORSE = 1.1
 #: errors are not compared below this (eV/atom, eV/Å, eV/Å³)
 _FLOOR = 1e-9
 #: score of a candidate whose loss was not finite
@@ -152,18 +151,19 @@ def relative_error(errors: Errors, start: Errors) -> float:
     return score
 
 
-def plan_rungs(n_candidates: int, n_folds: int, *, budget: int, longest: int, look_at_length: bool, every: int) -> tuple[Rung, ...]:
-    """All candidates on the first fold, the better half on the others, and the winner for `longest` steps if asked for.
+def plan_rungs(n_candidates: int, n_folds: int, *, budget: int, longest: int, every_fold: bool, every: int) -> tuple[Rung, ...]:
+    """All candidates on the first fold, the better half on the second, and the winner on every fold for `longest` steps if asked for.
 
-    With one held-out part the better half goes on with twice the steps on it. The steps of a trial follow from the budget,
-    and are never more than `longest`.
+    The last round says how many steps are good, and how wrong models of that length are on frames that they have not seen. With one
+    held-out part the better half goes on with twice the steps on it. The steps of the other trials follow from the budget, and are
+    never more than `longest`.
 
     Args:
         n_candidates: beside the start.
         n_folds: 1 for a single held-out part.
         budget: training steps of all trials together.
         longest: steps of the final training, at most.
-        look_at_length: whether the winner is also trained for `longest` steps, to see how many are good.
+        every_fold: whether the winner is also trained for `longest` steps on every fold.
         every: steps between looks at the held-out fold there.
 
     Raises:
@@ -171,20 +171,20 @@ def plan_rungs(n_candidates: int, n_folds: int, *, budget: int, longest: int, lo
     """
     half = (n_candidates + 1) // 2
     search = n_candidates > 1
-    later = (half, tuple(range(1, n_folds)), 1) if n_folds > 1 else (half, (0,), 2)
-    parts = [(n_candidates, (0,), 1), later] if search or not look_at_length else []
+    later = (half, (1,), 1) if n_folds > 1 else (half, (0,), 2)
+    parts = [(n_candidates, (0,), 1), later] if search or not every_fold else []
     units = sum(n * len(folds) * factor for n, folds, factor in parts)
-    left = budget - longest if look_at_length else budget
+    last = n_folds * longest if every_fold else 0
+    left = budget - last
     steps = min(left // units, longest) if units else 0
     if (parts and steps < 1) or left < 0:
-        needed = units + (longest if look_at_length else 0)
         raise ValueError(
-            f"small_data.search_budget allows {budget} steps, but {n_candidates} candidates on {n_folds} folds need at least {needed}; "
-            "raise it, give fewer candidates or folds, or set small_data=off"
+            f"small_data.search_budget allows {budget} steps, but {n_candidates} candidates on {n_folds} folds need at least "
+            f"{units + last}; raise it, give fewer candidates or folds, or set small_data=off"
         )
     rungs = [Rung(n_candidates=n, folds=folds, steps=min(factor * steps, longest), every=longest) for n, folds, factor in parts]
-    if look_at_length:
-        rungs.append(Rung(n_candidates=1, folds=(0,), steps=longest, every=every))
+    if every_fold:
+        rungs.append(Rung(n_candidates=1, folds=tuple(range(n_folds)), steps=longest, every=every))
     return tuple(rungs)
 
 
@@ -242,15 +242,25 @@ def choose(trials: Sequence[Trial], *, look_at_length: bool) -> Choice:
 
 
 def choose_steps(trials: Sequence[Trial]) -> tuple[int, float]:
-    """How many steps, and the score reached with them on the fold of the longest trial of one candidate.
+    """How many steps, and the score reached with them: geometric means over the folds of the longest trials of one candidate.
 
-    All looks at that fold count; the most steps win whose score is within `CLEARLY_WORSE` of the smallest.
+    Shorter trials, whose rate fell to zero earlier, count by their scores over those that the longest reached on the same folds. The most
+    steps win whose score is within `CLEARLY_WORSE` of the smallest.
     """
-    longest = max(trials, key=lambda trial: trial.steps)
-    looks = [look for trial in trials if trial.fold == longest.fold for look in trial.curve]
-    best = min(score for _, score in looks)
-    steps = max(step for step, score in looks if score <= CLEARLY_WORSE * best)
-    return steps, min(score for step, score in looks if step == steps)
+    most = max(trial.steps for trial in trials)
+    longest = {trial.fold: trial for trial in trials if trial.steps == most}
+    scores = {step: _mean([dict(trial.curve)[step] for trial in longest.values()]) for step, _ in next(iter(longest.values())).curve}
+    for steps in {trial.steps for trial in trials} - {most}:
+        ratios = [trial.score / longest[trial.fold].score for trial in trials if trial.steps == steps and trial.fold in longest]
+        if ratios:
+            scores[steps] = min(scores.get(steps, math.inf), scores[most] * _mean(ratios))
+    best = min(scores.values())
+    chosen = max(step for step, score in scores.items() if score <= CLEARLY_WORSE * best)
+    return chosen, scores[chosen]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def _best_of_last_round(trials: Sequence[Trial]) -> str:

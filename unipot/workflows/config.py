@@ -221,6 +221,7 @@ class PretrainConfig:
 
     run: str = MISSING
     resume: str = "auto"
+    start_from: str | None = None
     seed: int = MISSING
     cache: str | None = None
     sample_structures: int = 32

@@ -55,14 +55,14 @@ def start_models(runner: TrialRunner, run: RunFolder) -> FoldModels:
     return FoldModels(models=models, start_has_seen=runner.start_has_seen)
 
 
-def trial_models(runner: TrialRunner, candidate: str, rungs: Sequence[Rung]) -> FoldModels:
-    """The longest trial of `candidate` on every fold it was tried on; the weights of all other trials are deleted."""
+def trial_models(runner: TrialRunner, candidate: str, steps: int | None, rungs: Sequence[Rung]) -> FoldModels:
+    """Of every fold that `candidate` was tried on its trial closest to `steps` (None: the longest); all other weights are deleted."""
     models = []
     for number, fold in enumerate(runner.folds):
         own = [rung for rung in rungs if number in rung.folds]
         if own:
-            longest = max(own, key=lambda rung: rung.steps)
-            models.append(FoldModel(fold=fold, path=runner.weights_of(candidate, number, longest), steps=longest.steps))
+            nearest = max(own, key=lambda rung: (-abs(rung.steps - steps) if steps else 0, rung.steps))
+            models.append(FoldModel(fold=fold, path=runner.weights_of(candidate, number, nearest), steps=nearest.steps))
     forget_trials(runner.weights, keep=[model.path for model in models])
     return FoldModels(models=tuple(models), start_has_seen=runner.start_has_seen)
 

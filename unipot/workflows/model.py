@@ -12,6 +12,7 @@ from rich.console import Console
 
 from unipot.data.spec import levels_of_heads
 from unipot.data.statistics import ForceStatistics, force_statistics, mean_neighbors
+from unipot.models.backbone import Backbone
 from unipot.models.core_repulsion import CoreRepulsion
 from unipot.models.heads import Head, HeadBank
 from unipot.models.potential import Potential
@@ -123,21 +124,24 @@ def build_potential(
     body = build_backbone(backbone.name, backbone_hyperparameters(backbone, datasets))
     bank = HeadBank()
     for item in statistics:
-        bank.add(
-            Head(
-                item.head,
-                level_of_theory=item.level_of_theory,
-                energy_kind=item.report.energy_kind,
-                n_channels=body.n_channels,
-                n_vector_channels=body.n_vector_channels,
-                n_hidden=heads.n_hidden,
-                scale=item.scale,
-                reference=item.reference,
-                direct_forces=heads.direct_forces,
-            )
-        )
+        bank.add(fresh_head(item, body, heads))
     core = None if backbone.core_repulsion is None else CoreRepulsion(backbone.core_repulsion)
     return Potential(body, bank, core).to(dtype)
+
+
+def fresh_head(item: HeadStatistics, body: Backbone, heads: HeadsConfig) -> Head:
+    """Random weights, scale and references from the data."""
+    return Head(
+        item.head,
+        level_of_theory=item.level_of_theory,
+        energy_kind=item.report.energy_kind,
+        n_channels=body.n_channels,
+        n_vector_channels=body.n_vector_channels,
+        n_hidden=heads.n_hidden,
+        scale=item.scale,
+        reference=item.reference,
+        direct_forces=heads.direct_forces,
+    )
 
 
 def build_loss(config: LossConfig, names: Sequence[str], scales: Sequence[float], labels: Sequence[Sequence[str]]) -> StepLoss:

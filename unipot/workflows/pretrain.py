@@ -10,10 +10,12 @@ from rich.console import Console
 
 from unipot.data.mixture.datamodule import MixtureDataModule
 from unipot.data.spec import MixtureSpec
+from unipot.models.potential import Potential
 from unipot.training.module import TrainingModule
 from unipot.workflows import tables
 from unipot.workflows.charge_states import show_ignored_states
 from unipot.workflows.config import MixtureConfig, PretrainConfig, TrainerConfig
+from unipot.workflows.continued import continued_potential
 from unipot.workflows.datasets import OpenDataset, open_datasets
 from unipot.workflows.duplicates import show_leakage
 from unipot.workflows.export import export_artifact, golden_structures, references_of, training_card, write_references
@@ -47,7 +49,7 @@ def pretrain(config: PretrainConfig) -> FitResult:
     cache = Path(config.cache) if config.cache else run.path / "data"
     datasets = open_datasets(config.datasets, cache=cache, seed=config.seed, console=console, local_cache=config.trainer.local_cache)
     statistics = head_statistics(datasets, config.heads, cache=cache, console=console)
-    potential = build_potential(config.backbone, config.heads, datasets, statistics, dtype_named(config.trainer.dtype))
+    potential = first_potential(config, datasets, statistics, console)
     data = mixture_data(
         datasets, config.mixture, config.trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=schedule.max_steps,
         seed=config.seed,
@@ -84,6 +86,15 @@ def pretrain(config: PretrainConfig) -> FitResult:
     )  # fmt: skip
     report(console, run, result)
     return result
+
+
+def first_potential(
+    config: PretrainConfig, datasets: Sequence[OpenDataset], statistics: Sequence[HeadStatistics], console: Console
+) -> Potential:
+    """Random weights, or those of `start_from`."""
+    if config.start_from is None:
+        return build_potential(config.backbone, config.heads, datasets, statistics, dtype_named(config.trainer.dtype))
+    return continued_potential(config.start_from, config.heads, datasets, statistics, config.trainer.dtype, console)
 
 
 def mixture_data(

@@ -332,7 +332,7 @@ def _plan(
     look_at_length = by_folds and not is_stated("schedule.max_steps", config)
     budget = int(config.small_data.search_budget * longest)
     every = config.trainer.validate_every
-    rungs = plan_rungs(len(candidates), len(folds), budget=budget, longest=longest, look_at_length=look_at_length, every=every)
+    rungs = plan_rungs(len(candidates), len(folds), budget=budget, longest=longest, every_fold=by_folds, every=every)
     return SmallDataPlan(
         frames=frames, folds=folds, candidates=candidates, rungs=rungs, budget=budget, by_folds=by_folds, look_at_length=look_at_length
     )
@@ -357,7 +357,7 @@ def _searched(config: FinetuneConfig, plan: SmallDataPlan, runner: TrialRunner) 
 def _fold_models(runner: TrialRunner, plan: SmallDataPlan, report: SmallDataReport, run: RunFolder) -> FoldModels | None:
     """Of what will be trained; None where it was not tried, or nothing is kept."""
     if runner.keeps_weights and report.choice.candidate is not None:
-        return trial_models(runner, report.choice.candidate, plan.rungs)
+        return trial_models(runner, report.choice.candidate, report.choice.steps, plan.rungs)
     forget_trials(runner.weights)
     return start_models(runner, run) if runner.keeps_weights and report.keeps_start else None
 

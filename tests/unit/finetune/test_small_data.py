@@ -59,34 +59,34 @@ def test_errors_of_other_properties_than_the_starts_are_refused():
 def test_rungs_stay_within_the_budget(n_candidates, n_folds, longest, look, factor):
     budget = int(factor * longest)
     try:
-        rungs = plan_rungs(n_candidates, n_folds, budget=budget, longest=longest, look_at_length=look, every=10)
+        rungs = plan_rungs(n_candidates, n_folds, budget=budget, longest=longest, every_fold=look, every=10)
     except ValueError:
-        assert budget < n_candidates * (2 + n_folds) + longest
+        assert budget < 2 * n_candidates + 1 + n_folds * longest
         return
     assert sum(rung.cost for rung in rungs) <= budget
     assert max(rung.steps for rung in rungs) <= longest
 
 
-def test_default_rungs_are_halved_and_end_with_one_long_trial():
-    rungs = plan_rungs(6, 3, budget=1800, longest=600, look_at_length=True, every=50)
-    assert [(rung.n_candidates, rung.folds, rung.steps) for rung in rungs] == [(6, (0,), 100), (3, (1, 2), 100), (1, (0,), 600)]
+def test_default_rungs_are_halved_and_end_with_one_long_trial_per_fold():
+    rungs = plan_rungs(6, 3, budget=2700, longest=600, every_fold=True, every=50)
+    assert [(rung.n_candidates, rung.folds, rung.steps) for rung in rungs] == [(6, (0,), 100), (3, (1,), 100), (1, (0, 1, 2), 600)]
 
 
 def test_with_one_held_out_part_the_better_half_trains_twice_as_long():
-    rungs = plan_rungs(6, 1, budget=1200, longest=600, look_at_length=False, every=50)
+    rungs = plan_rungs(6, 1, budget=1200, longest=600, every_fold=False, every=50)
     assert [(rung.n_candidates, rung.folds, rung.steps) for rung in rungs] == [(6, (0,), 100), (3, (0,), 200)]
 
 
 def test_a_budget_below_one_step_per_trial_is_refused():
-    with pytest.raises(ValueError, match="search_budget allows 5 steps, but 6 candidates on 3 folds need at least 12"):
-        plan_rungs(6, 3, budget=5, longest=600, look_at_length=False, every=50)
+    with pytest.raises(ValueError, match="search_budget allows 5 steps, but 6 candidates on 3 folds need at least 9"):
+        plan_rungs(6, 3, budget=5, longest=600, every_fold=False, every=50)
 
 
 def test_halving_keeps_the_better_half():
     scores = dict(zip(CANDIDATES, (0.9, 0.5, 0.7, 1.2, 0.4, 0.8), strict=True))
-    rungs = plan_rungs(6, 3, budget=1800, longest=600, look_at_length=True, every=50)
+    rungs = plan_rungs(6, 3, budget=2700, longest=600, every_fold=True, every=50)
     trials = search(CANDIDATES, rungs, lambda name, fold, rung: trial(name, fold, rung.steps, scores[name]))
-    assert [(t.candidate, t.fold) for t in trials[6:]] == [("e", 1), ("e", 2), ("b", 1), ("b", 2), ("c", 1), ("c", 2), ("e", 0)]
+    assert [(t.candidate, t.fold) for t in trials[6:]] == [("e", 1), ("b", 1), ("c", 1), ("e", 0), ("e", 1), ("e", 2)]
 
 
 def test_one_lucky_fold_does_not_win():
@@ -114,7 +114,7 @@ def test_the_start_is_kept_where_no_candidate_is_better():
     [
         (((100, 0.8), (200, 0.6), (300, 0.5)), 300),  # still falling
         (((100, 0.8), (200, 0.4), (300, 0.6)), 200),  # clearly turned
-        (((100, 0.8), (200, 0.6), (300, 0.7)), 300),  # one fold cannot tell
+        (((100, 0.8), (200, 0.6), (300, 0.65)), 300),  # the folds cannot tell
     ],
 )
 def test_steps_follow_from_the_held_out_curve(curve, expected):
@@ -122,9 +122,15 @@ def test_steps_follow_from_the_held_out_curve(curve, expected):
 
 
 def test_a_short_annealed_trial_can_be_the_best_length():
-    trials = [trial("a", 0, 50, 0.4), trial("a", 1, 50, 0.2), trial("a", 0, 300, 0.7, ((100, 0.6), (300, 0.7)))]
+    trials = [trial("a", 0, 50, 0.4), trial("a", 1, 50, 0.2), *(trial("a", fold, 300, 0.8, ((100, 0.6), (300, 0.8))) for fold in (0, 1))]
     choice = choose(trials, look_at_length=True)
-    assert (choice.candidate, choice.steps, choice.score) == ("a", 50, 0.4)
+    assert (choice.candidate, choice.steps, choice.score) == ("a", 50, pytest.approx((0.4 * 0.2) ** 0.5))
+
+
+def test_one_fold_that_turns_does_not_cut_the_training():
+    curves = [((100, 0.4), (300, 0.6)), ((100, 0.8), (300, 0.5)), ((100, 0.8), (300, 0.5))]
+    trials = [trial("a", fold, 300, curve[-1][1], curve) for fold, curve in enumerate(curves)]
+    assert choose_steps(trials) == (300, pytest.approx((0.6 * 0.5 * 0.5) ** (1 / 3)))
 
 
 def test_trials_survive_json():
