@@ -192,6 +192,16 @@ def test_replay_trains_the_old_head_too(files, pretrained, tmp_path):
     assert any(not torch.equal(tensor, new[name]) for name, tensor in old.items())
 
 
+def test_the_pretraining_run_is_replayed_without_naming_its_sets(files, pretrained, tmp_path):
+    words = ("replay_pretrain_run=true", f"pretrain_run={pretrained}", "mixture.structures_per_step=4")
+    assert finetune(files, pretrained, tmp_path, *words, steps=4) == 0
+    card = load_artifact(tmp_path / "last.safetensors").card
+    assert [item["name"] for item in card["datasets"][1:]] == ["metals", "molecules"]
+    old, new = (load_potential(path / "last.safetensors").heads for path in (pretrained, tmp_path))
+    for head in ("metals", "molecules"):
+        assert any(not torch.equal(tensor, new[head].state_dict()[name]) for name, tensor in old[head].state_dict().items()), head
+
+
 def test_finished_run_is_not_repeated(files, pretrained, run):
     before = {name: load_artifact(run / f"{name}.safetensors").card["sha256"] for name in ("best", "last")}
     rows = logged(run)
@@ -220,6 +230,7 @@ def test_report_compares_the_runs_in_one_file(files, pretrained, run, scratch, t
         ("finetune=ful", "options are: freeze-k, full, heads-only, layer-wise"),
         ("learning_rate=1", "'learning_rate' is not known"),
         ("from_scratch=true parent_head=metals", "neither a parent_head nor replay"),
+        ("replay_pretrain_run=true", "give that run's folder: pretrain_run=runs/..."),
         ("data=missing.extxyz", "missing.extxyz"),
         ("checkpoint=missing.safetensors", "missing.safetensors is not there"),
         ("head=molecules", "head 'molecules' exists already"),

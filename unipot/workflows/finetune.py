@@ -33,7 +33,7 @@ from unipot.workflows.config import (
     ScheduleConfig,
     TrainerConfig,
 )
-from unipot.workflows.datasets import OpenDataset, open_datasets
+from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.export import export_artifact, golden_structures, references_of, training_card, write_references
 from unipot.workflows.fit import FitResult, fit, is_main_process, set_up_process
 from unipot.workflows.further_sets import FurtherSetConfig, also_summary, open_further_sets, own_datasets
@@ -46,9 +46,10 @@ from unipot.workflows.property_heads import (
     loss_with_properties,
     through_existing_head,
 )
+from unipot.workflows.replay import open_replay, weighted
 from unipot.workflows.report import ALIGNMENT_FILE, EVALUATIONS, SUMMARY_FILE, forgetting_table
 from unipot.workflows.run_folder import RunFolder, open_run_folder
-from unipot.workflows.self_replay import SelfReplayConfig, drift_yardsticks, self_labelled_sets
+from unipot.workflows.self_replay import SelfReplayConfig, drift_yardsticks
 from unipot.workflows.small_data import STATED, SmallDataConfig, SmallDataReport, keep_start, plan_search, settle
 from unipot.workflows.strategy import StrategyConfig, add_updates, check_strategy, strategy_facts, strategy_policy
 from unipot.workflows.uncertainty import add_uncertainty, check_uncertainty
@@ -66,7 +67,6 @@ from unipot.workflows.yardsticks import (
     YardstickConfig,
     evaluations_by_name,
     open_yardsticks,
-    require_same_energy_kind,
     save_evaluations,
     user_yardsticks,
 )
@@ -93,6 +93,7 @@ class FinetuneConfig(UserDataConfig):
     from_scratch: bool = False
     also: dict[str, FurtherSetConfig] = field(default_factory=dict)
     replay: dict[str, DatasetConfig] = field(default_factory=dict)
+    replay_pretrain_run: bool = False
     replay_share: float = MISSING
     self_replay: SelfReplayConfig = field(default_factory=SelfReplayConfig)
     forgetting: dict[str, YardstickConfig] = field(default_factory=dict)
@@ -213,7 +214,7 @@ def open_everything(
     """
     if config.from_scratch and config.also:
         raise ValueError("from_scratch=true trains one head on the frames at data; also has further sets, so leave them out")
-    if config.from_scratch and (config.replay or config.self_replay.wanted or config.parent_head != AUTO):
+    if config.from_scratch and (config.replay or config.replay_pretrain_run or config.self_replay.wanted or config.parent_head != AUTO):
         raise ValueError("from_scratch=true starts from random weights, so it has neither a parent_head nor replay; leave them out")
     if config.heads.references and not config.from_scratch:
         raise ValueError("heads.references are for from_scratch=true: an aligned head takes its parent's references and shifts them")
@@ -224,18 +225,7 @@ def open_everything(
         frames, potential, None if config.parent_head == AUTO else config.parent_head, from_scratch=config.from_scratch
     )
     frames = open_further_sets(frames, config.also, potential.head_names, seed=config.seed, cache=cache, console=console)
-    options = {"cache": cache, "seed": config.seed, "console": console, "local_cache": config.trainer.local_cache}
-    replay = open_datasets(config.replay, **options) if config.replay else []
-    for item in replay:
-        level = potential.heads[item.spec.head].level_of_theory
-        if level != item.spec.level_of_theory:
-            raise ValueError(
-                f"replay.{item.spec.name} is {item.spec.level_of_theory!r}, but head {item.spec.head!r} is {level!r}; give its own head"
-            )
-        require_same_energy_kind(potential, item.spec.head, item.store)
-    own_labels = self_labelled_sets(
-        config.self_replay, potential, read_card(config.checkpoint), seed=config.seed, cache=cache, console=console
-    )  # fmt: skip
+    replay, own_labels = open_replay(config, potential, cache, console)
     watched = {} if config.from_scratch else config.forgetting
     run_to_watch = None if config.from_scratch else config.pretrain_run
     yardsticks = open_yardsticks(watched, run_to_watch, potential, n_frames=config.forgetting_frames, cache=cache, console=console)
@@ -295,23 +285,6 @@ def stores_of(frames: UserFrames, replay: Sequence[OpenDataset], yardsticks: Seq
     datasets = [store for d in [*own_datasets(frames), *replay] for store in (d.store, d.validation_store)]
     tests = [each.test for each in (frames, *frames.further) if each.test is not None]
     return [*datasets, *tests, *(y.store for y in yardsticks)]
-
-
-def weighted(own: Sequence[OpenDataset], replay: Sequence[OpenDataset], replay_share: float) -> list[OpenDataset]:
-    """The user's sets and the replay sets with their shares of the draws.
-
-    Raises:
-        ValueError: the share is not between 0 and 1.
-    """
-    if not replay and len(own) == 1:
-        return list(own)
-    if replay and not 0 < replay_share < 1:
-        raise ValueError(f"replay_share is {replay_share}; it must be above 0 and below 1")
-    found = []
-    for sets, share in ((own, 1 - replay_share if replay else 1.0), (replay, replay_share)):
-        total = sum(d.spec.weight or 1.0 for d in sets)
-        found += [replace(d, spec=replace(d.spec, weight=share * (d.spec.weight or 1.0) / total)) for d in sets]
-    return found
 
 
 def policy_for(config: FinetuneConfig, start: Adaptation, datasets: Sequence[OpenDataset]) -> ParameterPolicy:
