@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from unipot.finetune.evidence import LinearPosterior, laplace_posterior
 from unipot.finetune.frame_sums import FrameSums, frame_sums
 from unipot.finetune.head_ensemble import ensemble_factor
 from unipot.finetune.left_out import left_out_residuals
+from unipot.finetune.out_of_fold import FoldFrames, out_of_fold
 from unipot.finetune.readout_fit import free_of_composition
 from unipot.finetune.readout_rows import ReadoutRows, readout_rows
 from unipot.models.last_layer import LastLayerPosterior, fingerprint_of
@@ -92,7 +93,8 @@ def fit_posterior(
     *,
     method: str = LAST_LAYER,
     groups: Sequence[Any] | None = None,
-    out_of_fold: OutOfFold | None = None,
+    folds: Iterable[FoldFrames] | None = None,
+    start_has_seen: bool = False,
 ) -> PosteriorReport:
     """Give head `name` a covariance of its last layer around its present weights, which do not change.
 
@@ -104,7 +106,8 @@ def fit_posterior(
             frames count that are left out of the last layer one at a time, in closed form; that is a warning.
         method: `last-layer`, the posterior; `ensemble`, the covariance of last layers solved for on resamples of the frames.
         groups: of `batches`, frame by frame: relatives are resampled and left out together; None: every frame for itself.
-        out_of_fold: errors of `batches` under models trained without them, which take the place of `held_out` where that is empty.
+        folds: models trained without part of `batches`, whose errors on them take the place of `held_out` where that is empty.
+        start_has_seen: see `unipot.finetune.calibration.OutOfFold`.
 
     Raises:
         KeyError: there is no such head.
@@ -113,13 +116,14 @@ def fit_posterior(
     """
     posterior, rows, sums, solution = attach_uncalibrated(potential, name, batches, method=method, groups=groups)
     chosen = left_out_calibrations(rows, sums, posterior.factor.cpu().numpy())
-    calibrated_on, n_frames, n_folds = LEFT_OUT, rows.n_frames, 0
+    calibrated_on, n_frames, n_folds, crossed = LEFT_OUT, rows.n_frames, 0, None
     if held_out:
         calibrated_on, n_frames = HELD_OUT, sum(batch.n_structures for batch in held_out)
         chosen = tuple(cautious(*pair) for pair in zip(calibrations(potential, name, held_out), chosen, strict=True))
-    elif out_of_fold is not None:
-        calibrated_on, n_frames, n_folds = OUT_OF_FOLD, out_of_fold.n_frames, len(out_of_fold.folds)
-        chosen = crossed_calibrations(out_of_fold, chosen)
+    elif folds is not None:
+        crossed = out_of_fold(potential, folds, name, start_has_seen=start_has_seen)
+        calibrated_on, n_frames, n_folds = OUT_OF_FOLD, crossed.n_frames, len(crossed.folds)
+        chosen = crossed_calibrations(crossed, chosen)
     energy, forces = _shared(*chosen)
     posterior.calibration.copy_(torch.tensor([energy.factor, forces.factor], dtype=torch.float64))
     return PosteriorReport(
@@ -131,7 +135,7 @@ def fit_posterior(
         calibrated_on=calibrated_on,
         energy=energy,
         forces=forces,
-        warnings=tuple(_warnings(calibrated_on, out_of_fold, energy, forces)),
+        warnings=tuple(_warnings(calibrated_on, crossed, energy, forces)),
         calibration_frames=n_frames,
         n_folds=n_folds,
     )
@@ -162,10 +166,10 @@ def calibrations(potential: Potential, name: str, batches: Sequence[AtomBatch]) 
     return energy, forces
 
 
-def crossed_calibrations(out_of_fold: OutOfFold, left_out: Sequence[Calibration]) -> tuple[Calibration, ...]:
+def crossed_calibrations(crossed: OutOfFold, left_out: Sequence[Calibration]) -> tuple[Calibration, ...]:
     """Of energies and forces: out of fold, not below those of left-out frames where that is wise, see `cautious`."""
-    enough = math.inf if out_of_fold.start_has_seen else ENOUGH_ERRORS
-    found = [out_of_fold.calibration(name) for name in ("energy", "forces")]
+    enough = math.inf if crossed.start_has_seen else ENOUGH_ERRORS
+    found = [crossed.calibration(name) for name in ("energy", "forces")]
     return tuple(cautious(own, left, enough) for own, left in zip(found, left_out, strict=True))
 
 
@@ -187,14 +191,14 @@ def _shared(energy: Calibration, forces: Calibration) -> tuple[Calibration, Cali
     return energy, forces if forces.n else replace(forces, factor=energy.factor)
 
 
-def _warnings(calibrated_on: str, out_of_fold: OutOfFold | None, energy: Calibration, forces: Calibration) -> Iterator[str]:
+def _warnings(calibrated_on: str, crossed: OutOfFold | None, energy: Calibration, forces: Calibration) -> Iterator[str]:
     if calibrated_on == LEFT_OUT:
         yield (
             "no frames were held out: uncertainties are calibrated on training frames, each left out of the last layer in closed form; "
             "the rest of the model has seen them, so expect the error bars to be too small"
         )
     careful = calibrated_on != LEFT_OUT
-    if calibrated_on == OUT_OF_FOLD and out_of_fold is not None and out_of_fold.start_has_seen:
+    if crossed is not None and crossed.start_has_seen:
         careful = False
         yield (
             "the readout that the folds started from was solved for on all frames, so the larger of the factor out of fold and that of "

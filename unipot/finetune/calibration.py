@@ -73,14 +73,12 @@ class OutOfFold:
     """Errors of frames under models that were trained without them, one model per fold of cross-validation.
 
     Attributes:
-        folds: per fold, property -> errors and standard deviations of that fold's own posterior, without calibration.
-        steps: (n_folds,) that the models were trained for.
+        folds: per fold, property -> errors, and the standard deviations that the final model has for the same numbers, uncalibrated.
         n_frames: held out, all folds together.
         start_has_seen: whether the readout that the models started from was solved for on all frames.
     """
 
     folds: tuple[dict[str, ErrorsAndWidths], ...]
-    steps: tuple[int, ...]
     n_frames: int
     start_has_seen: bool = False
 
@@ -91,17 +89,13 @@ class OutOfFold:
         frames, whose error bars are scaled: the K-fold variant of the jackknife (R. F. Barber, E. J. Candès, A. Ramdas, R. J. Tibshirani,
         "Predictive inference with the jackknife+", Ann. Statist. 49, 486, 2021). It covers 90 % where training is stable, that is
         leaving a fold out changes errors little; the bound of CV+, which needs all fold models at prediction, does not hold for it.
-        Trials of some folds are shorter than that of others, and a model trained for longer is surer of itself: the factor is
-        never below the plain 90 % quantile of the folds that were trained longest.
+        The standard deviations are those of the final model: a model of a fold is the surer of itself the longer it saw its fewer
+        frames, and a factor of its own error bars would be too large. The final model has seen the frames, which makes its error bars
+        on them smaller than on new ones (by their leverage on the last layer), and errors of models with fewer frames are larger:
+        both make the factor larger than needed, never smaller.
         """
-        parts = [fold[name] for fold in self.folds]
-        together = pooled(parts)
-        found = calibration_of(together.ratios, together.structures)
-        if found.n == 0:
-            return found
-        longest = np.concatenate([part.ratios for part, steps in zip(parts, self.steps, strict=True) if steps == max(self.steps)])
-        least = float(np.quantile(longest, COVERAGE)) / NORMAL_90 if len(longest) else 0.0
-        return replace(found, factor=max(found.factor, least))
+        together = pooled([fold[name] for fold in self.folds])
+        return calibration_of(together.ratios, together.structures)
 
 
 def pooled(parts: Sequence[ErrorsAndWidths]) -> ErrorsAndWidths:
@@ -117,12 +111,13 @@ def pooled(parts: Sequence[ErrorsAndWidths]) -> ErrorsAndWidths:
     )
 
 
-def errors_and_widths(potential: Potential, batches: Iterable[AtomBatch]) -> dict[str, ErrorsAndWidths]:
+def errors_and_widths(potential: Potential, batches: Iterable[AtomBatch], judge: Potential | None = None) -> dict[str, ErrorsAndWidths]:
     """`energy` (per structure) and `forces` (per component) of all labelled structures; a property without labels is empty.
 
     Args:
-        potential: the heads of the batches have posteriors.
+        potential: whose errors they are.
         batches: of one head each; forces of fixed atoms do not count.
+        judge: whose standard deviations are taken, from the posterior of its head of the same number; `potential` by default.
 
     Raises:
         ValueError: see `predict_uncertainty`.
@@ -130,12 +125,13 @@ def errors_and_widths(potential: Potential, batches: Iterable[AtomBatch]) -> dic
     found: dict[str, list[np.ndarray]] = {"energy": [np.zeros((3, 0))], "forces": [np.zeros((3, 0))]}
     training, first = potential.training, 0
     potential.eval()
-    with _without_weight_gradients(potential):
+    judge = potential if judge is None else judge
+    with _without_weight_gradients(potential), _without_weight_gradients(judge):
         for batch in batches:
             chosen = {p: labelled_mask(p, batch) for p in found}
             needed = bool(chosen["forces"].any())
             predictions = potential(batch, properties=("energy", "forces") if needed else ("energy",))
-            widths = predict_uncertainty(potential, batch, forces=needed)
+            widths = predict_uncertainty(judge, batch, forces=needed)
             structures = batch.structure_index[:, None].expand(-1, 3), batch.head_index.new_tensor(range(batch.n_structures))
             for p, mask in chosen.items():
                 if bool(mask.any()):

@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from unipot.finetune.calibration import OutOfFold
-from unipot.finetune.evidence import NothingToFit
-from unipot.finetune.out_of_fold import FoldFrames, out_of_fold
+from unipot.finetune.out_of_fold import FoldFrames
 from unipot.finetune.small_data import Rung
 from unipot.workflows.config import MixtureConfig
 from unipot.workflows.datasets import OpenDataset
@@ -76,14 +74,13 @@ def forget_trials(folder: Path, keep: Sequence[Path] = ()) -> None:
             path.unlink()
 
 
-def errors_out_of_fold(
-    folds: FoldModels, option: str, dataset: OpenDataset, budget: MixtureConfig, limits: tuple[int, int], console: Console
-) -> OutOfFold | None:
-    """Errors of the frames of every fold under its model; None, and a sentence, where that cannot be.
+def fold_frames(
+    folds: FoldModels, dataset: OpenDataset, budget: MixtureConfig, limits: tuple[int, int], console: Console
+) -> Iterator[FoldFrames] | None:
+    """The models of the folds, one after the other, with the frames of each; None, and a sentence, where a model is gone.
 
     Args:
         folds: their models.
-        option: method of the error bars.
         dataset: the user's frames.
         budget: of a batch.
         limits: frames and atoms that are looked at, all folds together.
@@ -95,15 +92,10 @@ def errors_out_of_fold(
             "are not calibrated out of fold", style="yellow", highlight=False, markup=False,
         )  # fmt: skip
         return None
-    try:
-        frames = _fold_frames(folds, dataset, budget, limits, console)
-        return out_of_fold(frames, dataset.spec.head, method=option, start_has_seen=folds.start_has_seen)
-    except NothingToFit as error:
-        console.print(f"warning: error bars are not calibrated out of fold: {error}", style="yellow", highlight=False, markup=False)
-        return None
+    return _loaded(folds, dataset, budget, limits, console)
 
 
-def _fold_frames(
+def _loaded(
     folds: FoldModels, dataset: OpenDataset, budget: MixtureConfig, limits: tuple[int, int], console: Console
 ) -> Iterator[FoldFrames]:
     n_frames, n_atoms = (limit // len(folds.models) for limit in limits)
@@ -111,11 +103,8 @@ def _fold_frames(
         potential = load_potential(model.path)
         read = lambda store, indices, own=potential: list(frames_batches(own, store, indices, dataset.spec.head, budget))  # noqa: E731
         held_out = evenly(model.fold.store, model.fold.held_out, n_frames, n_atoms, console, "calibrated out of fold on")
-        training = np.asarray(model.fold.training)
         yield FoldFrames(
             potential=potential,
-            steps=model.steps,
-            training=read(dataset.store, training),
-            groups=dataset.store.groups[training],
+            training=read(dataset.store, np.asarray(model.fold.training)),
             held_out=read(model.fold.store, held_out),
         )

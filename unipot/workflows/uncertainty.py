@@ -14,7 +14,7 @@ from unipot.reporting.tables import uncertainty_table
 from unipot.structure import Structure
 from unipot.workflows.config import MixtureConfig
 from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.fold_models import FoldModels, errors_out_of_fold
+from unipot.workflows.fold_models import FoldModels, fold_frames
 from unipot.workflows.frame_limits import evenly
 from unipot.workflows.user_frames import frames_batches
 from unipot.zoo.artifact import RESERVED, load_artifact, save_artifact
@@ -69,10 +69,11 @@ def add_uncertainty(
     training = list(frames_batches(potential, dataset.store, chosen, name, budget))
     held_out = list(frames_batches(potential, dataset.validation_store, held, name, budget)) if len(held) else []
     limits = CALIBRATION_FRAMES, CALIBRATION_ATOMS
-    crossed = errors_out_of_fold(folds, option, dataset, budget, limits, console) if folds and not held_out else None
+    crossed = fold_frames(folds, dataset, budget, limits, console) if folds and not held_out else None
+    seen = folds is not None and folds.start_has_seen
     groups = dataset.store.groups[chosen]
     try:
-        report = fit_posterior(potential, name, training, held_out, method=option, groups=groups, out_of_fold=crossed)
+        report = fit_posterior(potential, name, training, held_out, method=option, groups=groups, folds=crossed, start_has_seen=seen)
     except NothingToFit as error:
         _say(console, f"warning: no error bars for head {name!r}: {error}")
         return None

@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -6,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unipot.finetune.align import align_head
+from unipot.finetune.align import align_head, for_head
 from unipot.finetune.calibrated_posterior import fit_posterior
 from unipot.finetune.calibration import ErrorsAndWidths, OutOfFold, calibration_of, cautious, pooled
 from unipot.finetune.out_of_fold import FoldFrames, out_of_fold
-from unipot.models.last_layer import NORMAL_90
+from unipot.models.last_layer import predict_uncertainty
 
 
 def fold(ratios, structures=None, width=1.0):
@@ -20,8 +21,8 @@ def fold(ratios, structures=None, width=1.0):
     return {"energy": errors, "forces": errors}
 
 
-def folds(*parts, steps=None, **options):
-    return OutOfFold(folds=parts, steps=steps or (10,) * len(parts), n_frames=sum(len(p["energy"].errors) for p in parts), **options)
+def folds(*parts):
+    return OutOfFold(folds=parts, n_frames=sum(len(p["energy"].errors) for p in parts))
 
 
 def aligned(potential, batches):
@@ -37,16 +38,9 @@ def test_structures_of_different_folds_stay_different():
 
 def test_the_factor_is_the_conformal_quantile_of_all_folds_together():
     ratios = np.abs(np.random.default_rng(0).normal(size=30))
-    found = folds(*(fold(ratios[k::3]) for k in range(3)), steps=(10, 20, 20)).calibration("energy")
+    found = folds(*(fold(ratios[k::3]) for k in range(3))).calibration("energy")
     assert found.factor == pytest.approx(calibration_of(ratios).factor)
     assert (found.n, found.n_effective) == (30, 30)
-
-
-def test_the_factor_is_not_below_what_the_longest_trained_fold_needs():
-    sure = np.full(10, 4.0)
-    parts = fold(sure), fold(np.full(100, 1.0)), fold(np.full(100, 1.0))
-    assert folds(*parts, steps=(600, 100, 100)).calibration("forces").factor == pytest.approx(4.0 / NORMAL_90)
-    assert folds(*parts, steps=(100, 600, 600)).calibration("forces").factor == pytest.approx(1.0 / NORMAL_90)
 
 
 @given(scale=st.floats(0.01, 100.0), seed=st.integers(0, 100))
@@ -64,33 +58,43 @@ def test_a_start_that_has_seen_all_frames_takes_the_larger_factor():
     assert cautious(many, larger, enough=np.inf).factor == 9.0
 
 
+def parts_of(potential, batches):
+    return [FoldFrames(potential=potential, training=[batches[1 - k]], held_out=[batches[k]]) for k in range(2)]
+
+
 def test_the_final_error_bars_have_the_factor_out_of_fold(potential, batches):
-    crossed = folds(*(fold(np.full(40, 5.0)) for _ in range(3)))
-    report = fit_posterior(aligned(potential, batches), "mine", batches, [], out_of_fold=crossed)
-    assert potential.heads["mine"].posterior.calibration.tolist() == pytest.approx([5.0 / NORMAL_90] * 2)
-    assert report.calibrated_in_words() == "calibrated out of fold on 120 frames of 3 folds"
+    aligned(potential, batches)
+    report = fit_posterior(potential, "mine", batches, [], folds=parts_of(potential, batches))
+    posterior = potential.heads["mine"].posterior
+    factors = posterior.calibration.tolist()
+    posterior.calibration.fill_(1.0)
+    crossed = out_of_fold(potential, parts_of(potential, batches), "mine")
+    assert factors[1] == pytest.approx(crossed.calibration("forces").factor)
+    assert report.calibrated_in_words() == "calibrated out of fold on 8 frames of 2 folds"
     assert not any("too small" in text for text in report.warnings)
 
 
 def test_held_out_frames_go_before_folds(potential, batches):
-    crossed = folds(fold(np.full(40, 5.0)))
-    report = fit_posterior(aligned(potential, batches), "mine", batches[:1], batches[1:], out_of_fold=crossed)
+    aligned(potential, batches)
+    report = fit_posterior(potential, "mine", batches[:1], batches[1:], folds=parts_of(potential, batches))
     assert (report.calibrated_on, report.calibration_frames, report.n_folds) == ("held-out", 3, 0)
 
 
-def test_every_frame_is_judged_by_a_posterior_of_the_others(potential, batches):
+def test_errors_are_of_the_fold_and_error_bars_of_the_final_model(potential, batches):
     aligned(potential, batches)
-    parts = [
-        FoldFrames(potential=potential, steps=k, training=[batches[1 - k]], groups=None, held_out=[batches[k]]) for k in range(2)
-    ]
-    found = out_of_fold(parts, "mine")
-    fit_posterior(potential, "mine", [batches[1]], [])
-    alone = potential.heads["mine"].posterior.factor.clone()
-    fit_posterior(potential, "mine", [batches[0]], [])
-    assert not torch.allclose(alone, potential.heads["mine"].posterior.factor)
-    assert (found.n_frames, found.steps) == (8, (0, 1))
-    assert [len(part["energy"].errors) for part in found.folds] == [5, 3]
-    assert [len(part["forces"].errors) for part in found.folds] == [3 * batch.n_atoms for batch in batches]
+    fit_posterior(potential, "mine", batches, [])
+    potential.heads["mine"].posterior.calibration.fill_(1.0)
+    worse = copy.deepcopy(potential)
+    with torch.no_grad():
+        worse.heads["mine"].readout.output.weight.mul_(2.0)
+    parts = [FoldFrames(potential=worse, training=[batches[1 - k]], held_out=[batches[k]]) for k in range(2)]
+    found, index = out_of_fold(potential, parts, "mine"), potential.heads.index("mine")
+    for batch, part in zip(batches, found.folds, strict=True):
+        own = for_head(batch, index)
+        error = (worse(own, properties=("forces",)).forces.detach().double() - batch.labels["forces"].double()).abs()
+        assert part["forces"].errors == pytest.approx(error.flatten().numpy())
+        assert part["forces"].widths == pytest.approx(predict_uncertainty(potential, own).forces.flatten().numpy())
+    assert found.n_frames == 8
 
 
 def test_an_energy_shift_learnt_from_held_out_frames_does_not_lower_their_errors(potential, batches):
@@ -102,5 +106,6 @@ def test_an_energy_shift_learnt_from_held_out_frames_does_not_lower_their_errors
         own = replace(batch, head_index=torch.full_like(batch.head_index, index))
         energy = potential(own, properties=("energy",)).energy.detach() + (1 - number) * batch.n_atoms_per_structure
         exact.append(replace(batch, labels={**batch.labels, "energy": energy}))
-    found = out_of_fold([FoldFrames(potential=potential, steps=0, training=exact[:1], groups=None, held_out=exact[1:])], "mine")
+    fit_posterior(potential, "mine", exact, [])
+    found = out_of_fold(potential, [FoldFrames(potential=potential, training=exact[:1], held_out=exact[1:])], "mine")
     assert found.folds[0]["energy"].errors == pytest.approx(batches[1].n_atoms_per_structure.numpy(), rel=1e-2)
