@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Adaptation:
         statistics: of the new head from scratch, references included; empty when aligned.
         new_elements: of the frames, which no head of the checkpoint was trained on.
         further: of the heads of further sets of the user's own, in the same potential.
+        teacher: what a cheap method taught before, see `unipot.workflows.teacher`; empty without one.
     """
 
     potential: Potential
@@ -52,6 +53,7 @@ class Adaptation:
     statistics: tuple[HeadStatistics, ...] = ()
     new_elements: tuple[NewElement, ...] = ()
     further: tuple[Adaptation, ...] = ()
+    teacher: dict[str, Any] = field(default_factory=dict)
 
     @property
     def parent(self) -> str | None:
@@ -87,6 +89,7 @@ class Adaptation:
             "alignment": None if self.report is None else self.report.to_dict(),
             **({"new_elements": [element.to_dict() for element in self.new_elements]} if self.new_elements else {}),
             **({"also": [other.to_dict() for other in self.further]} if self.further else {}),
+            **({"teacher": self.teacher} if self.teacher else {}),
         }
 
     def write(self, path: Path) -> None:

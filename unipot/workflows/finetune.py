@@ -18,6 +18,7 @@ from unipot.finetune.lora import LoraReport
 from unipot.models.potential import Potential
 from unipot.reporting.evaluation import Evaluation, error_table, property_table
 from unipot.reporting.tables import ReportTable
+from unipot.structure import Structure
 from unipot.training.module import TrainingModule
 from unipot.training.optim import ParameterPolicy, build_policy
 from unipot.workflows import tables
@@ -52,6 +53,7 @@ from unipot.workflows.run_folder import RunFolder, open_run_folder
 from unipot.workflows.self_replay import SelfReplayConfig, drift_yardsticks
 from unipot.workflows.small_data import STATED, SmallDataConfig, SmallDataReport, keep_start, plan_search, settle
 from unipot.workflows.strategy import StrategyConfig, add_updates, check_strategy, strategy_facts, strategy_policy
+from unipot.workflows.teacher import TeacherConfig, check_teacher, taught
 from unipot.workflows.uncertainty import add_uncertainty, check_uncertainty
 from unipot.workflows.user_frames import (
     UserDataConfig,
@@ -96,6 +98,7 @@ class FinetuneConfig(UserDataConfig):
     replay_pretrain_run: bool = False
     replay_share: float = MISSING
     self_replay: SelfReplayConfig = field(default_factory=SelfReplayConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     forgetting: dict[str, YardstickConfig] = field(default_factory=dict)
     pretrain_run: str | None = None
     forgetting_frames: int = MISSING
@@ -136,8 +139,9 @@ def finetune(config: FinetuneConfig) -> FitResult:
     budget = budget_for(stores_of(frames, replay, yardsticks), config.mixture, pretrained.cutoff, console)
     before = [y.measure(pretrained, "pretrained", budget) for y in yardsticks]
 
+    lesson = taught(config, pretrained, frames.dataset, budget, cache_of(config, run), run, console)
     console.rule("fresh weights" if config.from_scratch else "alignment")
-    start = starting_point(config, pretrained, frames, budget, run, console)
+    start = replace(starting_point(config, lesson.potential, frames, budget, run, console), teacher=lesson.facts)
     show_alignment(console, start)
     add_properties(config, start, frames, console)
     targets = user_yardsticks(frames)
@@ -146,37 +150,64 @@ def finetune(config: FinetuneConfig) -> FitResult:
     datasets = weighted(own_datasets(frames), replay, config.replay_share)
     build = partial(trial_module, datasets=datasets, run=run)
     config, searched, folds = settle(config, search, start, datasets, budget, run, build, console)
-    _, schedule = build_settings(config.optimizer, config.schedule)
-    data = mixture_data(
-        datasets, budget, config.trainer, cutoff=start.potential.cutoff, head_names=start.potential.head_names, n_steps=schedule.max_steps,
-        seed=config.seed,
-    )  # fmt: skip
-    lora = add_updates(config.finetune, start.potential, seed=config.seed, console=console)
-    module = training_module(config, start, datasets, run)
-    tables.show_datasets(console, datasets, data.plan.shares(), data.plan.passes(schedule.max_steps))
-    show_training(console, module, datasets)
-
-    export = partial(export_artifact, card=card_of(config, run, datasets, start, lora, searched), golden=golden_structures(datasets))
-    own_frames_choose = {d.spec.name: 0.0 for d in replay}
-    if searched and searched.keeps_start:
-        result = keep_start(start.potential, run, export)
-    else:
-        console.rule(f"training {schedule.max_steps} steps" + (f", continuing the run in {run.path}" if run.resume else ""))
-        result = fit(
-            module, data, run=run, trainer=config.trainer, logger=config.logger, dataset_weights=own_frames_choose, export=export,
-            console=console, description="fine-tuning", validate_first=True,
-        )  # fmt: skip
+    golden = golden_structures(datasets)
+    result = train(config, start, datasets, budget, run, searched, golden, console, own=len(datasets) - len(replay))
     if result.is_main:
         write_summary(run, config, frames, start, result)
         adapted = chosen_potential(run, config)
         final = [target.measure(adapted, model_name(config), budget) for target in targets]
         after = [y.measure(adapted, "fine-tuned", budget) for y in yardsticks]
-        own = evaluations_by_name(frames.dataset.spec.head, zero_shot=zero_shot, final=final)
-        save_evaluations(run.path / EVALUATIONS, {**own, "before": before, "after": after})
+        measured = evaluations_by_name(frames.dataset.spec.head, zero_shot=zero_shot, final=final)
+        save_evaluations(run.path / EVALUATIONS, {**measured, "before": before, "after": after})
         show_results(console, run, [*zero_shot, *final], forgetting_table(before, after))
-        calibrate_properties(list(config.properties), run.best, frames, budget, golden_structures(datasets), console)
-        add_uncertainty(config.uncertainty, run.best, frames.dataset, budget, golden_structures(datasets), console, folds)
+        calibrate_properties(list(config.properties), run.best, frames, budget, golden, console)
+        add_uncertainty(config.uncertainty, run.best, frames.dataset, budget, golden, console, folds)
     return result
+
+
+def train(
+    config: FinetuneConfig,
+    start: Adaptation,
+    datasets: Sequence[OpenDataset],
+    budget: MixtureConfig,
+    run: RunFolder,
+    searched: SmallDataReport | None,
+    golden: Sequence[Structure],
+    console: Console,
+    *,
+    own: int,
+) -> FitResult:
+    """Train `start` in place on the mixture, or keep it where the search found nothing better.
+
+    Args:
+        config: with what the search settled.
+        start: the aligned model.
+        datasets: the user's, then the replayed ones, weighted.
+        budget: of a batch.
+        run: its folder.
+        searched: report of the search, None without one.
+        golden: structures that check the artifact on load.
+        console: tables and progress go here.
+        own: how many of `datasets` are the user's; only they choose the best weights.
+    """
+    _, schedule = build_settings(config.optimizer, config.schedule)
+    potential = start.potential
+    data = mixture_data(
+        datasets, budget, config.trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=schedule.max_steps,
+        seed=config.seed,
+    )  # fmt: skip
+    lora = add_updates(config.finetune, potential, seed=config.seed, console=console)
+    module = training_module(config, start, datasets, run)
+    tables.show_datasets(console, datasets, data.plan.shares(), data.plan.passes(schedule.max_steps))
+    show_training(console, module, datasets)
+    export = partial(export_artifact, card=card_of(config, run, datasets, start, lora, searched), golden=golden)
+    if searched and searched.keeps_start:
+        return keep_start(potential, run, export)
+    console.rule(f"training {schedule.max_steps} steps" + (f", continuing the run in {run.path}" if run.resume else ""))
+    return fit(
+        module, data, run=run, trainer=config.trainer, logger=config.logger, export=export, console=console, description="fine-tuning",
+        dataset_weights={d.spec.name: 0.0 for d in datasets[own:]}, validate_first=True,
+    )  # fmt: skip
 
 
 def check_options(config: FinetuneConfig, pretrained: Potential) -> None:
@@ -188,6 +219,7 @@ def check_options(config: FinetuneConfig, pretrained: Potential) -> None:
     check_uncertainty(config.uncertainty)
     check_strategy(config.finetune, pretrained, from_scratch=config.from_scratch)
     check_properties(config.properties, pretrained, config.labels, compile=config.trainer.compile)
+    check_teacher(config)
 
 
 def add_properties(config: FinetuneConfig, start: Adaptation, frames: UserFrames, console: Console) -> None:

@@ -1,0 +1,119 @@
+"""A lesson from xTB before the user's labels: what is learned from it, what it may not see, what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from ase.build import molecule
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+
+from unipot.cli import main
+from unipot.data.store import Store
+from unipot.workflows import teacher
+from unipot.zoo.artifact import load_artifact, load_potential
+
+pytest.importorskip("tblite", reason="tblite is the teacher")
+LESSON = ("teacher.method=gfn2-xtb", "teacher.frames=40", "teacher.steps_before=5", "teacher.steps_between=3", "teacher.max_steps=30")
+
+
+def user_frames(n, factor=1.0):
+    """Distorted methanol labelled by EMT times `factor`."""
+    rng, frames = np.random.default_rng(1), []
+    for _ in range(n):
+        atoms = molecule("CH3OH")
+        atoms.positions += 0.05 * rng.normal(size=atoms.positions.shape)
+        atoms.calc = EMT()
+        energy, forces = factor * atoms.get_potential_energy(), factor * atoms.get_forces()
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+        frames.append(atoms)
+    return frames
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, toy_data):
+    folder = tmp_path_factory.mktemp("teacher")
+    write(folder / "mine.extxyz", user_frames(8))
+    write(folder / "other-labels.extxyz", user_frames(8, factor=1.5))
+    run = folder / "pretrain"
+    arguments = [
+        "pretrain", f"run={run}", "experiment=smoke", "trainer.threads=1", "trainer.progress=false",
+        f"datasets.molecules.path={toy_data['molecules']}", "datasets.molecules.level_of_theory=EMT-molecules",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    return {"folder": folder, "checkpoint": run / "last.safetensors"}
+
+
+def finetune(files, run, *overrides, data="mine"):
+    return main(
+        [
+            "finetune", f"checkpoint={files['checkpoint']}", f"data={files['folder'] / data}.extxyz", f"run={run}", "schedule.max_steps=4",
+            "schedule.warmup_steps=1", "trainer.threads=1", "trainer.progress=false", "small_data=off", "validation_fraction=0",
+            "uncertainty=none", *overrides,
+        ]
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(files):
+    folder = files["folder"] / "run"
+    assert finetune(files, folder, *LESSON) == 0
+    return folder
+
+
+def test_the_lesson_is_in_the_card(run):
+    facts = load_artifact(run / "best.safetensors").card["finetune"]["teacher"]
+    assert (facts["method"], facts["n_labelled"], facts["head"]) == ("gfn2-xtb", 40, "gfn2-xtb")
+    assert set(facts["held_out_errors"]) >= {"energy_per_atom", "forces"}
+
+
+def test_labels_of_the_lesson_are_those_of_the_method(run):
+    from tblite.ase import TBLite
+
+    store = Store(next((run / "data").glob("gfn2-xtb-*.unipot")))
+    structure = store[17]
+    atoms = structure.to_ase()
+    atoms.calc = TBLite(method="GFN2-xTB", verbosity=0)
+    assert float(structure.labels["energy"]) == pytest.approx(atoms.get_potential_energy(), abs=1e-4)
+    assert structure.labels["forces"] == pytest.approx(atoms.get_forces(), abs=1e-3)
+
+
+def test_the_lesson_lowers_the_errors_of_its_head_on_structures_it_has_not_trained_on(files, run, tmp_path):
+    assert finetune(files, tmp_path, *LESSON, "teacher.max_steps=1") == 0
+    long, short = (json.loads((folder / "taught.json").read_text())["held_out_errors"]["forces"] for folder in (run, tmp_path))
+    assert long < 0.8 * short
+
+
+def test_the_users_labels_are_not_seen_by_the_teacher(files, run, tmp_path):
+    assert finetune(files, tmp_path, *LESSON, "check_labels=false", data="other-labels") == 0
+    one, other = (load_potential(folder / "taught.safetensors").state_dict() for folder in (run, tmp_path))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_run_that_is_continued_does_not_repeat_the_lesson(files, tmp_path, monkeypatch):
+    assert finetune(files, tmp_path, *LESSON) == 0
+    first = load_potential(tmp_path / "best.safetensors").state_dict()
+    monkeypatch.setattr(teacher, "_store", None)
+    for name in ("best.safetensors", "last.safetensors"):
+        (tmp_path / name).unlink()
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.unlink()
+    assert finetune(files, tmp_path, *LESSON) == 0
+    again = load_potential(tmp_path / "best.safetensors").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("teacher.method=pm7", "teacher.method is 'pm7'; use one of: none, gfn1-xtb, gfn2-xtb"),
+        ("teacher.method=gfn2-xtb teacher.frames=0", "teacher.frames is 0; it must be positive"),
+        ("teacher.method=gfn2-xtb from_scratch=true", "so it has no teacher"),
+    ],
+)
+def test_contradictions_are_refused_in_one_sentence(files, tmp_path, capsys, override, sentence):
+    assert finetune(files, tmp_path, *override.split()) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert sentence in error and "Traceback" not in error

@@ -1,0 +1,238 @@
+"""A cheap teacher before the expensive labels: the model first learns the user's own systems from a semi-empirical method.
+
+Structures in thermal motion around the user's frames are labelled by xTB, a head of its own is trained on them with the backbone, and
+the result takes the place of the pretrained model. What the frames then have to teach is the difference between two levels of theory,
+which is smoother than either (R. Ramakrishnan, P. O. Dral, M. Rupp, O. A. von Lilienfeld, "Big data meets quantum chemistry
+approximations: the Δ-machine learning approach", J. Chem. Theory Comput. 11, 2087, 2015). No label of the user's is used here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase import Atoms, units
+from ase.md.langevin import Langevin
+from rich.console import Console
+
+from unipot.data.spec import DatasetSpec
+from unipot.data.store import Store, StoreWriter
+from unipot.models.potential import Potential
+from unipot.structure import Structure
+from unipot.training.metrics import MetricTable
+from unipot.workflows.adaptation import align_to_frames
+from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.fit import fit_in_memory
+from unipot.workflows.model import dtype_named
+from unipot.workflows.pretrain import mixture_data
+from unipot.workflows.run_folder import RunFolder, write_json
+from unipot.workflows.user_frames import free_head_name
+from unipot.zoo.artifact import load_artifact, save_artifact
+
+if TYPE_CHECKING:
+    from unipot.workflows.config import MixtureConfig
+    from unipot.workflows.finetune import FinetuneConfig
+
+NONE = "none"
+#: option -> name of the method in tblite
+METHODS = {"gfn1-xtb": "GFN1-xTB", "gfn2-xtb": "GFN2-xTB"}
+#: in a run folder: the model that the teacher has taught, beside the facts that are also in the card
+TAUGHT, FACTS = "taught.safetensors", "taught.json"
+#: fs, 1/fs; of the dynamics that samples
+_TIMESTEP, _FRICTION = 1.0, 0.01
+_HELD_OUT = 0.1
+
+
+@dataclass(kw_only=True)
+class TeacherConfig:
+    """`method`: none, gfn1-xtb or gfn2-xtb (tblite). `frames`: labelled in all. `temperature`: K, of the Langevin dynamics that starts
+    from every frame of the user's. `steps_before`, `steps_between`: of 1 fs, before the first labelled frame and between two.
+    `max_steps`, `structures_per_step`: of the training on them."""
+
+    method: str = NONE
+    frames: int = 600
+    temperature: float = 600.0
+    steps_before: int = 50
+    steps_between: int = 15
+    max_steps: int = 1200
+    structures_per_step: int = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught:
+    """The model to go on from, and what is said about it in the card; no facts without a teacher."""
+
+    potential: Potential
+    facts: dict[str, Any]
+
+
+def check_teacher(config: FinetuneConfig) -> None:
+    """Refuse what contradicts itself before any work.
+
+    Raises:
+        ValueError: an option is not allowed, or the teacher's program is not installed.
+    """
+    options = config.teacher
+    if options.method == NONE:
+        return
+    if options.method not in METHODS:
+        raise ValueError(f"teacher.method is {options.method!r}; use one of: {', '.join((NONE, *METHODS))}")
+    for name in ("frames", "temperature", "steps_before", "steps_between", "max_steps", "structures_per_step"):
+        if not getattr(options, name) > 0:
+            raise ValueError(f"teacher.{name} is {getattr(options, name)}; it must be positive")
+    if config.from_scratch:
+        raise ValueError("from_scratch=true trains random weights on your frames alone, so it has no teacher; leave teacher.method out")
+    if config.trainer.devices * config.trainer.num_nodes > 1:
+        raise ValueError("the teacher's lesson runs in one process; set trainer.devices=1 and trainer.num_nodes=1, or teacher.method=none")
+    try:
+        import tblite.interface  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"teacher.method={options.method} needs tblite: pip install tblite (or 'unipot[quickstart]')") from error
+
+
+def taught(
+    config: FinetuneConfig, pretrained: Potential, own: OpenDataset, budget: MixtureConfig, cache: Path, run: RunFolder, console: Console
+) -> Taught:
+    """`pretrained` after the teacher's lesson on the systems of the user's training frames; as it is without a teacher.
+
+    A lesson that is over is not repeated when the run is continued.
+
+    Args:
+        config: of the run.
+        pretrained: changed in place.
+        own: the user's frames; their labels are not looked at.
+        budget: of a batch.
+        cache: folder for the store of labelled structures.
+        run: its folder keeps the result.
+        console: what is done is said here.
+
+    Raises:
+        ValueError: the method could label no structure.
+    """
+    options = config.teacher
+    if options.method == NONE:
+        return Taught(potential=pretrained, facts={})
+    facts_file, model_file = run.path / FACTS, run.path / TAUGHT
+    if facts_file.is_file() and model_file.is_file():
+        potential = load_artifact(model_file, dtype=dtype_named(config.trainer.dtype)).potential
+        return Taught(potential=potential, facts=json.loads(facts_file.read_text(encoding="utf-8")))
+    console.rule(f"a lesson from {METHODS[options.method]}")
+    began = time.perf_counter()
+    starts = [own.store[int(index)] for index in np.asarray(own.train_indices)]
+    lesson = _open(_store(options, starts, config.seed, cache, console), options, pretrained)
+    table = _learn(config, pretrained, lesson, budget, run, console)
+    errors = {row.property: row.mae for row in table.rows if row.dataset == lesson.spec.name and row.element is None}
+    facts = {
+        **asdict(options), "head": lesson.spec.head, "level_of_theory": lesson.spec.level_of_theory, "n_labelled": len(lesson.store),
+        "held_out_errors": {name: value for name, value in errors.items() if value is not None},
+        "seconds": round(time.perf_counter() - began, 1),
+    }  # fmt: skip
+    save_artifact(model_file, pretrained.eval(), card={"name": "after the lesson"})
+    write_json(facts_file, facts)
+    energy, forces = 1000 * errors["energy_per_atom"], 1000 * errors["forces"]
+    said = f"{len(lesson.store)} structures; {energy:.2f} meV/atom and {forces:.1f} meV/A on those held out; head {lesson.spec.head!r}"
+    console.print(f"  {said}; {facts['seconds']:.0f} s", highlight=False)
+    return Taught(potential=pretrained, facts=facts)
+
+
+def _learn(
+    config: FinetuneConfig, potential: Potential, lesson: OpenDataset, budget: MixtureConfig, run: RunFolder, console: Console
+) -> MetricTable:
+    """Train `potential` in place through a head of the teacher's; returns the held-out errors of the averaged weights."""
+    from unipot.workflows.finetune import training_module
+
+    options = config.teacher
+    own = replace(
+        config, properties={}, schedule=replace(config.schedule, max_steps=options.max_steps),
+        trainer=replace(config.trainer, compile=False, workers=0, prefetch_factor=None, patience=None),
+        finetune=replace(config.finetune, method="full"),
+    )  # fmt: skip
+    mixture = replace(budget, structures_per_step=options.structures_per_step)
+    start = align_to_frames(potential, lesson, "auto", mixture, config.new_elements)
+    for element in start.new_elements:
+        console.print(f"warning: {element.warning()}", style="yellow", highlight=False, markup=False)
+    module = training_module(own, start, [lesson], run)
+    data = mixture_data(
+        [lesson], mixture, own.trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=options.max_steps,
+        seed=config.seed,
+    )  # fmt: skip
+    looks = fit_in_memory(module, data, own.trainer, every=options.max_steps)
+    module.average.swap()  # for good
+    return looks[-1][1]
+
+
+def _open(store: Store, options: TeacherConfig, potential: Potential) -> OpenDataset:
+    """A dataset with a head of its own; trajectories are not divided between training and held-out structures."""
+    groups = np.unique(store.groups)
+    held = np.isin(store.groups, groups[:: round(1 / _HELD_OUT)]) if len(groups) > 1 else np.zeros(len(store), dtype=bool)
+    if not held.any() or held.all():
+        held = np.arange(len(store)) % round(1 / _HELD_OUT) == 0
+    spec = DatasetSpec(
+        name=store.name, path=str(store.path), level_of_theory=store.level_of_theory, labels=("energy", "forces"),
+        head=free_head_name(options.method, potential.head_names),
+    )  # fmt: skip
+    return OpenDataset(
+        spec=spec, store=store, train_indices=np.flatnonzero(~held), validation_store=store, validation_indices=np.flatnonzero(held)
+    )
+
+
+def _store(options: TeacherConfig, starts: Sequence[Structure], seed: int, cache: Path, console: Console) -> Store:
+    """The store of labelled structures, made unless it is there."""
+    digest = hashlib.sha256(json.dumps([asdict(options), seed]).encode())
+    for s in starts:
+        for array in (s.atomic_numbers, s.positions, s.cell, s.pbc, np.array([s.total_charge, s.spin_multiplicity or 0])):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    path = cache / f"{options.method}-{digest.hexdigest()[:12]}.unipot"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with StoreWriter(
+            path, name=options.method, level_of_theory=f"{METHODS[options.method]} (tblite)", energy_kind="total",
+            labels=("energy", "forces"), provenance={"teacher": asdict(options)},
+        ) as writer:  # fmt: skip
+            writer.extend(_labelled(options, starts, seed, console))
+    return Store(path)
+
+
+def _labelled(options: TeacherConfig, starts: Sequence[Structure], seed: int, console: Console) -> Iterator[Structure]:
+    """Frames of one Langevin dynamics per start, under the teacher's own forces; a trajectory ends where the method fails."""
+    from ase.calculators.calculator import CalculationFailed
+
+    each = -(-options.frames // len(starts))
+    found, failed = 0, 0
+    for number, start in enumerate(starts):
+        atoms = _moving(options, start, np.random.default_rng((seed, number)))
+        dynamics = Langevin(
+            atoms, _TIMESTEP * units.fs, temperature_K=options.temperature, friction=_FRICTION / units.fs, fixcm=False,
+            rng=np.random.default_rng((seed, number, 1)),
+        )  # fmt: skip
+        for k in range(min(each, options.frames - found)):
+            try:
+                dynamics.run(options.steps_between if k else options.steps_before)
+            except CalculationFailed:
+                failed += 1
+                break
+            labels = {"energy": np.array(atoms.get_potential_energy()), "forces": atoms.get_forces(apply_constraint=False)}
+            found += 1
+            yield replace(start, positions=atoms.positions.copy(), labels=labels, id=f"{number}-{k}", group=str(number))
+    if failed:
+        console.print(f"warning: {METHODS[options.method]} failed on {failed} of {len(starts)} trajectories", style="yellow")
+    if not found:
+        raise ValueError(f"teacher.method={options.method} could not label any structure; check its elements, charge and geometry")
+
+
+def _moving(options: TeacherConfig, start: Structure, rng: np.random.Generator) -> Atoms:
+    """`start` with velocities, driven by the teacher."""
+    from tblite.ase import TBLite
+
+    atoms = replace(start, labels={}).to_ase()
+    multiplicity = {} if start.spin_multiplicity is None else {"multiplicity": int(start.spin_multiplicity)}
+    atoms.calc = TBLite(method=METHODS[options.method], charge=float(start.total_charge), verbosity=0, **multiplicity)
+    speeds = np.sqrt(units.kB * options.temperature * atoms.get_masses())[:, None]
+    atoms.set_momenta(rng.normal(size=(len(atoms), 3)) * speeds)
+    return atoms
