@@ -56,11 +56,11 @@ class TeacherConfig:
     `max_steps`, `structures_per_step`: of the training on them."""
 
     method: str = NONE
-    frames: int = 600
+    frames: int = 2000
     temperature: float = 600.0
     steps_before: int = 50
     steps_between: int = 15
-    max_steps: int = 1200
+    max_steps: int = 2400
     structures_per_step: int = 15
 
 
