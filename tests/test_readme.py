@@ -20,7 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 SHORTER = {
     "pretrain": ["backbone=native-tiny", "schedule.max_steps=4", "schedule.warmup_steps=1", "trainer.workers=0"],
-    "finetune": ["schedule.max_steps=4", "schedule.warmup_steps=1"],
+    "finetune": [
+        "schedule.max_steps=4", "schedule.warmup_steps=1", "teacher.frames=10", "teacher.steps_before=1", "teacher.steps_between=1",
+        "teacher.max_steps=2",
+    ],
     "md": ["n_steps=5"],
     "relax": ["max_steps=2"],
     "study": ["frames=[10]", "seeds=[0]", "strategies.finetune.steps=2", "strategies.from-scratch.steps=2"],

@@ -59,7 +59,7 @@ class TeacherConfig:
     frames: int = 2000
     temperature: float = 600.0
     steps_before: int = 50
-    steps_between: int = 15
+    steps_between: int = 5
     max_steps: int = 2400
     structures_per_step: int = 15
 
