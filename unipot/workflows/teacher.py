@@ -47,6 +47,8 @@ TAUGHT, FACTS = "taught.safetensors", "taught.json"
 #: fs, 1/fs; of the dynamics that samples
 _TIMESTEP, _FRICTION = 1.0, 0.01
 _HELD_OUT = 0.1
+#: frames below which a lesson is worth suggesting
+_FEW = 100
 
 
 @dataclass(kw_only=True)
@@ -117,6 +119,9 @@ def taught(
     """
     options = config.teacher
     if options.method == NONE:
+        if not config.from_scratch and own.spec.labels and len(own.train_indices) < _FEW and not _periodic(own):
+            hint = "few frames of molecules: teacher.method=gfn2-xtb lets the model learn them from xTB first (minutes)"
+            console.print(f"  {hint}", highlight=False)
         return Taught(potential=pretrained, facts={})
     facts_file, model_file = run.path / FACTS, run.path / TAUGHT
     if facts_file.is_file() and model_file.is_file():
@@ -125,6 +130,7 @@ def taught(
     console.rule(f"a lesson from {METHODS[options.method]}")
     began = time.perf_counter()
     starts = [own.store[int(index)] for index in np.asarray(own.train_indices)]
+    console.print(f"  {options.frames} structures are labelled and learned for {options.max_steps} steps", highlight=False)
     lesson = _open(_store(options, starts, config.seed, cache, console), options, pretrained)
     table = _learn(config, pretrained, lesson, budget, run, console)
     errors = {row.property: row.mae for row in table.rows if row.dataset == lesson.spec.name and row.element is None}
@@ -139,6 +145,10 @@ def taught(
     said = f"{len(lesson.store)} structures; {energy:.2f} meV/atom and {forces:.1f} meV/A on those held out; head {lesson.spec.head!r}"
     console.print(f"  {said}; {facts['seconds']:.0f} s", highlight=False)
     return Taught(potential=pretrained, facts=facts)
+
+
+def _periodic(own: OpenDataset) -> bool:
+    return any(own.store[int(index)].pbc.any() for index in np.asarray(own.train_indices))
 
 
 def _learn(
