@@ -111,6 +111,7 @@ def test_a_run_that_is_continued_does_not_repeat_the_lesson(files, tmp_path, mon
         ("teacher.method=pm7", "teacher.method is 'pm7'; use one of: none, gfn1-xtb, gfn2-xtb"),
         ("teacher.method=gfn2-xtb teacher.frames=0", "teacher.frames is 0; it must be positive"),
         ("teacher.method=gfn2-xtb from_scratch=true", "so it has no teacher"),
+        ("teacher.method=gfn2-xtb finetune=heads-only", "a lesson changes the whole backbone, which finetune=heads-only keeps"),
     ],
 )
 def test_contradictions_are_refused_in_one_sentence(files, tmp_path, capsys, override, sentence):

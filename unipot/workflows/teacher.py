@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -90,7 +91,9 @@ def check_teacher(config: FinetuneConfig) -> None:
             raise ValueError(f"teacher.{name} is {getattr(options, name)}; it must be positive")
     if config.from_scratch:
         raise ValueError("from_scratch=true trains random weights on your frames alone, so it has no teacher; leave teacher.method out")
-    if config.trainer.devices * config.trainer.num_nodes > 1:
+    if config.finetune.method in ("heads-only", "freeze-k"):
+        raise ValueError(f"a lesson changes the whole backbone, which finetune={config.finetune.method} keeps; leave teacher.method out")
+    if config.trainer.devices * config.trainer.num_nodes > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("the teacher's lesson runs in one process; set trainer.devices=1 and trainer.num_nodes=1, or teacher.method=none")
     try:
         import tblite.interface  # noqa: F401
