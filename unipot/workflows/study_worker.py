@@ -22,11 +22,12 @@ from unipot.reporting.learning_curves import Errors, RunResult
 from unipot.workflows.charge_states import admit_states
 from unipot.workflows.compose import load_config
 from unipot.workflows.config import MixtureConfig
-from unipot.workflows.finetune import FinetuneConfig, open_everything, starting_point
+from unipot.workflows.finetune import FinetuneConfig, cache_of, open_everything, starting_point
 from unipot.workflows.model import dtype_named
 from unipot.workflows.report import read_finetune_run
 from unipot.workflows.run_folder import RunFolder, write_json
 from unipot.workflows.study_runs import RESULT_FILE
+from unipot.workflows.teacher import taught
 from unipot.workflows.user_frames import budget_for
 from unipot.workflows.yardsticks import Yardstick
 from unipot.zoo.artifact import load_potential
@@ -107,7 +108,8 @@ def _aligned(config: FinetuneConfig, folder: Path, budget: MixtureConfig, consol
     frames, replay, _ = open_everything(config, pretrained, run, console)
     admit_states(console, pretrained, [frames.dataset, *replay], frames.test)
     budget = budget_for([frames.dataset.store], budget, pretrained.cutoff, console)
-    return starting_point(config, pretrained, frames, budget, run, console)
+    lesson = taught(config, pretrained, frames.dataset, budget, cache_of(config, run), run, console)  # as the run kept it
+    return starting_point(config, lesson.potential, frames, budget, run, console)
 
 
 def _test_set(name: str, path: str, head: str, most: int) -> Yardstick:
