@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*loader.*num_workers.*"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes.*"),  # on a machine with one core
 ]
 
 
