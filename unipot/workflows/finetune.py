@@ -139,7 +139,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
     budget = budget_for(stores_of(frames, replay, yardsticks), config.mixture, pretrained.cutoff, console)
     before = [y.measure(pretrained, "pretrained", budget) for y in yardsticks]
 
-    lesson = taught(config, pretrained, frames.dataset, budget, cache_of(config, run), run, console)
+    lesson = taught(config, pretrained, frames.dataset, budget, cache_of(config, run), run, partial(training_module, run=run), console)
     console.rule("fresh weights" if config.from_scratch else "alignment")
     start = replace(starting_point(config, lesson.potential, frames, budget, run, console), teacher=lesson.facts)
     show_alignment(console, start)

@@ -23,11 +23,10 @@ from unipot.zoo.artifact import load_potential
 
 @dataclass(frozen=True, kw_only=True)
 class FoldModel:
-    """Where the model of a fold is, and how many steps it was trained for."""
+    """Where the model of a fold is."""
 
     fold: Fold
     path: Path
-    steps: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +48,7 @@ class FoldModels:
 
 def start_models(runner: TrialRunner, run: RunFolder) -> FoldModels:
     """Where nothing is trained the result, which is the start, has seen no frame of any fold but for its alignment."""
-    models = tuple(FoldModel(fold=fold, path=run.best, steps=0) for fold in runner.folds)
+    models = tuple(FoldModel(fold=fold, path=run.best) for fold in runner.folds)
     return FoldModels(models=models, start_has_seen=runner.start_has_seen)
 
 
@@ -60,7 +59,7 @@ def trial_models(runner: TrialRunner, candidate: str, steps: int | None, rungs: 
         own = [rung for rung in rungs if number in rung.folds]
         if own:
             nearest = max(own, key=lambda rung: (-abs(rung.steps - steps) if steps else 0, rung.steps))
-            models.append(FoldModel(fold=fold, path=runner.weights_of(candidate, number, nearest), steps=nearest.steps))
+            models.append(FoldModel(fold=fold, path=runner.weights_of(candidate, number, nearest)))
     forget_trials(runner.weights, keep=[model.path for model in models])
     return FoldModels(models=tuple(models), start_has_seen=runner.start_has_seen)
 

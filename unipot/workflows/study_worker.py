@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from unipot.reporting.learning_curves import Errors, RunResult
 from unipot.workflows.charge_states import admit_states
 from unipot.workflows.compose import load_config
 from unipot.workflows.config import MixtureConfig
-from unipot.workflows.finetune import FinetuneConfig, cache_of, open_everything, starting_point
+from unipot.workflows.finetune import FinetuneConfig, cache_of, open_everything, starting_point, training_module
 from unipot.workflows.model import dtype_named
 from unipot.workflows.report import read_finetune_run
 from unipot.workflows.run_folder import RunFolder, write_json
@@ -108,7 +109,8 @@ def _aligned(config: FinetuneConfig, folder: Path, budget: MixtureConfig, consol
     frames, replay, _ = open_everything(config, pretrained, run, console)
     admit_states(console, pretrained, [frames.dataset, *replay], frames.test)
     budget = budget_for([frames.dataset.store], budget, pretrained.cutoff, console)
-    lesson = taught(config, pretrained, frames.dataset, budget, cache_of(config, run), run, console)  # as the run kept it
+    build = partial(training_module, run=run)
+    lesson = taught(config, pretrained, frames.dataset, budget, cache_of(config, run), run, build, console)  # as the run kept it
     return starting_point(config, lesson.potential, frames, budget, run, console)
 
 

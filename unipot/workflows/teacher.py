@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,8 @@ from unipot.data.store import Store, StoreWriter
 from unipot.models.potential import Potential
 from unipot.structure import Structure
 from unipot.training.metrics import MetricTable
-from unipot.workflows.adaptation import align_to_frames
+from unipot.training.module import TrainingModule
+from unipot.workflows.adaptation import Adaptation, align_to_frames
 from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.fit import fit_in_memory
 from unipot.workflows.model import dtype_named
@@ -39,6 +40,8 @@ from unipot.zoo.artifact import load_artifact, save_artifact
 if TYPE_CHECKING:
     from unipot.workflows.config import MixtureConfig
     from unipot.workflows.finetune import FinetuneConfig
+
+Build = Callable[["FinetuneConfig", Adaptation, Sequence[OpenDataset]], TrainingModule]
 
 NONE = "none"
 #: option -> name of the method in tblite
@@ -102,7 +105,8 @@ def check_teacher(config: FinetuneConfig) -> None:
 
 
 def taught(
-    config: FinetuneConfig, pretrained: Potential, own: OpenDataset, budget: MixtureConfig, cache: Path, run: RunFolder, console: Console
+    config: FinetuneConfig, pretrained: Potential, own: OpenDataset, budget: MixtureConfig, cache: Path, run: RunFolder, build: Build,
+    console: Console,
 ) -> Taught:
     """`pretrained` after the teacher's lesson on the systems of the user's training frames; as it is without a teacher.
 
@@ -115,6 +119,7 @@ def taught(
         budget: of a batch.
         cache: folder for the store of labelled structures.
         run: its folder keeps the result.
+        build: makes a training module of a configuration, an aligned model and its datasets.
         console: what is done is said here.
 
     Raises:
@@ -135,7 +140,7 @@ def taught(
     starts = [own.store[int(index)] for index in np.asarray(own.train_indices)]
     console.print(f"  {options.frames} structures are labelled and learned for {options.max_steps} steps", highlight=False)
     lesson = _open(_store(options, starts, config.seed, cache, console), options, pretrained)
-    table = _learn(config, pretrained, lesson, budget, run, console)
+    table = _learn(config, pretrained, lesson, budget, build, console)
     errors = {row.property: row.mae for row in table.rows if row.dataset == lesson.spec.name and row.element is None}
     facts = {
         **asdict(options), "head": lesson.spec.head, "level_of_theory": lesson.spec.level_of_theory, "n_labelled": len(lesson.store),
@@ -155,11 +160,9 @@ def _periodic(own: OpenDataset) -> bool:
 
 
 def _learn(
-    config: FinetuneConfig, potential: Potential, lesson: OpenDataset, budget: MixtureConfig, run: RunFolder, console: Console
+    config: FinetuneConfig, potential: Potential, lesson: OpenDataset, budget: MixtureConfig, build: Build, console: Console
 ) -> MetricTable:
     """Train `potential` in place through a head of the teacher's; returns the held-out errors of the averaged weights."""
-    from unipot.workflows.finetune import training_module
-
     options = config.teacher
     own = replace(
         config, properties={}, schedule=replace(config.schedule, max_steps=options.max_steps),
@@ -170,7 +173,7 @@ def _learn(
     start = align_to_frames(potential, lesson, "auto", mixture, config.new_elements)
     for element in start.new_elements:
         console.print(f"warning: {element.warning()}", style="yellow", highlight=False, markup=False)
-    module = training_module(own, start, [lesson], run)
+    module = build(own, start, [lesson])
     data = mixture_data(
         [lesson], mixture, own.trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=options.max_steps,
         seed=config.seed,
@@ -197,7 +200,8 @@ def _open(store: Store, options: TeacherConfig, potential: Potential) -> OpenDat
 
 def _store(options: TeacherConfig, starts: Sequence[Structure], seed: int, cache: Path, console: Console) -> Store:
     """The store of labelled structures, made unless it is there."""
-    digest = hashlib.sha256(json.dumps([asdict(options), seed]).encode())
+    made = [options.method, options.frames, options.temperature, options.steps_before, options.steps_between, seed]
+    digest = hashlib.sha256(json.dumps(made).encode())  # how they are learned does not matter
     for s in starts:
         for array in (s.atomic_numbers, s.positions, s.cell, s.pbc, np.array([s.total_charge, s.spin_multiplicity or 0])):
             digest.update(np.ascontiguousarray(array).tobytes())
