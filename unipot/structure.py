@@ -92,6 +92,12 @@ class Structure:
 
         return replace(self, labels=labels)
 
+    def input_bytes(self) -> bytes:
+        """What a model sees of it, for digests: elements, positions, cell, periodicity, charge and spin (0 when not stated)."""
+        state = np.array([self.total_charge, self.spin_multiplicity or 0])
+        arrays = (self.atomic_numbers, self.positions, self.cell, self.pbc, state)
+        return b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
+
     def _array(self, name: str, value: Any, dtype: Any) -> np.ndarray:
         try:
             return np.array(value, dtype=dtype)  # a copy: what the caller does to its array must not reach this record

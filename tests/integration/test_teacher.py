@@ -19,13 +19,15 @@ pytest.importorskip("tblite", reason="tblite is the teacher")
 LESSON = ("teacher.method=gfn2-xtb", "teacher.frames=40", "teacher.steps_before=5", "teacher.steps_between=3", "teacher.max_steps=30")
 
 
-def user_frames(n, factor=1.0):
-    """Distorted methanol labelled by EMT times `factor`."""
+def user_frames(n, factor=1.0, calculator=EMT, **changes):
+    """Distorted methanol labelled by `calculator` times `factor`; attributes of the atoms from `changes`."""
     rng, frames = np.random.default_rng(1), []
     for _ in range(n):
         atoms = molecule("CH3OH")
         atoms.positions += 0.05 * rng.normal(size=atoms.positions.shape)
-        atoms.calc = EMT()
+        for name, value in changes.items():
+            setattr(atoms, name, value)
+        atoms.calc = calculator()
         energy, forces = factor * atoms.get_potential_energy(), factor * atoms.get_forces()
         atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
         frames.append(atoms)
@@ -105,10 +107,52 @@ def test_a_run_that_is_continued_does_not_repeat_the_lesson(files, tmp_path, mon
     assert all(torch.equal(value, again[name]) for name, value in first.items())
 
 
+def xtb(method):
+    from tblite.ase import TBLite
+
+    return lambda: TBLite(method=method, verbosity=0)
+
+
+@pytest.mark.parametrize(
+    ("frames", "overrides", "sentence"),
+    [
+        (lambda: user_frames(6, calculator=xtb("GFN1-xTB")), [], "a lesson first: GFN2-xTB, whose forces have a cosine of 1.00"),
+        (lambda: user_frames(6), [], "a lesson first: none, because GFN2-xTB, whose forces have a cosine of"),
+        (lambda: user_frames(6, calculator=xtb("GFN2-xTB")), [], "a lesson first: none, because your labels are those of GFN2-xTB itself"),
+        (lambda: user_frames(6, calculator=xtb("GFN1-xTB")), ["finetune=heads-only"], "because it changes the whole backbone"),
+        (lambda: user_frames(6, calculator=xtb("GFN1-xTB")), ["finetune.l2_to_start=1"], "and l2_to_start is to keep it"),
+    ],
+    ids=["follows", "does not follow", "own labels", "heads only", "l2 to start"],
+)
+def test_a_lesson_is_chosen_by_how_the_teachers_forces_follow_the_users(files, tmp_path, capsys, frames, overrides, sentence):
+    write(tmp_path / "frames.extxyz", frames())
+    few = [option for option in LESSON if not option.startswith("teacher.method")]
+    assert finetune(files, tmp_path / "run", *few, *overrides, data=tmp_path / "frames") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert sentence in said, said
+    assert (tmp_path / "run" / "taught.json").is_file() == ("first: GFN2-xTB" in said)
+
+
+@pytest.mark.parametrize(
+    ("frames", "overrides"),
+    [
+        (lambda: user_frames(6, calculator=xtb("GFN1-xTB"), pbc=True, cell=[9.0, 9.0, 9.0]), []),
+        (lambda: user_frames(6, calculator=xtb("GFN1-xTB")), ["from_scratch=true"]),
+        (lambda: user_frames(6, calculator=xtb("GFN1-xTB")), ["labels=[energy]"]),
+        (lambda: user_frames(100, calculator=xtb("GFN1-xTB")), []),
+    ],
+    ids=["periodic", "from scratch", "no forces", "a hundred frames"],
+)
+def test_no_lesson_is_thought_of_where_it_would_not_apply(files, tmp_path, capsys, frames, overrides):
+    write(tmp_path / "frames.extxyz", frames())
+    assert finetune(files, tmp_path / "run", *overrides, data=tmp_path / "frames") == 0
+    assert "a lesson" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("teacher.method=pm7", "teacher.method is 'pm7'; use one of: none, gfn1-xtb, gfn2-xtb"),
+        ("teacher.method=pm7", "teacher.method is 'pm7'; use one of: none, auto, gfn1-xtb, gfn2-xtb"),
         ("teacher.method=gfn2-xtb teacher.frames=0", "teacher.frames is 0; it must be positive"),
         ("teacher.method=gfn2-xtb from_scratch=true", "so it has no teacher"),
         ("teacher.method=gfn2-xtb finetune=heads-only", "a lesson changes the whole backbone, which finetune=heads-only keeps"),

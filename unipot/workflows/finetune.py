@@ -54,6 +54,7 @@ from unipot.workflows.self_replay import SelfReplayConfig, drift_yardsticks
 from unipot.workflows.small_data import STATED, SmallDataConfig, SmallDataReport, keep_start, plan_search, settle
 from unipot.workflows.strategy import StrategyConfig, add_updates, check_strategy, strategy_facts, strategy_policy
 from unipot.workflows.teacher import TeacherConfig, check_teacher, taught
+from unipot.workflows.teacher_choice import choose_teacher
 from unipot.workflows.uncertainty import add_uncertainty, check_uncertainty
 from unipot.workflows.user_frames import (
     UserDataConfig,
@@ -139,6 +140,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
     budget = budget_for(stores_of(frames, replay, yardsticks), config.mixture, pretrained.cutoff, console)
     before = [y.measure(pretrained, "pretrained", budget) for y in yardsticks]
 
+    config = choose_teacher(config, frames.dataset, console)
     lesson = taught(config, pretrained, frames.dataset, budget, cache_of(config, run), run, partial(training_module, run=run), console)
     console.rule("fresh weights" if config.from_scratch else "alignment")
     start = replace(starting_point(config, lesson.potential, frames, budget, run, console), teacher=lesson.facts)

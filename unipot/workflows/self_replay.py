@@ -209,9 +209,8 @@ def _labelled_store(
 ) -> Store:
     """The store of `structures` with their predictions; made by the first process of a run unless it is there."""
     digest = hashlib.sha256(json.dumps([model, str(potential.dtype), head, labels]).encode())
-    for s in structures:
-        for array in (s.atomic_numbers, s.positions, s.cell, s.pbc, np.array([s.total_charge, s.spin_multiplicity or 0])):
-            digest.update(np.ascontiguousarray(array).tobytes())
+    for structure in structures:
+        digest.update(structure.input_bytes())
     name = f"self-{head}"
     path = cache / f"{name}-{digest.hexdigest()[:12]}.unipot"
     if not path.exists() and is_main_process():

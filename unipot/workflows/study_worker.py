@@ -29,6 +29,7 @@ from unipot.workflows.report import read_finetune_run
 from unipot.workflows.run_folder import RunFolder, write_json
 from unipot.workflows.study_runs import RESULT_FILE
 from unipot.workflows.teacher import taught
+from unipot.workflows.teacher_choice import choose_teacher
 from unipot.workflows.user_frames import budget_for
 from unipot.workflows.yardsticks import Yardstick
 from unipot.zoo.artifact import load_potential
@@ -110,6 +111,7 @@ def _aligned(config: FinetuneConfig, folder: Path, budget: MixtureConfig, consol
     admit_states(console, pretrained, [frames.dataset, *replay], frames.test)
     budget = budget_for([frames.dataset.store], budget, pretrained.cutoff, console)
     build = partial(training_module, run=run)
+    config = choose_teacher(config, frames.dataset, console)
     lesson = taught(config, pretrained, frames.dataset, budget, cache_of(config, run), run, build, console)  # as the run kept it
     return starting_point(config, lesson.potential, frames, budget, run, console)
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 Build = Callable[["FinetuneConfig", Adaptation, Sequence[OpenDataset]], TrainingModule]
 
-NONE = "none"
+NONE, AUTO = "none", "auto"
 #: option -> name of the method in tblite
 METHODS = {"gfn1-xtb": "GFN1-xTB", "gfn2-xtb": "GFN2-xTB"}
 #: in a run folder: the model that the teacher has taught, beside the facts that are also in the card
@@ -51,15 +51,13 @@ TAUGHT, FACTS = "taught.safetensors", "taught.json"
 #: fs, 1/fs; of the dynamics that samples
 _TIMESTEP, _FRICTION = 1.0, 0.01
 _HELD_OUT = 0.1
-#: frames below which a lesson is worth suggesting
-_FEW = 100
 
 
 @dataclass(kw_only=True)
 class TeacherConfig:
-    """`method`: none, gfn1-xtb or gfn2-xtb (tblite). `frames`: labelled in all. `temperature`: K, of the Langevin dynamics that starts
-    from every frame of the user's. `steps_before`, `steps_between`: of 1 fs, before the first labelled frame and between two.
-    `max_steps`, `structures_per_step`: of the training on them."""
+    """`method`: none, gfn1-xtb or gfn2-xtb (tblite), or auto (see `unipot.workflows.teacher_choice`). `frames`: labelled in all.
+    `temperature`: K, of the Langevin dynamics that starts from every frame of the user's. `steps_before`, `steps_between`: of 1 fs,
+    before the first labelled frame and between two. `max_steps`, `structures_per_step`: of the training on them."""
 
     method: str = NONE
     frames: int = 2000
@@ -87,11 +85,13 @@ def check_teacher(config: FinetuneConfig) -> None:
     options = config.teacher
     if options.method == NONE:
         return
-    if options.method not in METHODS:
-        raise ValueError(f"teacher.method is {options.method!r}; use one of: {', '.join((NONE, *METHODS))}")
+    if options.method not in (AUTO, *METHODS):
+        raise ValueError(f"teacher.method is {options.method!r}; use one of: {', '.join((NONE, AUTO, *METHODS))}")
     for name in ("frames", "temperature", "steps_before", "steps_between", "max_steps", "structures_per_step"):
         if not getattr(options, name) > 0:
             raise ValueError(f"teacher.{name} is {getattr(options, name)}; it must be positive")
+    if options.method == AUTO:
+        return
     if config.from_scratch:
         raise ValueError("from_scratch=true trains random weights on your frames alone, so it has no teacher; leave teacher.method out")
     if config.finetune.method in ("heads-only", "freeze-k"):
@@ -127,9 +127,6 @@ def taught(
     """
     options = config.teacher
     if options.method == NONE:
-        if not config.from_scratch and own.spec.labels and len(own.train_indices) < _FEW and not _periodic(own):
-            hint = "few frames of molecules: teacher.method=gfn2-xtb lets the model learn them from xTB first (minutes)"
-            console.print(f"  {hint}", highlight=False)
         return Taught(potential=pretrained, facts={})
     facts_file, model_file = run.path / FACTS, run.path / TAUGHT
     if facts_file.is_file() and model_file.is_file():
@@ -153,10 +150,6 @@ def taught(
     said = f"{len(lesson.store)} structures; {energy:.2f} meV/atom and {forces:.1f} meV/A on those held out; head {lesson.spec.head!r}"
     console.print(f"  {said}; {facts['seconds']:.0f} s", highlight=False)
     return Taught(potential=pretrained, facts=facts)
-
-
-def _periodic(own: OpenDataset) -> bool:
-    return any(own.store[int(index)].pbc.any() for index in np.asarray(own.train_indices))
 
 
 def _learn(
@@ -202,9 +195,8 @@ def _store(options: TeacherConfig, starts: Sequence[Structure], seed: int, cache
     """The store of labelled structures, made unless it is there."""
     made = [options.method, options.frames, options.temperature, options.steps_before, options.steps_between, seed]
     digest = hashlib.sha256(json.dumps(made).encode())  # how they are learned does not matter
-    for s in starts:
-        for array in (s.atomic_numbers, s.positions, s.cell, s.pbc, np.array([s.total_charge, s.spin_multiplicity or 0])):
-            digest.update(np.ascontiguousarray(array).tobytes())
+    for start in starts:
+        digest.update(start.input_bytes())
     path = cache / f"{options.method}-{digest.hexdigest()[:12]}.unipot"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -245,11 +237,17 @@ def _labelled(options: TeacherConfig, starts: Sequence[Structure], seed: int, co
 
 def _moving(options: TeacherConfig, start: Structure, rng: np.random.Generator) -> Atoms:
     """`start` with velocities, driven by the teacher."""
-    from tblite.ase import TBLite
-
-    atoms = replace(start, labels={}).to_ase()
-    multiplicity = {} if start.spin_multiplicity is None else {"multiplicity": int(start.spin_multiplicity)}
-    atoms.calc = TBLite(method=METHODS[options.method], charge=float(start.total_charge), verbosity=0, **multiplicity)
+    atoms = driven_by(options.method, start)
     speeds = np.sqrt(units.kB * options.temperature * atoms.get_masses())[:, None]
     atoms.set_momenta(rng.normal(size=(len(atoms), 3)) * speeds)
+    return atoms
+
+
+def driven_by(method: str, structure: Structure) -> Atoms:
+    """`structure` with a calculator of `method`, a key of `METHODS`, in its charge and spin."""
+    from tblite.ase import TBLite
+
+    atoms = replace(structure, labels={}).to_ase()
+    multiplicity = {} if structure.spin_multiplicity is None else {"multiplicity": int(structure.spin_multiplicity)}
+    atoms.calc = TBLite(method=METHODS[method], charge=float(structure.total_charge), verbosity=0, **multiplicity)
     return atoms
