@@ -282,6 +282,24 @@ def test_two_sets_of_two_levels_of_theory_train_a_head_each(tune, two_sets, tmp_
     assert "al" in (tmp_path / "evaluated" / "metrics.md").read_text()
 
 
+def test_every_set_gets_error_bars(tune, two_sets, tmp_path):
+    code, text, folder = tune(crystals(), *two_sets)
+    assert code == 0, text
+    artifact = load_artifact(folder / "best.safetensors")
+    heads = artifact.potential.heads
+    assert {name for name in heads.names if heads[name].posterior is not None} == {"mine", "al"}
+    assert (artifact.card["uncertainty"]["head"], list(artifact.card["further_uncertainty"])) == ("mine", ["al"])
+
+
+def test_frames_without_energies_are_evaluated_where_that_is_said(parent, tmp_path, capsys):
+    write(tmp_path / "forces.extxyz", crystals(3, kinds=lambda k: ("forces",)))
+    words = ["evaluate", f"checkpoint={parent}", f"data={tmp_path / 'forces.extxyz'}", f"output={tmp_path / 'out'}"]
+    assert main(words) == 2 and "energy" in capsys.readouterr().err
+    assert main([*words, "labels=[forces]"]) == 0
+    rows = json.loads(next((tmp_path / "out" / "evaluations").glob("*.json")).read_text())["rows"]
+    assert {row["property"] for row in rows} == {"forces"}
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [

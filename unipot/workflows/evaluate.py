@@ -40,6 +40,7 @@ class EvaluateConfig:
     head: Any = None
     output: str | None = None
     energy_kind: str | None = None
+    labels: list[str] | None = None
     format: str = "auto"
     sources: dict[str, LabelConfig] = field(default_factory=dict)
     max_atoms: int = MISSING
@@ -106,7 +107,7 @@ def plan_of_data(config: EvaluateConfig, potential: Potential, card: dict[str, A
     if len(heads) not in (0, 1, len(paths)):
         raise ValueError(f"{len(paths)} data and {len(heads)} heads are given; give one head, or one per dataset")
     heads = heads * len(paths) if len(heads) == 1 else heads
-    reading = UserDataConfig(energy_kind=config.energy_kind, format=config.format, sources=config.sources)
+    reading = UserDataConfig(energy_kind=config.energy_kind, labels=config.labels, format=config.format, sources=config.sources)
     sets: list[Yardstick] = []
     for number, path in enumerate(paths):
         reading = replace(reading, properties=properties_in(path, potential))

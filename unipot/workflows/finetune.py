@@ -163,7 +163,9 @@ def finetune(config: FinetuneConfig) -> FitResult:
         save_evaluations(run.path / EVALUATIONS, {**measured, "before": before, "after": after})
         show_results(console, run, [*zero_shot, *final], forgetting_table(before, after))
         calibrate_properties(list(config.properties), run.best, frames, budget, golden, console)
-        add_uncertainty(config.uncertainty, run.best, frames.dataset, budget, golden, console, folds)
+        for own in own_datasets(frames):
+            first = own is frames.dataset
+            add_uncertainty(config.uncertainty, run.best, own, budget, golden, console, folds if first else None, further=not first)
     return result
 
 

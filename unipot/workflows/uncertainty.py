@@ -19,6 +19,8 @@ from unipot.workflows.frame_limits import evenly
 from unipot.workflows.user_frames import frames_batches
 from unipot.zoo.artifact import RESERVED, load_artifact, save_artifact
 
+#: in the card: the report of the head of `data`, and those of further sets by their heads
+FIRST, FURTHER = "uncertainty", "further_uncertainty"
 #: frames and atoms in all that error bars are fitted to and calibrated on, at most: seconds on one core, and bounded memory
 FITTED_FRAMES, FITTED_ATOMS = 2000, 100_000
 CALIBRATION_FRAMES, CALIBRATION_ATOMS = 200, 6_000
@@ -36,8 +38,8 @@ def check_uncertainty(option: str) -> None:
 
 def add_uncertainty(
     option: str, path: Path, dataset: OpenDataset, budget: MixtureConfig, golden: Sequence[Structure], console: Console,
-    folds: FoldModels | None = None,
-) -> PosteriorReport | None:
+    folds: FoldModels | None = None, *, further: bool = False,
+) -> PosteriorReport | None:  # fmt: skip
     """Write error bars of the user's head into the artifact at `path`; nothing else in it changes.
 
     Fitted to the training frames with the final backbone, calibrated on the held-out frames, evenly chosen ones of many; or out of
@@ -53,13 +55,15 @@ def add_uncertainty(
         golden: structures that check the artifact on load.
         console: the result is shown here.
         folds: models of the folds.
+        further: whether `dataset` is one more beside that at `data`, whose report has a place of its own in the card.
     """
     if option == NONE or not dataset.spec.labels:  # of energies and forces; properties have intervals of their own
         return None
     artifact = load_artifact(path)
     potential, name = artifact.potential, dataset.spec.head
     head = potential.heads[name]
-    if head.posterior is not None and not is_stale(potential, head) and artifact.card.get("uncertainty", {}).get("method") == option:
+    known = artifact.card.get(FURTHER, {}).get(name, {}) if further else artifact.card.get(FIRST, {})
+    if head.posterior is not None and not is_stale(potential, head) and known.get("method") == option:
         return None
     if head.direct_forces:
         _say(console, f"warning: head {name!r} predicts forces directly, so it has no last-layer uncertainties")
@@ -78,7 +82,8 @@ def add_uncertainty(
         _say(console, f"warning: no error bars for head {name!r}: {error}")
         return None
     card = {key: value for key, value in artifact.card.items() if key not in RESERVED}
-    save_artifact(path, potential, card={**card, "uncertainty": report.to_dict()}, golden=golden)
+    card |= {FURTHER: {**card.get(FURTHER, {}), name: report.to_dict()}} if further else {FIRST: report.to_dict()}
+    save_artifact(path, potential, card=card, golden=golden)
     console.print(uncertainty_table(report).to_rich())
     for text in report.warnings:
         _say(console, f"warning: {text}")
