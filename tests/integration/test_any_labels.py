@@ -133,10 +133,12 @@ def test_forces_of_fixed_atoms_teach_nothing(tune):
 
 
 def weighted(frames, spoil=0.0):
-    """The last frame, and the first two atoms of every frame, weigh nothing; `spoil` eV/Å goes into their forces, net zero."""
+    """The last frame, and the first two atoms of every frame, weigh nothing; `spoil` eV/Å goes into their forces, net zero, and into
+    the energy of the last frame."""
     for k, atoms in enumerate(frames):
         results = dict(atoms.calc.results)
         results["forces"] = results["forces"] + spoil * np.array([1, -1, 0, 0] if k < len(frames) - 1 else [1, 1, -1, -1])[:, None]
+        results["energy"] += spoil * (k == len(frames) - 1)
         atoms.calc = SinglePointCalculator(atoms, **results)
         atoms.info["weight"] = 0.0 if k == len(frames) - 1 else 1.5
         atoms.set_array("atom_weights", (np.arange(len(atoms)) > 1).astype(float))
@@ -147,13 +149,15 @@ WEIGHTS = ("labels=[energy,forces,weight,atom_weights]", "name=mine")
 
 
 def test_what_weighs_nothing_teaches_nothing_and_weights_are_read_only_when_asked_for(tune):
-    hashes = {}
+    hashes, widths = {}, {}
     for name, spoil, options in (("a", 0.0, WEIGHTS), ("b", 2.0, WEIGHTS), ("c", 0.0, WEIGHTS[1:]), ("d", 2.0, WEIGHTS[1:])):
         code, text, folder = tune(weighted(crystals(), spoil), *options, name=name)
         assert code == 0, text
         hashes[name] = weights_of(folder)
+        found = load_artifact(folder / "best.safetensors").card["uncertainty"]
+        widths[name] = [found[label][number] for label in ("energy", "forces") for number in ("factor", "n")]
         assert ("weight" in store_of(folder).labels) == ("atom_weights" in store_of(folder).labels) == (options is WEIGHTS)
-    assert hashes["a"] == hashes["b"]
+    assert hashes["a"] == hashes["b"] and widths["a"] == pytest.approx(widths["b"], rel=1e-6)
     assert len({hashes["a"], hashes["c"], hashes["d"]}) == 3
 
 

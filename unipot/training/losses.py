@@ -12,7 +12,7 @@ dataset weigh alike.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -236,3 +236,19 @@ def own_weights(property: str, batch: AtomBatch) -> Tensor | None:
 
 def _per_row(values: Tensor, index: Tensor, n_dimensions: int) -> Tensor:
     return values.to(index.device)[index].reshape(-1, *([1] * (n_dimensions - 1)))
+
+
+def without_zero_weights(batch: AtomBatch) -> AtomBatch:
+    """`batch` without the labels that a weight of zero takes out of the loss, for what is solved in closed form and knows no weights.
+
+    A structure of weight 0 has no label left; an atom of weight 0 counts as fixed.
+    """
+    if not {"weight", "atom_weights"} & set(batch.labels):
+        return batch
+    counts = torch.ones_like(batch.head_index, dtype=torch.bool)
+    if "weight" in batch.labels:
+        counts &= ~(batch.label_mask["weight"] & (batch.labels["weight"] == 0))
+    fixed = batch.fixed
+    if "atom_weights" in batch.labels:
+        fixed = fixed | (batch.label_mask["atom_weights"][batch.structure_index] & (batch.labels["atom_weights"] == 0))
+    return replace(batch, fixed=fixed, label_mask={name: mask & counts for name, mask in batch.label_mask.items()})

@@ -26,7 +26,7 @@ from unipot.workflows.config import BackboneConfig, HeadsConfig, MixtureConfig
 from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.model import HeadStatistics, build_potential, head_statistics
 from unipot.workflows.tables import show_heads
-from unipot.workflows.user_frames import frames_batches
+from unipot.workflows.user_frames import counted_batches
 
 #: frames that parent heads are scored on, evenly spread; more do not change the choice
 FRAMES_TO_SCORE = 100
@@ -107,7 +107,7 @@ def align_to_frames(
 
     Args:
         potential: pretrained; changed in place.
-        dataset: the user's frames; only the training ones are looked at.
+        dataset: the user's frames; only the training ones are looked at, and of them no label of weight zero.
         parent_head: `auto` takes the best by force error, else the name of a head.
         mixture: budgets of a batch.
         new_elements: what is done with elements that no head was trained on, see `unipot.finetune.new_elements.MODES`.
@@ -123,7 +123,7 @@ def align_to_frames(
     if parent_head != AUTO:
         potential.heads.index(parent_head)  # an unknown name is refused before any work
     any_head = potential.heads.names[0]
-    batches = list(frames_batches(potential, dataset.store, dataset.train_indices, any_head, mixture))
+    batches = counted_batches(potential, dataset.store, dataset.train_indices, any_head, mixture)
     kind = dataset.store.energy_kind
     new = start_new_elements(potential, batches, new_elements)
     candidates, excluded = parent_candidates(potential, kind, parent_head, parents)
@@ -240,4 +240,4 @@ def _evenly(
     if len(indices) <= FRAMES_TO_SCORE:
         return batches
     chosen = indices[np.linspace(0, len(indices) - 1, FRAMES_TO_SCORE).astype(int)]
-    return list(frames_batches(potential, dataset.store, chosen, head, mixture))
+    return counted_batches(potential, dataset.store, chosen, head, mixture)

@@ -17,7 +17,7 @@ from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.frame_limits import evenly
 from unipot.workflows.run_folder import RunFolder
 from unipot.workflows.small_data_trials import Fold, TrialRunner
-from unipot.workflows.user_frames import frames_batches
+from unipot.workflows.user_frames import counted_batches
 from unipot.zoo.artifact import load_potential
 
 
@@ -100,7 +100,7 @@ def _loaded(
     n_frames, n_atoms = (limit // len(folds.models) for limit in limits)
     for model in folds.models:
         potential = load_potential(model.path)
-        read = lambda store, indices, own=potential: list(frames_batches(own, store, indices, dataset.spec.head, budget))  # noqa: E731
+        read = lambda store, indices, own=potential: counted_batches(own, store, indices, dataset.spec.head, budget)  # noqa: E731
         held_out = evenly(model.fold.store, model.fold.held_out, n_frames, n_atoms, console, "calibrated out of fold on")
         yield FoldFrames(
             potential=potential,

@@ -16,7 +16,7 @@ from unipot.workflows.config import MixtureConfig
 from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.fold_models import FoldModels, fold_frames
 from unipot.workflows.frame_limits import evenly
-from unipot.workflows.user_frames import frames_batches
+from unipot.workflows.user_frames import counted_batches
 from unipot.zoo.artifact import RESERVED, load_artifact, save_artifact
 
 #: in the card: the report of the head of `data`, and those of further sets by their heads
@@ -70,8 +70,8 @@ def add_uncertainty(
         return None
     chosen = evenly(dataset.store, dataset.train_indices, FITTED_FRAMES, FITTED_ATOMS, console, "fitted to")
     held = evenly(dataset.validation_store, dataset.validation_indices, CALIBRATION_FRAMES, CALIBRATION_ATOMS, console, "calibrated on")
-    training = list(frames_batches(potential, dataset.store, chosen, name, budget))
-    held_out = list(frames_batches(potential, dataset.validation_store, held, name, budget)) if len(held) else []
+    training = counted_batches(potential, dataset.store, chosen, name, budget)
+    held_out = counted_batches(potential, dataset.validation_store, held, name, budget) if len(held) else []
     limits = CALIBRATION_FRAMES, CALIBRATION_ATOMS
     crossed = fold_frames(folds, dataset, budget, limits, console) if folds and not held_out else None
     seen = folds is not None and folds.start_has_seen

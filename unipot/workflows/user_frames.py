@@ -18,6 +18,7 @@ from unipot.data.store import Store, open_dataset
 from unipot.finetune.hold_out import choose_frames, hold_out
 from unipot.models.potential import Potential
 from unipot.properties import PROPERTIES
+from unipot.training.losses import without_zero_weights
 from unipot.workflows.config import DatasetConfig, LabelConfig, MixtureConfig, PropertyConfig
 from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.property_frames import scalars_of_config, store_with_scalars
@@ -198,6 +199,13 @@ def stated_units(options: UserDataConfig) -> dict[str, str] | None:
     virials = [name for name, label in options.sources.items() if label.virial]  # their unit is one of energy
     stated = {name: label.unit for name, label in options.sources.items()}
     return {name: stated.get(name, p.unit) for name, p in PROPERTIES.items() if p.predicted and name not in virials}
+
+
+def counted_batches(
+    potential: Potential, store: Store, indices: Sequence[int] | np.ndarray | None, head: str, mixture: MixtureConfig
+) -> list[AtomBatch]:
+    """`frames_batches` in a list, without labels of weight zero: for what is solved in closed form, or calibrated."""
+    return [without_zero_weights(batch) for batch in frames_batches(potential, store, indices, head, mixture)]
 
 
 def frames_batches(
