@@ -49,6 +49,17 @@ def kill_after(step: int, run: Path, *words: str) -> None:
 @pytest.mark.parametrize(("workers", "step", "compiled"), KILLS)
 def test_killed_run_ends_with_the_same_weights(tmp_path, smoke_overrides, workers, step, compiled):
     words = [*smoke_overrides, f"trainer.workers={workers}", "schedule.max_steps=40", f"trainer.compile={str(compiled).lower()}"]
+    check_killed_run(tmp_path, words, step)
+
+
+def test_killed_run_from_a_checkpoint_ends_with_the_same_weights(tmp_path, smoke_overrides):
+    finish(f"run={tmp_path / 'parent'}", *smoke_overrides, "schedule.max_steps=3")
+    words = [*smoke_overrides, "schedule.max_steps=40", f"start_from={tmp_path / 'parent' / 'last.safetensors'}", "seed=1"]
+    check_killed_run(tmp_path, words, 13)
+
+
+def check_killed_run(tmp_path: Path, words: list[str], step: int) -> None:
+    """A run of 40 steps, killed after `step` and continued, against one that was not."""
     whole = start(f"run={tmp_path / 'whole'}", *words)
     kill_after(step, tmp_path / "killed", *words)
     state = torch.load(tmp_path / "killed" / "checkpoints" / "last.ckpt", weights_only=True)
