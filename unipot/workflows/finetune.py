@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from omegaconf import MISSING
 from rich.console import Console
 
 from unipot.data.store import Store
-from unipot.finetune.lora import LoraReport
 from unipot.models.potential import Potential
-from unipot.reporting.evaluation import Evaluation, error_table, property_table
-from unipot.reporting.tables import ReportTable
 from unipot.structure import Structure
 from unipot.training.module import TrainingModule
 from unipot.training.optim import ParameterPolicy, build_policy
@@ -35,9 +29,11 @@ from unipot.workflows.config import (
     TrainerConfig,
 )
 from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.export import export_artifact, golden_structures, references_of, training_card, write_references
+from unipot.workflows.export import export_artifact, golden_structures, write_references
+from unipot.workflows.finetune_results import card_of, chosen_potential, model_name, show_results, write_summary
 from unipot.workflows.fit import FitResult, fit, is_main_process, set_up_process
-from unipot.workflows.further_sets import FurtherSetConfig, also_summary, open_further_sets, own_datasets
+from unipot.workflows.fold_models import FoldModels
+from unipot.workflows.further_sets import FurtherSetConfig, open_further_sets, own_datasets
 from unipot.workflows.model import build_settings, dtype_named
 from unipot.workflows.pretrain import mixture_data
 from unipot.workflows.property_heads import (
@@ -48,11 +44,11 @@ from unipot.workflows.property_heads import (
     through_existing_head,
 )
 from unipot.workflows.replay import open_replay, weighted
-from unipot.workflows.report import ALIGNMENT_FILE, EVALUATIONS, SUMMARY_FILE, forgetting_table
+from unipot.workflows.report import EVALUATIONS, forgetting_table
 from unipot.workflows.run_folder import RunFolder, open_run_folder
 from unipot.workflows.self_replay import SelfReplayConfig, drift_yardsticks
 from unipot.workflows.small_data import STATED, SmallDataConfig, SmallDataReport, keep_start, plan_search, settle
-from unipot.workflows.strategy import StrategyConfig, add_updates, check_strategy, strategy_facts, strategy_policy
+from unipot.workflows.strategy import StrategyConfig, add_updates, check_strategy, strategy_policy
 from unipot.workflows.teacher import TeacherConfig, check_teacher, taught
 from unipot.workflows.teacher_choice import choose_teacher
 from unipot.workflows.uncertainty import add_uncertainty, check_uncertainty
@@ -74,8 +70,6 @@ from unipot.workflows.yardsticks import (
     user_yardsticks,
 )
 from unipot.zoo.artifact import load_potential
-from unipot.zoo.card import read_card
-from unipot.zoo.sample import kept_sample
 
 
 @dataclass(kw_only=True)
@@ -133,6 +127,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
 
     console.rule("frames")
     frames, replay, yardsticks = open_everything(config, pretrained, run, console)
+    config = choose_teacher(config, frames.dataset, console)
     search = plan_search(config, frames, pretrained, console)
     frames = search.frames if search else frames
     if not config.from_scratch:
@@ -140,7 +135,6 @@ def finetune(config: FinetuneConfig) -> FitResult:
     budget = budget_for(stores_of(frames, replay, yardsticks), config.mixture, pretrained.cutoff, console)
     before = [y.measure(pretrained, "pretrained", budget) for y in yardsticks]
 
-    config = choose_teacher(config, frames.dataset, console)
     lesson = taught(config, pretrained, frames.dataset, budget, cache_of(config, run), run, partial(training_module, run=run), console)
     console.rule("fresh weights" if config.from_scratch else "alignment")
     start = replace(starting_point(config, lesson.potential, frames, budget, run, console), teacher=lesson.facts)
@@ -162,10 +156,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
         measured = evaluations_by_name(frames.dataset.spec.head, zero_shot=zero_shot, final=final)
         save_evaluations(run.path / EVALUATIONS, {**measured, "before": before, "after": after})
         show_results(console, run, [*zero_shot, *final], forgetting_table(before, after))
-        calibrate_properties(list(config.properties), run.best, frames, budget, golden, console)
-        for own in own_datasets(frames):
-            first = own is frames.dataset
-            add_uncertainty(config.uncertainty, run.best, own, budget, golden, console, folds if first else None, further=not first)
+        add_error_bars(config, run, frames, budget, golden, folds, console)
     return result
 
 
@@ -333,68 +324,12 @@ def policy_for(config: FinetuneConfig, start: Adaptation, datasets: Sequence[Ope
     )
 
 
-def card_of(
-    config: FinetuneConfig, run: RunFolder, datasets: Sequence[OpenDataset], start: Adaptation, lora: LoraReport | None,
-    searched: SmallDataReport | None = None,
-) -> dict[str, Any]:
-    """Facts for the artifact's card: choice of the parent and alignment included."""
-    facts = {
-        "head": datasets[0].spec.head,
-        "checkpoint": Path(config.checkpoint).name,
-        **({"method": "from scratch"} if config.from_scratch else strategy_facts(config.finetune, lora)),
-    }
-    facts |= {"small_data": searched.to_dict()} if searched else {}
-    card = {**training_card("finetune", run.path.name, config, datasets), "finetune": {**facts, **start.to_dict()}}
-    if config.from_scratch:
-        return {**card, "references": references_of(start.statistics)}
-    return {**card, **kept_sample(read_card(config.checkpoint))}
-
-
-def chosen_potential(run: RunFolder, config: FinetuneConfig) -> Potential:
-    """The best weights on the held-out frames; without held-out frames the last ones are copied to `best.safetensors`."""
-    if not run.best.exists():
-        shutil.copyfile(run.last, run.best)
-    return load_potential(run.best, dtype=dtype_named(config.trainer.dtype))
-
-
-def model_name(config: FinetuneConfig) -> str:
-    """How tables and legends call the result."""
-    return "from scratch" if config.from_scratch else f"fine-tuned ({config.finetune.method})"
-
-
-def write_summary(run: RunFolder, config: FinetuneConfig, frames: UserFrames, start: Adaptation, result: FitResult) -> None:
-    """Files for `unipot report`: what was done, and the alignment."""
-    own = frames.dataset
-    summary = {
-        "name": run.path.name,
-        "model": model_name(config),
-        "dataset": own.spec.name,
-        "head": own.spec.head,
-        "level_of_theory": own.spec.level_of_theory,
-        "parent": start.parent,
-        **({"also": [also_summary(each) for each in frames.further]} if frames.further else {}),
-        "from_scratch": config.from_scratch,
-        "method": "all weights" if config.from_scratch else config.finetune.method,
-        "n_frames": frames.n_frames,
-        "n_training": len(own.train_indices),
-        "n_validation": len(own.validation_indices),
-        "n_steps": result.step,
-        "best_step": result.step if result.best is None else result.best[0],
-        "seconds": round(result.seconds, 1),
-    }
-    (run.path / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    if start.report is not None:
-        start.write(run.path / ALIGNMENT_FILE)
-
-
-def show_results(console: Console, run: RunFolder, evaluations: Sequence[Evaluation], forgotten: ReportTable | None) -> None:
-    """Errors before and after, and where everything is."""
-    console.rule("done")
-    if any(e.get("energy", "mae") is not None or e.get("forces", "mae") is not None for e in evaluations):
-        console.print(error_table(evaluations, "Before and after fine-tuning", best=len({e.dataset for e in evaluations}) == 1).to_rich())
-    properties = property_table(evaluations, "Properties")
-    if properties.rows:
-        console.print(properties.to_rich())
-    if forgotten is not None:
-        console.print(forgotten.to_rich())
-    console.print(f"model: {run.best}\nreport: unipot report finetune_runs=[{run.path}]", highlight=False, markup=False, soft_wrap=True)
+def add_error_bars(
+    config: FinetuneConfig, run: RunFolder, frames: UserFrames, budget: MixtureConfig, golden: Sequence[Structure],
+    folds: FoldModels | None, console: Console,
+) -> None:
+    """Intervals of properties, and error bars of every head of the user's; models of the folds are of the set at `data`."""
+    calibrate_properties(list(config.properties), run.best, frames, budget, golden, console)
+    add_uncertainty(config.uncertainty, run.best, frames.dataset, budget, golden, console, folds)
+    for each in frames.further:
+        add_uncertainty(config.uncertainty, run.best, each.dataset, budget, golden, console, further=True)

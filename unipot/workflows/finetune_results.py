@@ -1,0 +1,100 @@
+"""What a fine-tuning leaves beside its weights: the card, the summary, the tables."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from unipot.finetune.lora import LoraReport
+from unipot.models.potential import Potential
+from unipot.reporting.evaluation import Evaluation, error_table, property_table
+from unipot.reporting.tables import ReportTable
+from unipot.workflows.adaptation import Adaptation
+from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.export import references_of, training_card
+from unipot.workflows.fit import FitResult
+from unipot.workflows.further_sets import also_summary
+from unipot.workflows.model import dtype_named
+from unipot.workflows.report import ALIGNMENT_FILE, SUMMARY_FILE
+from unipot.workflows.run_folder import RunFolder
+from unipot.workflows.small_data import SmallDataReport
+from unipot.workflows.strategy import strategy_facts
+from unipot.workflows.user_frames import UserFrames
+from unipot.zoo.artifact import load_potential
+from unipot.zoo.card import read_card
+from unipot.zoo.sample import kept_sample
+
+if TYPE_CHECKING:
+    from unipot.workflows.finetune import FinetuneConfig
+
+
+def card_of(
+    config: FinetuneConfig, run: RunFolder, datasets: Sequence[OpenDataset], start: Adaptation, lora: LoraReport | None,
+    searched: SmallDataReport | None = None,
+) -> dict[str, Any]:
+    """Facts for the artifact's card: choice of the parent and alignment included."""
+    facts = {
+        "head": datasets[0].spec.head,
+        "checkpoint": Path(config.checkpoint).name,
+        **({"method": "from scratch"} if config.from_scratch else strategy_facts(config.finetune, lora)),
+    }
+    facts |= {"small_data": searched.to_dict()} if searched else {}
+    card = {**training_card("finetune", run.path.name, config, datasets), "finetune": {**facts, **start.to_dict()}}
+    if config.from_scratch:
+        return {**card, "references": references_of(start.statistics)}
+    return {**card, **kept_sample(read_card(config.checkpoint))}
+
+
+def chosen_potential(run: RunFolder, config: FinetuneConfig) -> Potential:
+    """The best weights on the held-out frames; without held-out frames the last ones are copied to `best.safetensors`."""
+    if not run.best.exists():
+        shutil.copyfile(run.last, run.best)
+    return load_potential(run.best, dtype=dtype_named(config.trainer.dtype))
+
+
+def model_name(config: FinetuneConfig) -> str:
+    """How tables and legends call the result."""
+    return "from scratch" if config.from_scratch else f"fine-tuned ({config.finetune.method})"
+
+
+def write_summary(run: RunFolder, config: FinetuneConfig, frames: UserFrames, start: Adaptation, result: FitResult) -> None:
+    """Files for `unipot report`: what was done, and the alignment."""
+    own = frames.dataset
+    summary = {
+        "name": run.path.name,
+        "model": model_name(config),
+        "dataset": own.spec.name,
+        "head": own.spec.head,
+        "level_of_theory": own.spec.level_of_theory,
+        "parent": start.parent,
+        **({"also": [also_summary(each) for each in frames.further]} if frames.further else {}),
+        "from_scratch": config.from_scratch,
+        "method": "all weights" if config.from_scratch else config.finetune.method,
+        "n_frames": frames.n_frames,
+        "n_training": len(own.train_indices),
+        "n_validation": len(own.validation_indices),
+        "n_steps": result.step,
+        "best_step": result.step if result.best is None else result.best[0],
+        "seconds": round(result.seconds, 1),
+    }
+    (run.path / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    if start.report is not None:
+        start.write(run.path / ALIGNMENT_FILE)
+
+
+def show_results(console: Console, run: RunFolder, evaluations: Sequence[Evaluation], forgotten: ReportTable | None) -> None:
+    """Errors before and after, and where everything is."""
+    console.rule("done")
+    if any(e.get("energy", "mae") is not None or e.get("forces", "mae") is not None for e in evaluations):
+        console.print(error_table(evaluations, "Before and after fine-tuning", best=len({e.dataset for e in evaluations}) == 1).to_rich())
+    properties = property_table(evaluations, "Properties")
+    if properties.rows:
+        console.print(properties.to_rich())
+    if forgotten is not None:
+        console.print(forgotten.to_rich())
+    console.print(f"model: {run.best}\nreport: unipot report finetune_runs=[{run.path}]", highlight=False, markup=False, soft_wrap=True)
