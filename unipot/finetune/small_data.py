@@ -19,6 +19,8 @@ import numpy as np
 SMALLEST_SEARCH = 4
 #: training is cut short only where going on makes the held-out errors larger than the smallest by this factor
 CLEARLY_WORSE = 1.1
+#: candidates of the last round, where the budget allows trials before it of at least this share of its steps
+FINALISTS, SHORTEST_TRIAL = 2, 0.1
 #: errors are not compared below this (eV/atom, eV/Å, eV/Å³)
 _FLOOR = 1e-9
 #: score of a candidate whose loss was not finite
@@ -152,40 +154,48 @@ def relative_error(errors: Errors, start: Errors) -> float:
 
 
 def plan_rungs(n_candidates: int, n_folds: int, *, budget: int, longest: int, every_fold: bool, every: int) -> tuple[Rung, ...]:
-    """All candidates on the first fold, the better half on the second, and the winner on every fold for `longest` steps if asked for.
+    """All candidates on the first fold, the better half on the second, and the finalists on every fold for `longest` steps if asked for.
 
-    The last round says how many steps are good, and how wrong models of that length are on frames that they have not seen. With one
-    held-out part the better half goes on with twice the steps on it. The steps of the other trials follow from the budget, and are
-    never more than `longest`.
+    The last round chooses, says how many steps are good, and how wrong models of that length are on frames that they have not seen. Two
+    go into it where the budget allows, since short trials cannot tell the best from the second. With one held-out part the better half
+    goes on with twice the steps on it. The steps of the other trials follow from the budget, and are never more than `longest`.
 
     Args:
         n_candidates: beside the start.
         n_folds: 1 for a single held-out part.
         budget: training steps of all trials together.
         longest: steps of the final training, at most.
-        every_fold: whether the winner is also trained for `longest` steps on every fold.
+        every_fold: whether finalists are also trained for `longest` steps on every fold.
         every: steps between looks at the held-out fold there.
 
     Raises:
         ValueError: the budget does not allow one step per trial.
     """
-    half = (n_candidates + 1) // 2
-    search = n_candidates > 1
-    later = (half, (1,), 1) if n_folds > 1 else (half, (0,), 2)
-    parts = [(n_candidates, (0,), 1), later] if search or not every_fold else []
-    units = sum(n * len(folds) * factor for n, folds, factor in parts)
-    last = n_folds * longest if every_fold else 0
-    left = budget - last
-    steps = min(left // units, longest) if units else 0
-    if (parts and steps < 1) or left < 0:
+    for n_finalists in (min(FINALISTS, n_candidates), 1) if every_fold else (0,):
+        early = _early_rounds(n_candidates, n_folds, n_finalists)
+        units = sum(n * len(folds) * factor for n, folds, factor in early)
+        last = n_finalists * n_folds * longest
+        steps = min((budget - last) // units, longest) if units else longest
+        enough = max(SHORTEST_TRIAL * longest, 1) if n_finalists > 1 else 1
+        if last <= budget and steps >= enough:
+            break
+    else:
         raise ValueError(
             f"small_data.search_budget allows {budget} steps, but {n_candidates} candidates on {n_folds} folds need at least "
             f"{units + last}; raise it, give fewer candidates or folds, or set small_data=off"
         )
-    rungs = [Rung(n_candidates=n, folds=folds, steps=min(factor * steps, longest), every=longest) for n, folds, factor in parts]
-    if every_fold:
-        rungs.append(Rung(n_candidates=1, folds=tuple(range(n_folds)), steps=longest, every=every))
+    rungs = [Rung(n_candidates=n, folds=folds, steps=min(factor * steps, longest), every=longest) for n, folds, factor in early]
+    if n_finalists:
+        rungs.append(Rung(n_candidates=n_finalists, folds=tuple(range(n_folds)), steps=longest, every=every))
     return tuple(rungs)
+
+
+def _early_rounds(n_candidates: int, n_folds: int, n_finalists: int) -> list[tuple[int, tuple[int, ...], int]]:
+    """(candidates, folds, factor on the steps) of the rounds before the finalists'; none where all candidates are finalists."""
+    if n_finalists >= n_candidates:
+        return []
+    half = max((n_candidates + 1) // 2, n_finalists)
+    return [(n_candidates, (0,), 1), (half, (1,), 1) if n_folds > 1 else (half, (0,), 2)]
 
 
 def search(candidates: Sequence[str], rungs: Sequence[Rung], run_trial: Callable[[str, int, Rung], Trial]) -> list[Trial]:
@@ -231,10 +241,11 @@ def choose(trials: Sequence[Trial], *, look_at_length: bool) -> Choice:
         winner, steps, length = _best_of_last_round(trials), None, ""
         score = score_of(winner, trials)
     else:
-        winner = trials[-1].candidate
-        own = [trial for trial in trials if trial.candidate == winner]
-        steps, score = choose_steps(own)
-        length = f" after {steps} steps: {_why(steps, own)}"
+        own = {name: [trial for trial in trials if trial.candidate == name] for name in _finalists(trials)}
+        found = {name: choose_steps(theirs) for name, theirs in own.items()}
+        winner = min(found, key=lambda name: found[name][1])
+        steps, score = found[winner]
+        length = f" after {steps} steps: {_why(steps, own[winner])}"
     if score >= 1:
         reason = f"no candidate lowers the held-out errors (best: {winner}, {score:.3f} of the start's)"
         return Choice(candidate=None, steps=None, score=score, reason=reason)
@@ -267,6 +278,16 @@ def _best_of_last_round(trials: Sequence[Trial]) -> str:
     n_trials = {trial.candidate: sum(t.candidate == trial.candidate for t in trials) for trial in trials}
     finalists = [name for name, n in n_trials.items() if n == max(n_trials.values())]
     return min(finalists, key=lambda name: score_of(name, trials))
+
+
+def _finalists(trials: Sequence[Trial]) -> list[str]:
+    """Those that were trained longest on the most folds."""
+    longest = max(trial.steps for trial in trials)
+    folds: dict[str, set[int]] = {}
+    for trial in trials:
+        if trial.steps == longest:
+            folds.setdefault(trial.candidate, set()).add(trial.fold)
+    return [name for name, own in folds.items() if len(own) == max(map(len, folds.values()))]
 
 
 def _why(steps: int, trials: Sequence[Trial]) -> str:
