@@ -95,16 +95,21 @@ def _by_evidence(frames: Sequence[Structure]) -> tuple[str, str]:
 
 
 def _compared(frames: Sequence[Structure]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Force labels (eV/Å) of a few frames, and the teacher's forces there, both flat; None where nothing could be compared."""
+    """Force labels (eV/Å) of a few frames, and the teacher's forces there, both flat; None where nothing could be compared.
+
+    Atoms that were fixed, and frames of weight zero, do not count, as in the loss.
+    """
     from ase.calculators.calculator import CalculationFailed
 
-    labelled = [s for s in frames if "forces" in s.labels]
+    labelled = [s for s in frames if "forces" in s.labels and not s.fixed.all() and s.labels.get("weight") != 0]
     pairs = []
     for k in sorted({int(k) for k in np.linspace(0, len(labelled) - 1, min(len(labelled), COMPARED))}):
+        free = ~labelled[k].fixed
         try:
-            pairs.append((labelled[k].labels["forces"], driven_by(METHOD, labelled[k]).get_forces(apply_constraint=False)))
+            forces = driven_by(METHOD, labelled[k]).get_forces(apply_constraint=False)
         except CalculationFailed:
             continue
+        pairs.append((labelled[k].labels["forces"][free], forces[free]))
     if not pairs:
         return None
     return np.concatenate([one.ravel() for one, _ in pairs]), np.concatenate([other.ravel() for _, other in pairs])
