@@ -34,7 +34,7 @@ phase() {
   printf '%s\t%s s\n' "$title" "$((SECONDS - begin))" >>"$WORK/seconds.txt"
 }
 
-USER_DATA=(data="$SAMPLE/train.extxyz" test_data="$SAMPLE/test.extxyz" name=malonaldehyde_pbe "level_of_theory='$LEVEL'" schedule.max_steps=1500)
+USER_DATA=(data="$SAMPLE/train.extxyz" test_data="$SAMPLE/test.extxyz" name=malonaldehyde_pbe "level_of_theory='$LEVEL'")
 
 for recipe in emt_slabs xtb_crystals xtb_molecules; do
   CHAIN=$(cat "data_recipes/$recipe/recipe.py" - <<<"$CHAIN" | cksum)
@@ -44,8 +44,8 @@ phase "$WORK/pretrain" "2. pretraining on three datasets at three levels of theo
   unipot pretrain experiment=quickstart run="$WORK/pretrain"
 phase "$WORK/finetune" "3. fine-tuning on 50 DFT frames of malonaldehyde" \
   unipot finetune checkpoint="$WORK/pretrain/best.safetensors" "${USER_DATA[@]}" pretrain_run="$WORK/pretrain" run="$WORK/finetune"
-phase "$WORK/from-scratch" "4. the same 50 frames and steps from random weights" \
-  unipot finetune checkpoint="$WORK/pretrain/best.safetensors" "${USER_DATA[@]}" from_scratch=true optimizer.learning_rate=0.005 run="$WORK/from-scratch"
+phase "$WORK/from-scratch" "4. the same 50 frames from random weights, which have further to go" \
+  unipot finetune checkpoint="$WORK/pretrain/best.safetensors" "${USER_DATA[@]}" from_scratch=true optimizer.learning_rate=0.005 schedule.max_steps=1500 run="$WORK/from-scratch"
 phase "$WORK/evaluate" "5. evaluating on 200 test frames" \
   unipot evaluate checkpoint="$WORK/finetune/best.safetensors" data="$SAMPLE/test.extxyz" head="$HEAD" output="$WORK/evaluate"
 phase "$WORK/relaxed.extxyz" "6. relaxing malonaldehyde with the fine-tuned model" \
