@@ -12,6 +12,7 @@ from ase.io import write
 
 from unipot.cli import main
 from unipot.data.store import Store
+from unipot.reporting.evaluation import Evaluation
 from unipot.workflows import teacher
 from unipot.zoo.artifact import load_artifact, load_potential
 
@@ -69,6 +70,15 @@ def test_the_lesson_is_in_the_card(run):
     facts = load_artifact(run / "best.safetensors").card["finetune"]["teacher"]
     assert (facts["method"], facts["n_labelled"], facts["head"]) == ("gfn2-xtb", 40, "gfn2-xtb")
     assert set(facts["held_out_errors"]) >= {"energy_per_atom", "forces"}
+
+
+def test_errors_of_the_pretrained_model_are_measured_before_the_lesson(files, run, tmp_path):
+    tests = f"test_data={files['folder'] / 'other-labels.extxyz'}"
+    assert finetune(files, tmp_path / "taught", *LESSON, tests) == finetune(files, tmp_path / "plain", "teacher.method=none", tests) == 0
+    taught, plain = (Evaluation.load_all(tmp_path / name / "evaluations") for name in ("taught", "plain"))
+    assert set(taught) == {"zero_shot", "taught", "final"} and set(plain) == {"zero_shot", "final"}
+    before = [found["zero_shot"].get("forces", "mae") for found in (taught, plain)]
+    assert before[0] == before[1] != taught["taught"].get("forces", "mae")
 
 
 def test_labels_of_the_lesson_are_those_of_the_method(run):

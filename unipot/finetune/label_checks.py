@@ -18,6 +18,8 @@ from unipot.training.losses import labelled_mask
 CERTAIN, SUSPECT = 0.8, 0.5
 #: a factor belongs to a unit within this of its logarithm: parents are up to 30 % too soft
 _TOLERANCE = 0.3
+#: heads that are asked, and how far their cosine may be below that of the best
+_OPINIONS, _ALIKE = 4, 0.1
 #: numbers that a correlation needs
 _FEWEST_NUMBERS = 9
 #: energies beyond the number of elements that it needs
@@ -57,18 +59,34 @@ class LabelScale:
         return f"{found}{meaning}{flipped}"
 
 
-def label_scales(potential: Potential, head: str, batches: Sequence[AtomBatch], units: Mapping[str, str]) -> list[LabelScale]:
+def label_scales(potential: Potential, heads: Sequence[str], batches: Sequence[AtomBatch], units: Mapping[str, str]) -> list[LabelScale]:
     """Properties whose labels look like numbers in another unit, or with another sign, than stated.
+
+    A head that hardly knows the elements predicts forces that are right in direction and many times too small. So nothing is
+    suspected where one of `heads` finds the numbers as large as stated.
 
     Args:
         potential: pretrained.
-        head: that resembles the labels most.
+        heads: that resemble the labels most, the most alike first; `heads_alike` finds them.
         batches: labelled frames.
         units: property -> unit that its labels are stated to have.
     """
-    pairs = _pairs(potential, head, batches)
-    found = [_scale(name, head, *pairs[name], units[name]) for name in pairs if name in units]
+    first, pairs = heads[0], {head: _pairs(potential, head, batches) for head in heads}
+    found = []
+    for name in (name for name in pairs[first] if name in units):
+        if any(_as_stated(*own[name]) for own in pairs.values()):
+            continue
+        found.append(_scale(name, first, *pairs[first][name], units[name]))
     return [scale for scale in found if scale is not None]
+
+
+def heads_alike(scores: Sequence[ParentScore]) -> list[str]:
+    """The heads whose forces point most as the labels do, or all the other way, best first; the best one where there are no forces."""
+    cosine = {score.head: 0.0 if np.isnan(score.force_cosine) else abs(score.force_cosine) for score in scores}
+    best = max(cosine, key=cosine.__getitem__)
+    others = sorted((head for head in cosine if head != best), key=lambda head: -cosine[head])
+    near = [head for head in others if cosine[head] > max(cosine[best] - _ALIKE, SUSPECT)]
+    return [best, *near[: _OPINIONS - 1]]
 
 
 def refuse_wrong_units(scales: Sequence[LabelScale]) -> tuple[str, ...]:
@@ -116,6 +134,12 @@ def level_warnings(report: AlignmentReport, scores: Sequence[ParentScore]) -> tu
     return tuple(found)
 
 
+def _as_stated(labels: np.ndarray, predictions: np.ndarray) -> bool:
+    """Whether predictions follow the labels with a factor of 1/2 to 2."""
+    sizes = np.linalg.norm(labels), np.linalg.norm(predictions)
+    return bool(0.5 < sizes[0] / max(sizes[1], 1e-30) < 2 and labels @ predictions >= SUSPECT * sizes[0] * sizes[1])
+
+
 def _scale(name: str, head: str, labels: np.ndarray, predictions: np.ndarray, stated: str) -> LabelScale | None:
     norms = np.linalg.norm(labels), np.linalg.norm(predictions)
     if min(norms) == 0:
@@ -127,8 +151,8 @@ def _scale(name: str, head: str, labels: np.ndarray, predictions: np.ndarray, st
     known = property_named(name).units
     off = {unit: abs(np.log(abs(factor) * value / known[stated])) for unit, value in known.items() if value != known[stated]}
     units = tuple(sorted((unit for unit, distance in off.items() if distance < _TOLERANCE), key=off.__getitem__))
-    near_one = abs(np.log(abs(factor))) < np.log(2)
-    if near_one and factor > 0 or not near_one and not units:
+    near_one = 0.5 < abs(factor) < 2
+    if not near_one and not units:
         return None
     return LabelScale(
         property=name, head=head, factor=factor, correlation=correlation, stated=stated, units=() if near_one else units

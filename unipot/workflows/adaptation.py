@@ -15,7 +15,7 @@ from unipot.batch import AtomBatch
 from unipot.data.statistics import elements_present
 from unipot.data.store import Store
 from unipot.finetune.align import AlignmentReport, align_head
-from unipot.finetune.label_checks import LabelScale, label_scales, level_warnings, refuse_wrong_units
+from unipot.finetune.label_checks import LabelScale, heads_alike, label_scales, level_warnings, refuse_wrong_units
 from unipot.finetune.new_elements import NewElement, start_new_elements
 from unipot.finetune.parents import ParentScore, score_parents, unrelated
 from unipot.finetune.readout_fit import SHIFT
@@ -129,7 +129,7 @@ def align_to_frames(
     candidates, excluded = parent_candidates(potential, kind, parent_head, parents)
     scored_on = _evenly(potential, dataset, any_head, mixture, batches)
     scores = score_parents(potential, scored_on, candidates)
-    doubts = refuse_wrong_units(_label_scales(potential, _most_alike(scores), scored_on, units, kind)) if units else ()
+    doubts = refuse_wrong_units(_label_scales(potential, heads_alike(scores), scored_on, units, kind)) if units else ()
     chosen = scores[0].head if parent_head == AUTO else parent_head
     report = align_head(
         potential, chosen, dataset.spec.head, dataset.spec.level_of_theory, batches, energy_kind=kind, alignment=alignment,
@@ -221,16 +221,11 @@ def show_alignment(console: Console, adaptation: Adaptation) -> None:
 
 
 def _label_scales(
-    potential: Potential, head: str, batches: Sequence[AtomBatch], units: Mapping[str, str], energy_kind: str
+    potential: Potential, heads: Sequence[str], batches: Sequence[AtomBatch], units: Mapping[str, str], energy_kind: str
 ) -> list[LabelScale]:
-    """Energies of another kind than the head's have no scale in common with its."""
-    alike = potential.heads[head].energy_kind == energy_kind
-    return label_scales(potential, head, batches, {name: unit for name, unit in units.items() if name != "energy" or alike})
-
-
-def _most_alike(scores: Sequence[ParentScore]) -> str:
-    """The head whose forces point most as the labels do, or all the other way; the best one where there are no forces."""
-    return max(scores, key=lambda score: -1.0 if np.isnan(score.force_cosine) else abs(score.force_cosine)).head
+    """Energies of another kind than the heads' have no scale in common with theirs."""
+    alike = all(potential.heads[head].energy_kind == energy_kind for head in heads)
+    return label_scales(potential, heads, batches, {name: unit for name, unit in units.items() if name != "energy" or alike})
 
 
 def _evenly(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from unipot.data.store import Store
 from unipot.models.potential import Potential
+from unipot.reporting.evaluation import Evaluation
 from unipot.structure import Structure
 from unipot.training.module import TrainingModule
 from unipot.training.optim import ParameterPolicy, build_policy
@@ -49,6 +51,7 @@ from unipot.workflows.run_folder import RunFolder, open_run_folder
 from unipot.workflows.self_replay import SelfReplayConfig, drift_yardsticks
 from unipot.workflows.small_data import STATED, SmallDataConfig, SmallDataReport, keep_start, plan_search, settle
 from unipot.workflows.strategy import StrategyConfig, add_updates, check_strategy, strategy_policy
+from unipot.workflows.teacher import NONE as NO_TEACHER
 from unipot.workflows.teacher import TeacherConfig, check_teacher, taught
 from unipot.workflows.teacher_choice import choose_teacher
 from unipot.workflows.uncertainty import add_uncertainty, check_uncertainty
@@ -70,6 +73,9 @@ from unipot.workflows.yardsticks import (
     user_yardsticks,
 )
 from unipot.zoo.artifact import load_potential
+
+#: how tables call the aligned model before training
+ZERO_SHOT, AFTER_LESSON = "zero-shot", "after the lesson"
 
 
 @dataclass(kw_only=True)
@@ -135,13 +141,14 @@ def finetune(config: FinetuneConfig) -> FitResult:
     budget = budget_for(stores_of(frames, replay, yardsticks), config.mixture, pretrained.cutoff, console)
     before = [y.measure(pretrained, "pretrained", budget) for y in yardsticks]
 
+    targets = user_yardsticks(frames)
+    untaught = measure_untaught(config, pretrained, frames, targets, budget, run)
     lesson = taught(config, pretrained, frames.dataset, budget, cache_of(config, run), run, partial(training_module, run=run), console)
     console.rule("fresh weights" if config.from_scratch else "alignment")
     start = replace(starting_point(config, lesson.potential, frames, budget, run, console), teacher=lesson.facts)
     show_alignment(console, start)
     add_properties(config, start, frames, console)
-    targets = user_yardsticks(frames)
-    zero_shot = [t.measure(start.potential, f"zero-shot ({start.parent_of(t.head)})", budget) for t in targets if start.parent]
+    aligned = measure_start(start, targets, AFTER_LESSON if untaught else ZERO_SHOT, budget)
 
     datasets = weighted(own_datasets(frames), replay, config.replay_share)
     build = partial(trial_module, datasets=datasets, run=run)
@@ -153,9 +160,10 @@ def finetune(config: FinetuneConfig) -> FitResult:
         adapted = chosen_potential(run, config)
         final = [target.measure(adapted, model_name(config), budget) for target in targets]
         after = [y.measure(adapted, "fine-tuned", budget) for y in yardsticks]
-        measured = evaluations_by_name(frames.dataset.spec.head, zero_shot=zero_shot, final=final)
+        starts = {"zero_shot": untaught, "taught": aligned} if untaught else {"zero_shot": aligned}
+        measured = evaluations_by_name(frames.dataset.spec.head, **starts, final=final)
         save_evaluations(run.path / EVALUATIONS, {**measured, "before": before, "after": after})
-        show_results(console, run, [*zero_shot, *final], forgetting_table(before, after))
+        show_results(console, run, [*untaught, *aligned, *final], forgetting_table(before, after))
         add_error_bars(config, run, frames, budget, golden, folds, console)
     return result
 
@@ -284,6 +292,21 @@ def starting_point(
         others = {name: store for name, store in others.items() if store is not None}
         adapted.append(found.noting(element_warnings(pretrained, each.dataset, others)))
     return replace(adapted[0], further=tuple(adapted[1:]))
+
+
+def measure_untaught(
+    config: FinetuneConfig, pretrained: Potential, frames: UserFrames, targets: Sequence[Yardstick], budget: MixtureConfig, run: RunFolder
+) -> list[Evaluation]:
+    """Errors of the pretrained model as it is, aligned, before a lesson changes it; none without one."""
+    if config.teacher.method == NO_TEACHER or not targets:
+        return []
+    start = starting_point(config, copy.deepcopy(pretrained), frames, budget, run, Console(quiet=True))
+    return measure_start(start, targets, ZERO_SHOT, budget)
+
+
+def measure_start(start: Adaptation, targets: Sequence[Yardstick], what: str, budget: MixtureConfig) -> list[Evaluation]:
+    """Errors of the aligned heads, called `what` with the parent; none from scratch and without energies."""
+    return [t.measure(start.potential, f"{what} ({start.parent_of(t.head)})", budget) for t in targets if start.parent]
 
 
 def training_module(config: FinetuneConfig, start: Adaptation, datasets: Sequence[OpenDataset], run: RunFolder) -> TrainingModule:

@@ -20,6 +20,7 @@ from unipot.finetune.readout_fit import SHIFT
 from unipot.models.potential import Potential
 from unipot.reporting.evaluation import Evaluation
 from unipot.reporting.learning_curves import Errors, RunResult
+from unipot.workflows.adaptation import Adaptation
 from unipot.workflows.charge_states import admit_states
 from unipot.workflows.compose import load_config
 from unipot.workflows.config import MixtureConfig
@@ -28,7 +29,7 @@ from unipot.workflows.model import dtype_named
 from unipot.workflows.report import read_finetune_run
 from unipot.workflows.run_folder import RunFolder, write_json
 from unipot.workflows.study_runs import RESULT_FILE
-from unipot.workflows.teacher import taught
+from unipot.workflows.teacher import NONE, taught
 from unipot.workflows.teacher_choice import choose_teacher
 from unipot.workflows.user_frames import budget_for
 from unipot.workflows.yardsticks import Yardstick
@@ -93,19 +94,21 @@ def forgetting_rows(before: Sequence[Evaluation], after: Sequence[Evaluation]) -
 def _before(
     config: FinetuneConfig, folder: Path, tests: Sequence[Yardstick], budget: MixtureConfig, console: Console
 ) -> tuple[Errors, Errors]:
-    """Errors of the aligned model before the first step, and of the parent head with the composition shift alone.
+    """Errors of the aligned model before the first step, and of the pretrained parent head with the composition shift alone.
 
-    The alignment is closed-form and seeded, so doing it again gives what the run started from.
+    The two differ where a layer was solved for, and after a lesson (`unipot.workflows.teacher`). The alignment is closed-form and
+    seeded, so doing it again gives what the run started from.
     """
     start = _aligned(config, folder, budget, console)
     errors = _errors(start.potential, tests, budget)
-    if start.report is None or start.report.readout.chosen == SHIFT:
+    if start.report is None or (start.report.readout.chosen == SHIFT and not start.teacher):
         return errors, errors
-    shifted = _aligned(replace(config, alignment=SHIFT, parent_head=start.report.parent), folder, budget, console)
-    return errors, _errors(shifted.potential, tests, budget)
+    plain = replace(config, alignment=SHIFT, teacher=replace(config.teacher, method=NONE))
+    plain = plain if start.teacher else replace(plain, parent_head=start.report.parent)
+    return errors, _errors(_aligned(plain, folder, budget, console).potential, tests, budget)
 
 
-def _aligned(config: FinetuneConfig, folder: Path, budget: MixtureConfig, console: Console) -> Any:
+def _aligned(config: FinetuneConfig, folder: Path, budget: MixtureConfig, console: Console) -> Adaptation:
     pretrained, run = load_potential(config.checkpoint, dtype=dtype_named(config.trainer.dtype)), RunFolder(folder, resume=True)
     frames, replay, _ = open_everything(config, pretrained, run, console)
     admit_states(console, pretrained, [frames.dataset, *replay], frames.test)
@@ -113,7 +116,7 @@ def _aligned(config: FinetuneConfig, folder: Path, budget: MixtureConfig, consol
     build = partial(training_module, run=run)
     config = choose_teacher(config, frames.dataset, console)
     lesson = taught(config, pretrained, frames.dataset, budget, cache_of(config, run), run, build, console)  # as the run kept it
-    return starting_point(config, lesson.potential, frames, budget, run, console)
+    return replace(starting_point(config, lesson.potential, frames, budget, run, console), teacher=lesson.facts)
 
 
 def _test_set(name: str, path: str, head: str, most: int) -> Yardstick:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from ase.build import bulk
 
 from unipot.batch import collate
-from unipot.finetune.label_checks import CERTAIN, label_scales, level_warnings, refuse_wrong_units
+from unipot.finetune.label_checks import CERTAIN, heads_alike, label_scales, level_warnings, refuse_wrong_units
 from unipot.models import CompositionReference, Head, HeadBank, Potential, build_backbone
 from unipot.structure import Structure
 from unipot.units import BOHR, HARTREE, KCAL_PER_MOL, KJ_PER_MOL
@@ -43,7 +44,7 @@ def predicted(potential):
     return found
 
 
-def scales_of(potential, structures, units=UNITS, noise=0.1, **factors):
+def scales_of(potential, structures, units=UNITS, noise=0.1, heads=("pbe",), **factors):
     """Suspicions on labels that are predictions times a factor, with `noise`, on another energy zero per element."""
     rng, frames = np.random.default_rng(1), []
     for s in structures:
@@ -52,7 +53,7 @@ def scales_of(potential, structures, units=UNITS, noise=0.1, **factors):
             labels["energy"] = factors["energy"] * s.labels["energy"] - 3.0 * s.n_atoms - 20.0 * (s.atomic_numbers == 28).sum()
         frames.append(s.with_labels(**labels))
     batch = collate(frames, cutoff=potential.cutoff, dtype=torch.float64)
-    return {scale.property: scale for scale in label_scales(potential, "pbe", [batch], units)}
+    return {scale.property: scale for scale in label_scales(potential, heads, [batch], units)}
 
 
 @pytest.mark.parametrize(
@@ -92,10 +93,37 @@ def test_a_parent_that_is_too_soft_or_too_stiff_is_no_unit(potential, predicted,
     assert scales_of(potential, predicted, forces=factor) == {}
 
 
+@pytest.fixture(scope="module")
+def soft(potential):
+    """The same model with a head beside it that predicts a twenty-third of everything: one that hardly knows the elements."""
+    other = copy.deepcopy(potential)
+    head = other.heads["pbe"].copy("soft", "RPBE")
+    head.scale = KCAL_PER_MOL * head.scale
+    other.heads.add(head)
+    return other
+
+
+def test_a_head_that_hardly_knows_the_elements_is_outvoted_by_one_that_does(soft, predicted):
+    alone, both = (scales_of(soft, predicted, heads=heads, energy=1.0, forces=1.0) for heads in (("soft",), ("soft", "pbe")))
+    assert set(alone) == {"energy", "forces"} and both == {}
+
+
+def test_a_wrong_unit_is_named_however_many_heads_are_asked(soft, predicted):
+    found = scales_of(soft, predicted, heads=("pbe", "soft"), forces=1 / KCAL_PER_MOL)
+    assert found["forces"].units == ("kcal/mol/A",)
+
+
+def test_the_heads_asked_are_those_that_point_as_the_labels_do():
+    cosines = {"a": 0.4, "b": 0.90, "c": -0.95, "d": 0.86, "e": 0.84, "f": np.nan, "g": 0.87, "h": 0.88}
+    scores = [SimpleNamespace(head=head, force_cosine=value) for head, value in cosines.items()]
+    assert heads_alike(scores) == ["c", "b", "h", "g"]
+    assert heads_alike([SimpleNamespace(head=head, force_cosine=np.nan) for head in "ab"]) == ["a"]
+
+
 def test_labels_that_do_not_follow_the_model_are_left_alone(potential, predicted):
     rng = np.random.default_rng(2)
     frames = [s.with_labels(forces=23.06 * rng.normal(size=s.positions.shape)) for s in predicted]
-    assert label_scales(potential, "pbe", [collate(frames, cutoff=potential.cutoff, dtype=torch.float64)], UNITS) == []
+    assert label_scales(potential, ["pbe"], [collate(frames, cutoff=potential.cutoff, dtype=torch.float64)], UNITS) == []
 
 
 def test_a_doubtful_scale_is_a_sentence_and_no_refusal(potential, predicted):
