@@ -14,6 +14,7 @@ from unipot.cli import main
 from unipot.data.store import Store
 from unipot.reporting.evaluation import Evaluation
 from unipot.workflows import teacher
+from unipot.workflows.self_replay import label_structure
 from unipot.zoo.artifact import load_artifact, load_potential
 
 pytest.importorskip("tblite", reason="tblite is the teacher")
@@ -79,6 +80,22 @@ def test_errors_of_the_pretrained_model_are_measured_before_the_lesson(files, ru
     assert set(taught) == {"zero_shot", "taught", "final"} and set(plain) == {"zero_shot", "final"}
     before = [found["zero_shot"].get("forces", "mae") for found in (taught, plain)]
     assert before[0] == before[1] != taught["taught"].get("forces", "mae")
+
+
+def force_error(model, structures, head):
+    """eV/Å, mean over the labelled structures."""
+    potential = load_potential(model).eval()
+    predicted = [label_structure(potential, structure, head, ("energy", "forces")).labels["forces"] for structure in structures]
+    return np.mean([np.abs(a - s.labels["forces"]).mean() for a, s in zip(predicted, structures, strict=True)])
+
+
+def test_replay_keeps_during_the_lesson_what_the_model_knew(files, tmp_path, toy_data):
+    replay = (f"replay.molecules={{path: {toy_data['molecules']}, level_of_theory: EMT-molecules, head: molecules}}",)
+    for name, options in (("kept", replay), ("lost", ())):
+        assert finetune(files, tmp_path / name, *LESSON, "teacher.max_steps=60", *options) == 0
+    known = [s for s in Store(next((tmp_path / "kept" / "data").glob("molecules-*.unipot"))) if "forces" in s.labels]
+    kept, lost = (force_error(tmp_path / name / "taught.safetensors", known, "molecules") for name in ("kept", "lost"))
+    assert kept < 0.9 * lost
 
 
 def test_labels_of_the_lesson_are_those_of_the_method(run):

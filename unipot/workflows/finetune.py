@@ -143,7 +143,8 @@ def finetune(config: FinetuneConfig) -> FitResult:
 
     targets = user_yardsticks(frames)
     untaught = measure_untaught(config, pretrained, frames, targets, budget, run)
-    lesson = taught(config, pretrained, frames.dataset, budget, cache_of(config, run), run, partial(training_module, run=run), console)
+    build = partial(training_module, run=run)
+    lesson = taught(config, pretrained, frames.dataset, replay, budget, cache_of(config, run), run, build, console)
     console.rule("fresh weights" if config.from_scratch else "alignment")
     start = replace(starting_point(config, lesson.potential, frames, budget, run, console), teacher=lesson.facts)
     show_alignment(console, start)

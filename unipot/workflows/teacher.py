@@ -33,6 +33,7 @@ from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.fit import fit_in_memory
 from unipot.workflows.model import dtype_named
 from unipot.workflows.pretrain import mixture_data
+from unipot.workflows.replay import weighted
 from unipot.workflows.run_folder import RunFolder, write_json
 from unipot.workflows.user_frames import free_head_name
 from unipot.zoo.artifact import load_artifact, save_artifact
@@ -105,9 +106,9 @@ def check_teacher(config: FinetuneConfig) -> None:
 
 
 def taught(
-    config: FinetuneConfig, pretrained: Potential, own: OpenDataset, budget: MixtureConfig, cache: Path, run: RunFolder, build: Build,
-    console: Console,
-) -> Taught:
+    config: FinetuneConfig, pretrained: Potential, own: OpenDataset, replay: Sequence[OpenDataset], budget: MixtureConfig, cache: Path,
+    run: RunFolder, build: Build, console: Console,
+) -> Taught:  # fmt: skip
     """`pretrained` after the teacher's lesson on the systems of the user's training frames; as it is without a teacher.
 
     A lesson that is over is not repeated when the run is continued.
@@ -116,6 +117,7 @@ def taught(
         config: of the run.
         pretrained: changed in place.
         own: the user's frames; their labels are not looked at.
+        replay: sets of pretraining that are trained on beside the lesson, with the share that they have beside the user's frames.
         budget: of a batch.
         cache: folder for the store of labelled structures.
         run: its folder keeps the result.
@@ -137,7 +139,7 @@ def taught(
     starts = [own.store[int(index)] for index in np.asarray(own.train_indices)]
     console.print(f"  {options.frames} structures are labelled and learned for {options.max_steps} steps", highlight=False)
     lesson = _open(_store(options, starts, config.seed, cache, console), options, pretrained)
-    table = _learn(config, pretrained, lesson, budget, build, console)
+    table = _learn(config, pretrained, lesson, replay, budget, build, console)
     errors = {row.property: row.mae for row in table.rows if row.dataset == lesson.spec.name and row.element is None}
     facts = {
         **asdict(options), "head": lesson.spec.head, "level_of_theory": lesson.spec.level_of_theory, "n_labelled": len(lesson.store),
@@ -153,22 +155,28 @@ def taught(
 
 
 def _learn(
-    config: FinetuneConfig, potential: Potential, lesson: OpenDataset, budget: MixtureConfig, build: Build, console: Console
-) -> MetricTable:
-    """Train `potential` in place through a head of the teacher's; returns the held-out errors of the averaged weights."""
+    config: FinetuneConfig, potential: Potential, lesson: OpenDataset, replay: Sequence[OpenDataset], budget: MixtureConfig, build: Build,
+    console: Console,
+) -> MetricTable:  # fmt: skip
+    """Train `potential` in place through a head of the teacher's; returns the held-out errors of the averaged weights.
+
+    With replay a step has as many structures more as keep those of the lesson at `structures_per_step`.
+    """
     options = config.teacher
     own = replace(
         config, properties={}, schedule=replace(config.schedule, max_steps=options.max_steps),
         trainer=replace(config.trainer, compile=False, workers=0, prefetch_factor=None, patience=None),
         finetune=replace(config.finetune, method="full"),
     )  # fmt: skip
-    mixture = replace(budget, structures_per_step=options.structures_per_step)
+    datasets = weighted([lesson], [replace(d, validation_indices=np.empty(0, dtype=np.int64)) for d in replay], config.replay_share)
+    share = 1 - config.replay_share if replay else 1.0
+    mixture = replace(budget, structures_per_step=round(options.structures_per_step / share))
     start = align_to_frames(potential, lesson, "auto", mixture, config.new_elements)
     for element in start.new_elements:
         console.print(f"warning: {element.warning()}", style="yellow", highlight=False, markup=False)
-    module = build(own, start, [lesson])
+    module = build(own, start, datasets)
     data = mixture_data(
-        [lesson], mixture, own.trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=options.max_steps,
+        datasets, mixture, own.trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=options.max_steps,
         seed=config.seed,
     )  # fmt: skip
     looks = fit_in_memory(module, data, own.trainer, every=options.max_steps)
