@@ -216,8 +216,8 @@ def test_frames_that_cannot_be_split_are_trained_on_as_configured(files, data, s
 
 
 def test_a_budget_too_small_for_a_search_is_said_and_trains_as_configured(files, capsys):
-    assert main(words(files, "tiny", "schedule.max_steps=1")) == 0
-    assert "allows 8 steps, but 5 candidates on 3 folds need at least 11" in " ".join(capsys.readouterr().out.split())
+    assert main(words(files, "tiny", "schedule.max_steps=1", "small_data.search_budget=4")) == 0
+    assert "allows 4 steps, but 5 candidates on 3 folds need at least 11" in " ".join(capsys.readouterr().out.split())
     assert not (files["folder"] / "tiny" / "small_data.json").exists()
 
 

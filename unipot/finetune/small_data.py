@@ -1,8 +1,8 @@
 """Small-data mode: few frames choose how a model is fine-tuned on them, by cross-validation and successive halving.
 
-Candidates are trained for few steps on part of the frames and scored on the rest, by their errors relative to those of the
-aligned start; the better half goes on (successive halving: Jamieson and Talwalkar 2016, arXiv:1502.07943). The start itself is
-always a candidate, with no step at all. How a trial is trained is not known here.
+Candidates are trained on part of the frames and scored on the rest, by their errors relative to those of the aligned start; the better
+ones go on to further parts (successive halving: Jamieson and Talwalkar 2016, arXiv:1502.07943). The start itself is always a candidate,
+with no step at all. How a trial is trained is not known here.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 SMALLEST_SEARCH = 4
 #: training is cut short only where going on makes the held-out errors larger than the smallest by this factor
 CLEARLY_WORSE = 1.1
-#: candidates of the last round, where the budget allows trials before it of at least this share of its steps
-FINALISTS, SHORTEST_TRIAL = 2, 0.1
+#: candidates that are trained on every fold, where the budget allows it
+FINALISTS = 2
 #: errors are not compared below this (eV/atom, eV/Å, eV/Å³)
 _FLOOR = 1e-9
 #: score of a candidate whose loss was not finite
@@ -154,48 +154,54 @@ def relative_error(errors: Errors, start: Errors) -> float:
 
 
 def plan_rungs(n_candidates: int, n_folds: int, *, budget: int, longest: int, every_fold: bool, every: int) -> tuple[Rung, ...]:
-    """All candidates on the first fold, the better half on the second, and the finalists on every fold for `longest` steps if asked for.
+    """All candidates on the first fold for as long as the final training, and the two best on every other fold, if asked for.
 
-    The last round chooses, says how many steps are good, and how wrong models of that length are on frames that they have not seen. Two
-    go into it where the budget allows, since short trials cannot tell the best from the second. With one held-out part the better half
-    goes on with twice the steps on it. The steps of the other trials follow from the budget, and are never more than `longest`.
+    The folds of the finalists choose, say how many steps are good, and how wrong models of that length are on frames that they have not
+    seen. Where the budget is too small for that, or nothing is asked of every fold, short trials come first (`_short_rungs`): they
+    favour high rates, which look better early than they are in the end (Y. Wu et al., "Understanding short-horizon bias in stochastic
+    meta-optimization", 2018, arXiv:1803.02021).
 
     Args:
         n_candidates: beside the start.
         n_folds: 1 for a single held-out part.
         budget: training steps of all trials together.
         longest: steps of the final training, at most.
-        every_fold: whether finalists are also trained for `longest` steps on every fold.
+        every_fold: whether finalists are trained for `longest` steps on every fold.
         every: steps between looks at the held-out fold there.
 
     Raises:
         ValueError: the budget does not allow one step per trial.
     """
-    for n_finalists in (min(FINALISTS, n_candidates), 1) if every_fold else (0,):
-        early = _early_rounds(n_candidates, n_folds, n_finalists)
-        units = sum(n * len(folds) * factor for n, folds, factor in early)
-        last = n_finalists * n_folds * longest
-        steps = min((budget - last) // units, longest) if units else longest
-        enough = max(SHORTEST_TRIAL * longest, 1) if n_finalists > 1 else 1
-        if last <= budget and steps >= enough:
-            break
-    else:
+    for n_finalists in (min(FINALISTS, n_candidates), 1) if every_fold else ():
+        first = Rung(n_candidates=n_candidates, folds=(0,), steps=longest, every=every)
+        rungs = (first, Rung(n_candidates=n_finalists, folds=tuple(range(1, n_folds)), steps=longest, every=every))
+        if sum(rung.cost for rung in rungs) <= budget:
+            return rungs
+    return _short_rungs(n_candidates, n_folds, budget=budget, longest=longest, every_fold=every_fold, every=every)
+
+
+def _short_rungs(n_candidates: int, n_folds: int, *, budget: int, longest: int, every_fold: bool, every: int) -> tuple[Rung, ...]:
+    """All candidates on the first fold, the better half on the second, and the winner on every fold for `longest` steps if asked for.
+
+    With one held-out part the better half goes on with twice the steps on it. The steps of the short trials follow from the budget, and
+    are never more than `longest`.
+    """
+    half = (n_candidates + 1) // 2
+    later = (half, (1,), 1) if n_folds > 1 else (half, (0,), 2)
+    parts = [(n_candidates, (0,), 1), later] if n_candidates > 1 or not every_fold else []
+    units = sum(n * len(folds) * factor for n, folds, factor in parts)
+    last = n_folds * longest if every_fold else 0
+    left = budget - last
+    steps = min(left // units, longest) if units else 0
+    if (parts and steps < 1) or left < 0:
         raise ValueError(
             f"small_data.search_budget allows {budget} steps, but {n_candidates} candidates on {n_folds} folds need at least "
             f"{units + last}; raise it, give fewer candidates or folds, or set small_data=off"
         )
-    rungs = [Rung(n_candidates=n, folds=folds, steps=min(factor * steps, longest), every=longest) for n, folds, factor in early]
-    if n_finalists:
-        rungs.append(Rung(n_candidates=n_finalists, folds=tuple(range(n_folds)), steps=longest, every=every))
+    rungs = [Rung(n_candidates=n, folds=folds, steps=min(factor * steps, longest), every=longest) for n, folds, factor in parts]
+    if every_fold:
+        rungs.append(Rung(n_candidates=1, folds=tuple(range(n_folds)), steps=longest, every=every))
     return tuple(rungs)
-
-
-def _early_rounds(n_candidates: int, n_folds: int, n_finalists: int) -> list[tuple[int, tuple[int, ...], int]]:
-    """(candidates, folds, factor on the steps) of the rounds before the finalists'; none where all candidates are finalists."""
-    if n_finalists >= n_candidates:
-        return []
-    half = max((n_candidates + 1) // 2, n_finalists)
-    return [(n_candidates, (0,), 1), (half, (1,), 1) if n_folds > 1 else (half, (0,), 2)]
 
 
 def search(candidates: Sequence[str], rungs: Sequence[Rung], run_trial: Callable[[str, int, Rung], Trial]) -> list[Trial]:

@@ -61,7 +61,7 @@ def test_rungs_stay_within_the_budget(n_candidates, n_folds, longest, look, fact
     try:
         rungs = plan_rungs(n_candidates, n_folds, budget=budget, longest=longest, every_fold=look, every=10)
     except ValueError:
-        assert budget < 2 * n_candidates + 1 + n_folds * longest
+        assert budget < 2 * n_candidates + 1 + n_folds * longest  # what the shortest trials need
         return
     assert sum(rung.cost for rung in rungs) <= budget
     assert max(rung.steps for rung in rungs) <= longest
@@ -70,29 +70,25 @@ def test_rungs_stay_within_the_budget(n_candidates, n_folds, longest, look, fact
 @pytest.mark.parametrize(
     ("n_candidates", "budget", "expected"),
     [
-        (5, 4800, [(5, (0,), 150), (3, (1,), 150), (2, (0, 1, 2), 600)]),
-        (6, 2700, [(6, (0,), 100), (3, (1,), 100), (1, (0, 1, 2), 600)]),  # too little for two
-        (5, 3640, [(5, (0,), 230), (3, (1,), 230), (1, (0, 1, 2), 600)]),  # two finalists would leave trials of five steps
-        (2, 3600, [(2, (0, 1, 2), 600)]),
-        (1, 1800, [(1, (0, 1, 2), 600)]),
+        (5, 5400, [(5, (0,), 600), (2, (1, 2), 600)]),
+        (5, 4200, [(5, (0,), 600), (1, (1, 2), 600)]),
+        (6, 2700, [(6, (0,), 100), (3, (1,), 100), (1, (0, 1, 2), 600)]),  # too little
+        (2, 3600, [(2, (0,), 600), (2, (1, 2), 600)]),
+        (1, 1800, [(1, (0,), 600), (1, (1, 2), 600)]),
     ],
 )
-def test_rungs_are_halved_and_end_with_long_trials_of_the_finalists_on_every_fold(n_candidates, budget, expected):
+def test_finalists_are_trained_on_every_fold_and_short_trials_decide_only_where_the_budget_is_small(n_candidates, budget, expected):
     rungs = plan_rungs(n_candidates, 3, budget=budget, longest=600, every_fold=True, every=50)
     assert [(rung.n_candidates, rung.folds, rung.steps) for rung in rungs] == expected
 
 
-def test_the_finalist_that_is_better_at_full_length_wins():
-    """`a` leads after short trials."""
-    scores = {("a", 100): 0.4, ("a", 600): 0.35, ("b", 100): 0.5, ("b", 600): 0.3, ("c", 100): 0.6}
-    rungs = (
-        Rung(n_candidates=3, folds=(0,), steps=100, every=600),
-        Rung(n_candidates=2, folds=(1,), steps=100, every=600),
-        Rung(n_candidates=2, folds=(0, 1, 2), steps=600, every=600),
-    )
-    trials = search("abc", rungs, lambda name, fold, rung: trial(name, fold, rung.steps, scores[name, rung.steps]))
-    choice = choose(trials, look_at_length=True)
-    assert (choice.candidate, choice.steps, choice.score) == ("b", 600, pytest.approx(0.3))
+def test_the_finalist_that_is_better_over_all_folds_wins():
+    """`a` leads on the first fold."""
+    scores = {("a", 0): 0.30, ("b", 0): 0.32, ("c", 0): 0.5, ("a", 1): 0.5, ("a", 2): 0.5, ("b", 1): 0.3, ("b", 2): 0.3}
+    rungs = plan_rungs(3, 3, budget=4200, longest=600, every_fold=True, every=600)
+    trials = search("abc", rungs, lambda name, fold, rung: trial(name, fold, rung.steps, scores[name, fold]))
+    assert [(t.candidate, t.fold) for t in trials[3:]] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+    assert (choose(trials, look_at_length=True).candidate, choose(trials, look_at_length=False).candidate) == ("b", "b")
 
 
 def test_with_one_held_out_part_the_better_half_trains_twice_as_long():
