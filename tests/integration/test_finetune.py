@@ -192,6 +192,15 @@ def test_replay_trains_the_old_head_too(files, pretrained, tmp_path):
     assert any(not torch.equal(tensor, new[name]) for name, tensor in old.items())
 
 
+def test_replayed_sets_do_not_choose_the_weights_where_no_frame_is_held_out(files, pretrained, tmp_path):
+    """They have validation frames, the user's set has none: the last weights are the result, not the first."""
+    replay = ("replay_pretrain_run=true", f"pretrain_run={pretrained}", "mixture.structures_per_step=4", "validation_fraction=0")
+    assert finetune(files, pretrained, tmp_path, *replay, "uncertainty=none", steps=4) == 0
+    last, best = (load_potential(tmp_path / f"{name}.safetensors").state_dict() for name in ("last", "best"))
+    assert all(torch.equal(value, best[name]) for name, value in last.items())
+    assert json.loads((tmp_path / "finetune_summary.json").read_text())["best_step"] == 4
+
+
 def test_the_pretraining_run_is_replayed_without_naming_its_sets(files, pretrained, tmp_path):
     words = ("replay_pretrain_run=true", f"pretrain_run={pretrained}", "mixture.structures_per_step=4")
     assert finetune(files, pretrained, tmp_path, *words, steps=4) == 0

@@ -75,12 +75,13 @@ class Validation(Callback):
         property: what chooses the best weights: a row of the table, `auto` (forces where any validation set has them,
             else energy_per_atom), or `balanced` (see `selection_value`).
         statistic: `mae` or `rmse`.
-        dataset_weights: of the mean over datasets; 1 where not stated.
+        dataset_weights: of the mean over datasets; 1 where not stated. Sets of weight 0 are measured, but choose nothing: where all
+            are, there are no best weights.
         thresholds: see `MetricAccumulator`.
         on_best: called with the step when the number has fallen; the module has the averaged weights then.
         patience: stop training after so many validations in a row that are no new best, see `stopped`; None never stops.
         first: also evaluate before the first step, so that the best weights are never worse than those started from.
-        show: called with step, table and the number.
+        show: called with step and table.
 
     Attributes:
         table: of the last validation.
@@ -98,7 +99,7 @@ class Validation(Callback):
         dataset_weights: Mapping[str, float] | None = None,
         thresholds: Mapping[str, float] | None = None,
         on_best: Callable[[int], None] | None = None,
-        show: Callable[[int, MetricTable, float], None] | None = None,
+        show: Callable[[int, MetricTable], None] | None = None,
         first: bool = False,
         patience: int | None = None,
     ) -> None:
@@ -131,21 +132,29 @@ class Validation(Callback):
             self.table = self._evaluate(trainer, module)
             if not self.table.rows:
                 return
-            number = selection_value(self.table, self.property, self.statistic, self.dataset_weights)
             if trainer.is_global_zero:
                 for logger in trainer.loggers:
                     logger.log_metrics({f"validation/{key}": value for key, value in self.table.flat().items()}, step)
-                    logger.log_metrics({"validation/selection": number}, step)
-            if self.best is None or number < self.best[1]:
-                self.best = (step, number)
-                self.n_without_gain = 0
-                if self.on_best is not None and trainer.is_global_zero:
-                    self.on_best(step)
-            else:
-                self.n_without_gain += 1
-                trainer.should_stop = trainer.should_stop or self.stopped
+            if any(self.dataset_weights.get(row.dataset, 1.0) > 0 for row in self.table.rows):
+                self._choose(trainer)
         if self.show is not None and trainer.is_global_zero:
-            self.show(step, self.table, number)
+            self.show(step, self.table)
+
+    def _choose(self, trainer: Trainer) -> None:
+        """Keep the weights if they are the best so far; not called where only sets of weight 0 are validated, which choose nothing."""
+        assert self.table is not None
+        step, number = trainer.global_step, selection_value(self.table, self.property, self.statistic, self.dataset_weights)
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.log_metrics({"validation/selection": number}, step)
+        if self.best is None or number < self.best[1]:
+            self.best = (step, number)
+            self.n_without_gain = 0
+            if self.on_best is not None and trainer.is_global_zero:
+                self.on_best(step)
+        else:
+            self.n_without_gain += 1
+            trainer.should_stop = trainer.should_stop or self.stopped
 
     def _evaluate(self, trainer: Trainer, module: TrainingModule) -> MetricTable:
         properties = scalars_of(module.potential)
@@ -176,11 +185,12 @@ def selection_value(table: MetricTable, property: str, statistic: str, dataset_w
     geometric mean over datasets of their energy_per_atom and force errors: the same relative gain counts alike for a set of
     relaxed crystals and one of hot molecules, where a plain mean would follow the largest forces alone. Scalar properties, each in
     a unit of its own, enter `auto` and `balanced` likewise: the number is then the geometric mean of theirs and of what it is
-    without them.
+    without them. Datasets of weight 0 are not looked at, so that `auto` never takes a property that only they have.
 
     Raises:
         ValueError: no dataset has the property.
     """
+    table = MetricTable(rows=[row for row in table.rows if dataset_weights.get(row.dataset, 1.0) > 0], units=table.units)
     if property in ("auto", "balanced") and table.scalars:
         rest = MetricTable(rows=[row for row in table.rows if row.property not in table.scalars])
         parts = [selection_value(table, name, statistic, dataset_weights) for name in table.scalars]

@@ -122,7 +122,7 @@ def fit_in_memory(module: TrainingModule, data: MixtureDataModule, trainer: Trai
     """
     looks: list[tuple[int, MetricTable]] = []
     names = [spec.name for spec in data.specs]
-    validation = Validation(dataset_names=names, every=every, show=lambda step, table, _: looks.append((step, table)))
+    validation = Validation(dataset_names=names, every=every, show=lambda step, table: looks.append((step, table)))
     with _quiet_lightning():
         _trainer(trainer, [], [validation], module.schedule.max_steps).fit(module, datamodule=data)
     return looks
@@ -217,7 +217,7 @@ def _validation(
     def on_best(step: int) -> None:
         export(run.best, module.potential, step, validation.table)
 
-    def show(step: int, table: MetricTable, number: float) -> None:
+    def show(step: int, table: MetricTable) -> None:
         flat = table.flat()
         parts = []
         for name in names:

@@ -33,6 +33,12 @@ def test_balanced_leaves_out_datasets_of_weight_zero() -> None:
     assert selection_value(table(a=(0.5, 0.5), b=(7.0, 7.0)), "balanced", "mae", {"b": 0.0}) == pytest.approx(0.5)
 
 
+def test_auto_looks_at_no_property_that_only_datasets_of_weight_zero_have() -> None:
+    """`a` has energies alone; with forces of `b` every model would be as good as any other."""
+    rows = [row for row in table(a=(0.5, 0.1), b=(7.0, 7.0)).rows if (row.dataset, row.property) != ("a", "forces")]
+    assert selection_value(MetricTable(rows=rows), "auto", "mae", {"b": 0.0}) == pytest.approx(0.5)
+
+
 def test_property_without_labels_is_refused() -> None:
     with pytest.raises(ValueError, match="no validation set is labelled"):
         selection_value(table(a=(0.5, 0.5)), "stress", "mae", {})
