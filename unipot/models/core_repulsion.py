@@ -22,7 +22,7 @@ SCREENING_LENGTH, SCREENING_POWER = 0.46850, 0.23
 FULL_BELOW = 0.5
 #: of the sum of covalent radii. Of 12,418 real frames of 30 sets none feels it but 10 of 356 compressed ones of MatterSim (up to
 #: 0.58 eV); the closest others are Cr dimers on slabs (0.58). Equilibrium bonds lie above 0.75, strong multiple ones of metals excepted.
-#: Hot metals want more: with 0.55 molybdenum at 6000 K fell into a hole after 10.6 ps, with 0.7 it ran 20 ps at the same errors
+#: Hot metals want more: with 0.55 molybdenum at 6000 K fell into a hole after 10.6 ps, with 0.65 and 0.7 it ran 20 ps at the same errors
 DEFAULT_REACH = 0.55
 
 
