@@ -95,8 +95,7 @@ def molecular_dynamics(
         ValueError: there is no calculator, a number is out of range, or the run exploded (with the step).
     """
     _check(atoms, ensemble, n_steps, timestep, temperature, interval)
-    calculator = atoms.calc
-    atoms = atoms.copy()
+    atoms, calculator = atoms.copy(), atoms.calc
     atoms.calc = calculator
     generator = np.random.Generator(np.random.PCG64(seed))
     atoms.get_forces()  # what is wrong with the structure is said before a time step could be blamed; nothing is computed twice

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from unipot.batch import AtomBatch
@@ -24,6 +23,7 @@ from unipot.reporting.tables import ReportTable, alignment_table, held_out_table
 from unipot.structure import symbols_of
 from unipot.workflows.config import BackboneConfig, HeadsConfig, MixtureConfig
 from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.frame_limits import spread
 from unipot.workflows.model import HeadStatistics, build_potential, head_statistics
 from unipot.workflows.tables import show_heads
 from unipot.workflows.user_frames import counted_batches
@@ -234,5 +234,5 @@ def _evenly(
     indices = dataset.train_indices
     if len(indices) <= FRAMES_TO_SCORE:
         return batches
-    chosen = indices[np.linspace(0, len(indices) - 1, FRAMES_TO_SCORE).astype(int)]
+    chosen = indices[spread(len(indices), FRAMES_TO_SCORE)]
     return counted_batches(potential, dataset.store, chosen, head, mixture)

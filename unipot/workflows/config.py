@@ -5,6 +5,7 @@ The dataclasses are not frozen: OmegaConf turns frozen ones read-only and could 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -204,6 +205,11 @@ class TrainerConfig:
     progress: bool = MISSING
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     thresholds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def in_several_processes(self) -> bool:
+        """Whether the run asks for them, or was started as one of them."""
+        return self.devices * self.num_nodes > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @dataclass(kw_only=True)

@@ -12,6 +12,7 @@ from unipot.finetune.calibration import errors_and_widths
 from unipot.models.potential import Potential
 from unipot.reporting.calibration import ErrorBarQuality, calibration_figure, error_bar_quality, quality_table
 from unipot.workflows.config import MixtureConfig
+from unipot.workflows.frame_limits import spread
 from unipot.workflows.user_frames import frames_batches
 from unipot.workflows.yardsticks import Yardstick
 
@@ -36,7 +37,7 @@ def judge_error_bars(
     posterior = potential.heads[item.head].posterior
     if posterior is None or n_frames == 0:
         return []
-    numbers = np.linspace(0, len(item.indices) - 1, min(n_frames, len(item.indices))).astype(int)
+    numbers = spread(len(item.indices), n_frames)
     if len(numbers) < len(item.indices):
         console.print(f"  error bars are compared with the errors of {len(numbers)} frames, evenly chosen", highlight=False)
     chosen = np.array([int(item.indices[int(k)]) for k in numbers])

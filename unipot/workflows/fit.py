@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import time
 import warnings
@@ -245,12 +244,11 @@ def _validation(
 
 
 def _trainer(config: TrainerConfig, loggers: list[Logger], callbacks: list, max_steps: int) -> Trainer:
-    several = config.devices * config.num_nodes > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
     return Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.num_nodes,
-        strategy=ReplicatedStrategy() if several else "auto",
+        strategy=ReplicatedStrategy() if config.in_several_processes else "auto",
         deterministic=config.deterministic,
         max_steps=max_steps,
         max_epochs=-1,

@@ -11,6 +11,11 @@ from unipot.data.store import Store
 FEWEST_FRAMES = 10
 
 
+def spread(n: int, at_most: int) -> np.ndarray:
+    """Ascending positions, at most so many, evenly over `n`."""
+    return np.unique(np.linspace(0, n - 1, min(n, at_most)).astype(int))
+
+
 def evenly(store: Store, indices: np.ndarray, n_frames: int, n_atoms: int, console: Console, use: str) -> np.ndarray:
     """At most `n_frames` of `indices` with some `n_atoms` atoms together, at least ten frames, evenly chosen; said if not all."""
     indices = np.asarray(indices)
@@ -21,4 +26,4 @@ def evenly(store: Store, indices: np.ndarray, n_frames: int, n_atoms: int, conso
     if len(indices) <= room:
         return indices
     console.print(f"  error bars are {use} {room} of {len(indices)} frames, evenly chosen", highlight=False)
-    return indices[np.linspace(0, len(indices) - 1, room).astype(int)]
+    return indices[spread(len(indices), room)]

@@ -19,6 +19,7 @@ from unipot.models.potential import Potential
 from unipot.structure import Structure
 from unipot.training.distributed import is_main_process
 from unipot.workflows.datasets import OpenDataset, wait_for_store
+from unipot.workflows.frame_limits import spread
 from unipot.workflows.simulation_input import read_atoms
 from unipot.workflows.yardsticks import Yardstick
 from unipot.zoo.sample import sample_of
@@ -73,7 +74,7 @@ def self_labelled_sets(
     found = _of_sample(card, potential) if config.structures == SAMPLE else _of_path(config, potential, console)
     result = []
     for head, structures in found.items():
-        structures = _rattled(_evenly(structures, config.max_structures), config.rattle, seed)
+        structures = _rattled([structures[k] for k in spread(len(structures), config.max_structures)], config.rattle, seed)
         labels = _labels_of(head, card, structures)
         store = _labelled_store(potential, head, structures, labels, str(card.get("sha256")), cache, console)
         spec = DatasetSpec(
@@ -173,17 +174,9 @@ def _of_path(config: SelfReplayConfig, potential: Potential, console: Console) -
 def _read(path: str, at_most: int) -> list[Structure]:
     if (Path(path) / "metadata.json").is_file() or path.rstrip("/").endswith(".unipot"):
         store = Store(path)
-        return [replace(store[int(k)], labels={}, group="", fixed=None) for k in _spread(len(store), at_most)]
+        return [replace(store[int(k)], labels={}, group="", fixed=None) for k in spread(len(store), at_most)]
     atoms = read_atoms(path, ":")
-    return [replace(Structure.from_ase(atoms[k], id=f"{Path(path).stem}-{k}"), fixed=None) for k in _spread(len(atoms), at_most)]
-
-
-def _spread(n: int, at_most: int) -> list[int]:
-    return sorted({int(k) for k in np.linspace(0, n - 1, min(n, at_most))})
-
-
-def _evenly(structures: Sequence[Structure], at_most: int) -> list[Structure]:
-    return [structures[k] for k in _spread(len(structures), at_most)]
+    return [replace(Structure.from_ase(atoms[k], id=f"{Path(path).stem}-{k}"), fixed=None) for k in spread(len(atoms), at_most)]
 
 
 def _rattled(structures: Sequence[Structure], sigma: float, seed: int) -> list[Structure]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -256,7 +255,7 @@ def _is_on(config: FinetuneConfig, n_frames: int, console: Console) -> bool:
         raise ValueError(f"small_data.patience is {options.patience}; it must be at least 1, or null for no early stopping")
     if options.mode == "off" or (options.mode == "auto" and (config.from_scratch or n_frames >= options.below)):
         return False
-    several = config.trainer.devices * config.trainer.num_nodes > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = config.trainer.in_several_processes
     if several and options.mode == "on":
         raise ValueError("small_data=on searches in one process; set trainer.devices=1 and trainer.num_nodes=1, or small_data=off")
     if several:

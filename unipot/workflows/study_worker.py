@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 from rich.console import Console
 
@@ -25,6 +24,7 @@ from unipot.workflows.charge_states import admit_states
 from unipot.workflows.compose import load_config
 from unipot.workflows.config import MixtureConfig
 from unipot.workflows.finetune import FinetuneConfig, cache_of, open_everything, starting_point, training_module
+from unipot.workflows.frame_limits import spread
 from unipot.workflows.model import dtype_named
 from unipot.workflows.report import read_finetune_run
 from unipot.workflows.run_folder import RunFolder, write_json
@@ -122,7 +122,7 @@ def _aligned(config: FinetuneConfig, folder: Path, budget: MixtureConfig, consol
 
 def _test_set(name: str, path: str, head: str, most: int) -> Yardstick:
     store = Store(path)
-    chosen = np.unique(np.linspace(0, len(store) - 1, min(len(store), most)).astype(int))
+    chosen = spread(len(store), most)
     return Yardstick(name=name, head=head, store=store, indices=chosen)
 
 

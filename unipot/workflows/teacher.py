@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -97,7 +96,7 @@ def check_teacher(config: FinetuneConfig) -> None:
         raise ValueError("from_scratch=true trains random weights on your frames alone, so it has no teacher; leave teacher.method out")
     if config.finetune.method in ("heads-only", "freeze-k"):
         raise ValueError(f"a lesson changes the whole backbone, which finetune={config.finetune.method} keeps; leave teacher.method out")
-    if config.trainer.devices * config.trainer.num_nodes > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if config.trainer.in_several_processes:
         raise ValueError("the teacher's lesson runs in one process; set trainer.devices=1 and trainer.num_nodes=1, or teacher.method=none")
     try:
         import tblite.interface  # noqa: F401

@@ -17,6 +17,7 @@ from unipot.reporting.evaluation import Evaluation, evaluate_head
 from unipot.workflows.compose import RESOLVED_CONFIG, checked_config
 from unipot.workflows.config import DatasetConfig, LabelConfig, MixtureConfig, PretrainConfig
 from unipot.workflows.datasets import OpenDataset, open_datasets, store_at
+from unipot.workflows.frame_limits import spread
 from unipot.workflows.user_frames import UserFrames, frames_batches
 
 
@@ -84,7 +85,7 @@ def open_yardsticks(
             if len(d.validation_indices) and d.spec.head in potential.heads.names  # the checkpoint may be of an earlier run
         ]
     return [
-        Yardstick(name=y.name, head=y.head, store=y.store, indices=y.indices[np.linspace(0, len(y.indices) - 1, n_frames).astype(int)])
+        Yardstick(name=y.name, head=y.head, store=y.store, indices=y.indices[spread(len(y.indices), n_frames)])
         if len(y.indices) > n_frames
         else y
         for y in found

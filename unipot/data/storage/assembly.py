@@ -71,10 +71,9 @@ def assemble_store(
         "level_of_theory": level_of_theory,
         "energy_kind": energy_kind,
         "labels": list(labels),
-        "precision": precision,
-        "compression": compression,
+        "precision": precision, "compression": compression,
         "provenance": dict(provenance or {}),
-    }
+    }  # fmt: skip
     partial = path.with_name(f".{path.name}.assembling-{os.getpid()}")
     try:
         _fill(partial, shard_folders, kept, attachments or {}, name)
