@@ -13,7 +13,7 @@ from ase.io import write
 from unipot.cli import main
 from unipot.data.store import Store
 from unipot.reporting.evaluation import Evaluation
-from unipot.workflows import teacher
+from unipot.workflows import teacher, teacher_choice
 from unipot.workflows.self_replay import label_structure
 from unipot.zoo.artifact import load_artifact, load_potential
 
@@ -158,6 +158,17 @@ def test_a_lesson_is_chosen_by_how_the_teachers_forces_follow_the_users(files, t
     said = " ".join(capsys.readouterr().out.split())
     assert sentence in said, said
     assert (tmp_path / "run" / "taught.json").is_file() == ("first: GFN2-xTB" in said)
+
+
+def test_a_run_that_is_continued_keeps_what_it_decided(files, tmp_path, monkeypatch):
+    write(tmp_path / "frames.extxyz", user_frames(6, calculator=xtb("GFN1-xTB")))
+    few = [option for option in LESSON if not option.startswith("teacher.method")]
+    assert finetune(files, tmp_path / "run", *few, data=tmp_path / "frames") == 0
+    before = load_artifact(tmp_path / "run" / "last.safetensors").card["sha256"]
+    (tmp_path / "run" / "best.safetensors").unlink()  # as if killed between training and the end
+    monkeypatch.setattr(teacher_choice.importlib.util, "find_spec", lambda name: None)  # tblite is gone
+    assert finetune(files, tmp_path / "run", *few, data=tmp_path / "frames") == 0
+    assert load_artifact(tmp_path / "run" / "best.safetensors").card["sha256"] == before
 
 
 @pytest.mark.parametrize(

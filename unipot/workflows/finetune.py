@@ -133,7 +133,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
 
     console.rule("frames")
     frames, replay, yardsticks = open_everything(config, pretrained, run, console)
-    config = choose_teacher(config, frames.dataset, console)
+    config = choose_teacher(config, frames.dataset, run, console)
     search = plan_search(config, frames, pretrained, console)
     frames = search.frames if search else frames
     if not config.from_scratch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from unipot.workflows.fit import FitResult
 from unipot.workflows.further_sets import also_summary
 from unipot.workflows.model import dtype_named
 from unipot.workflows.report import ALIGNMENT_FILE, SUMMARY_FILE
-from unipot.workflows.run_folder import RunFolder
+from unipot.workflows.run_folder import RunFolder, write_json
 from unipot.workflows.small_data import SmallDataReport
 from unipot.workflows.strategy import strategy_facts
 from unipot.workflows.user_frames import UserFrames
@@ -82,7 +81,7 @@ def write_summary(run: RunFolder, config: FinetuneConfig, frames: UserFrames, st
         "best_step": result.step if result.best is None else result.best[0],
         "seconds": round(result.seconds, 1),
     }
-    (run.path / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_json(run.path / SUMMARY_FILE, summary)
     if start.report is not None:
         start.write(run.path / ALIGNMENT_FILE)
 

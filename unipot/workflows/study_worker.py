@@ -114,7 +114,7 @@ def _aligned(config: FinetuneConfig, folder: Path, budget: MixtureConfig, consol
     admit_states(console, pretrained, [frames.dataset, *replay], frames.test)
     budget = budget_for([frames.dataset.store], budget, pretrained.cutoff, console)
     build = partial(training_module, run=run)
-    config = choose_teacher(config, frames.dataset, console)
+    config = choose_teacher(config, frames.dataset, run, console)
     cache = cache_of(config, run)
     lesson = taught(config, pretrained, frames.dataset, replay, budget, cache, run, build, console)  # as the run kept it
     return replace(starting_point(config, lesson.potential, frames, budget, run, console), teacher=lesson.facts)

@@ -17,8 +17,9 @@ from rich.console import Console
 from unipot.structure import Structure
 from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.frame_limits import spread
+from unipot.workflows.run_folder import RunFolder
 from unipot.workflows.strategy import FULL
-from unipot.workflows.teacher import AUTO, METHODS, NONE, driven_by
+from unipot.workflows.teacher import AUTO, FACTS, METHODS, NONE, driven_by
 
 if TYPE_CHECKING:
     from unipot.workflows.finetune import FinetuneConfig
@@ -37,17 +38,19 @@ COMPARED, FOLLOWS = 10, 0.8
 OWN_LABELS = 1e-3
 
 
-def choose_teacher(config: FinetuneConfig, own: OpenDataset, console: Console) -> FinetuneConfig:
+def choose_teacher(config: FinetuneConfig, own: OpenDataset, run: RunFolder, console: Console) -> FinetuneConfig:
     """`config` with `teacher.method` settled: what the user said, or for `auto` the method or none; what was decided is printed.
 
     Args:
         config: of the run.
         own: the user's frames; force labels of a few of the training ones are compared with the teacher's.
+        run: one that is continued keeps what it decided, whatever is installed by now.
         console: the reason is said here, where molecules are few enough for a lesson.
     """
     if config.teacher.method != AUTO:
         return config
-    method, reason = _choice(config, own)
+    had_lesson = METHOD if (run.path / FACTS).is_file() else NONE
+    method, reason = (had_lesson, "") if run.resume else _choice(config, own)
     if reason:
         what = METHODS[method] if method != NONE else "none"
         console.print(f"  a lesson first: {what}, {reason}", highlight=False, markup=False)
