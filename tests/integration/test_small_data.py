@@ -184,6 +184,17 @@ def test_a_run_that_is_continued_finds_the_models_of_its_folds(files, few):
     assert error_bars_of(few) == before
 
 
+def test_a_longer_training_that_pays_is_what_is_trained_and_calibrated(files, short):
+    """Eight steps have hardly begun, so that three times as many are better on every fold."""
+    assert main(words(files, "longer", *FEW, "small_data.search_budget=20", "small_data.longer=3", data="few")) == 0
+    run = files["folder"] / "longer"
+    found = report_of(run)
+    assert [(trial["fold"], trial["steps"]) for trial in found["trials"][-3:]] == [(0, 24), (1, 24), (2, 24)]
+    assert (found["choice"]["steps"], json.loads((run / "finetune_summary.json").read_text())["n_steps"]) == (24, 24)
+    assert error_bars_of(run)["calibration"] == "calibrated out of fold on 12 frames of 3 folds"
+    assert len(list((run / "small_data_folds").iterdir())) == 3
+
+
 def test_models_of_folds_that_are_gone_are_said_and_done_without(files, few, capsys):
     (few / "best.safetensors").unlink()
     for path in (few / "small_data_folds").iterdir():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ SMALLEST_SEARCH = 4
 CLEARLY_WORSE = 1.1
 #: candidates that are trained on every fold, where the budget allows it
 FINALISTS = 2
+#: a longer training is taken where held-out errors fall below so many times those of the shorter one
+WORTH_LONGER = 0.97
 #: errors are not compared below this (eV/atom, eV/Å, eV/Å³)
 _FLOOR = 1e-9
 #: score of a candidate whose loss was not finite
@@ -274,6 +276,57 @@ def choose_steps(trials: Sequence[Trial]) -> tuple[int, float]:
     best = min(scores.values())
     chosen = max(step for step, score in scores.items() if score <= CLEARLY_WORSE * best)
     return chosen, scores[chosen]
+
+
+def plan_longer(rungs: Sequence[Rung], *, factor: float, budget: int) -> tuple[Rung, ...]:
+    """The winner of `rungs` for `factor` times the steps on the first fold, and if that is better on the others; none beyond the budget.
+
+    Args:
+        rungs: the search before it.
+        factor: of the steps of its longest trials; 1 for none.
+        budget: training steps of all trials together.
+
+    Raises:
+        ValueError: the factor is below one.
+    """
+    if not factor >= 1:
+        raise ValueError(f"small_data.longer is {factor}; it must be at least 1, which tries no longer training")
+    longest = max(rungs, key=lambda rung: rung.steps)
+    steps = round(factor * longest.steps)
+    folds = sorted({fold for rung in rungs if rung.steps == longest.steps for fold in rung.folds})
+    parts = (tuple(folds[:1]), tuple(folds[1:]))
+    longer = tuple(Rung(n_candidates=1, folds=part, steps=steps, every=longest.every) for part in parts if part)
+    affordable = sum(rung.cost for rung in (*rungs, *longer)) <= budget
+    return longer if affordable and steps > longest.steps else ()
+
+
+def lengthen(
+    trials: Sequence[Trial], choice: Choice, longer: Sequence[Rung], run_trial: Callable[[str, int, Rung], Trial]
+) -> tuple[list[Trial], Choice]:
+    """Train the chosen candidate for longer where it was best after all its steps, and go on while that is clearly better.
+
+    Args:
+        trials: of the search.
+        choice: what they say.
+        longer: see `plan_longer`.
+        run_trial: as for `search`.
+
+    Returns:
+        All trials, and the choice: with more steps where held-out errors fall below `WORTH_LONGER` times those of the shorter training.
+    """
+    before = {trial.fold: trial for trial in sorted(trials, key=lambda trial: trial.steps) if trial.candidate == choice.candidate}
+    if not before or not longer or choice.steps not in (None, max(trial.steps for trial in before.values())):
+        return list(trials), choice
+    own: list[Trial] = []
+    for rung in longer:
+        own += [run_trial(str(choice.candidate), fold, rung) for fold in rung.folds]
+        ratio = _mean([trial.score / before[trial.fold].score for trial in own])
+        if ratio > WORTH_LONGER:
+            shorter = f"{choice.reason}; {rung.steps} steps have {ratio:.3f} of its errors, which is not worth them"
+            return [*trials, *own], replace(choice, reason=shorter)
+    steps, score = own[-1].steps, _mean([trial.score for trial in own])
+    reason = f"held-out errors are {score:.3f} of the start's after {steps} steps, {ratio:.3f} of those of a shorter training"
+    return [*trials, *own], replace(choice, steps=steps, score=score, reason=reason)
 
 
 def _mean(values: Sequence[float]) -> float:

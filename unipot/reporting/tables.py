@@ -162,7 +162,9 @@ def small_data_table(trials: Sequence[Trial], choice: Choice, *, n_folds: int) -
     for t in trials:
         errors = [1e3 * t.errors[name] if name in t.errors else None for name in ("energy_per_atom", "forces", "stress")]
         rows.append((t.candidate, f"{t.fold + 1} of {n_folds}", t.steps, *errors, t.score if t.errors else None, t.seconds))
-    chosen = [i for i, row in enumerate(rows) if row[0] == (choice.candidate or "start")]
+    own = [i for i, row in enumerate(rows) if row[0] == (choice.candidate or "start")]
+    lengths = {trial.steps for trial in trials if trial.candidate == choice.candidate and trial.steps >= (choice.steps or 0)}
+    chosen = [i for i in own if not choice.steps or rows[i][2] == min(lengths)]  # not a longer training that was not worth it
     return ReportTable(
         title="Small-data mode: errors on held-out frames",
         columns=(

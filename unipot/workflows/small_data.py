@@ -14,7 +14,7 @@ from rich.console import Console
 
 from unipot.data.store import Store
 from unipot.finetune.calibrated_posterior import NONE
-from unipot.finetune.small_data import SMALLEST_SEARCH, Choice, Rung, Trial, choose, make_folds, plan_rungs, search
+from unipot.finetune.small_data import SMALLEST_SEARCH, Choice, Rung, Trial, choose, lengthen, make_folds, plan_longer, plan_rungs, search
 from unipot.models.potential import Potential
 from unipot.reporting.tables import ReportTable, small_data_table
 from unipot.training.checkpoint import random_state, restore_random_state
@@ -50,6 +50,7 @@ class SmallDataConfig:
     mode: str = "off"
     below: int = 0
     search_budget: float = 0.0
+    longer: float = 1.0
     folds: int = 0
     all_frames_below: int = 0
     patience: int | None = None
@@ -73,6 +74,7 @@ class SmallDataPlan:
         folds: parts to be held out one after the other.
         candidates: name -> configuration; the same settings appear once.
         rungs: rounds of trials.
+        longer: rounds after them, in which the winner is trained for more steps; none where the user stated how many.
         budget: training steps of all trials together, at most.
         by_folds: whether the final training holds nothing out, so that its number of steps comes from the folds.
         look_at_length: whether the number of steps is searched too.
@@ -82,6 +84,7 @@ class SmallDataPlan:
     folds: tuple[Fold, ...]
     candidates: dict[str, FinetuneConfig]
     rungs: tuple[Rung, ...]
+    longer: tuple[Rung, ...]
     budget: int
     by_folds: bool
     look_at_length: bool
@@ -328,24 +331,28 @@ def _plan(
     config: FinetuneConfig, frames: UserFrames, folds: tuple[Fold, ...], candidates: dict[str, FinetuneConfig], by_folds: bool
 ) -> SmallDataPlan:
     longest = config.schedule.max_steps
-    look_at_length = by_folds and not is_stated("schedule.max_steps", config)
+    stated = is_stated("schedule.max_steps", config)
     budget = int(config.small_data.search_budget * longest)
     every = config.trainer.validate_every
     rungs = plan_rungs(len(candidates), len(folds), budget=budget, longest=longest, every_fold=by_folds, every=every)
+    longer = plan_longer(rungs, factor=1.0 if stated else config.small_data.longer, budget=budget)
     return SmallDataPlan(
-        frames=frames, folds=folds, candidates=candidates, rungs=rungs, budget=budget, by_folds=by_folds, look_at_length=look_at_length
-    )
+        frames=frames, folds=folds, candidates=candidates, rungs=rungs, longer=longer, budget=budget, by_folds=by_folds,
+        look_at_length=by_folds and not stated,
+    )  # fmt: skip
 
 
 def _searched(config: FinetuneConfig, plan: SmallDataPlan, runner: TrialRunner) -> SmallDataReport:
     before = random_state()
     try:
         trials = search(list(plan.candidates), plan.rungs, runner.run)
+        choice = choose(trials, look_at_length=plan.look_at_length)
+        trials, choice = lengthen(trials, choice, plan.longer, runner.run)
     finally:
         restore_random_state(before)  # the training that follows does not depend on what was searched
     return SmallDataReport(
         trials=tuple(trials),
-        choice=choose(trials, look_at_length=plan.look_at_length),
+        choice=choice,
         stated=tuple(key for key in config.stated if key != "validation_fraction"),
         n_frames=plan.frames.n_frames,
         n_folds=len(plan.folds),
@@ -356,7 +363,7 @@ def _searched(config: FinetuneConfig, plan: SmallDataPlan, runner: TrialRunner) 
 def _fold_models(runner: TrialRunner, plan: SmallDataPlan, report: SmallDataReport, run: RunFolder) -> FoldModels | None:
     """Of what will be trained; None where it was not tried, or nothing is kept."""
     if runner.keeps_weights and report.choice.candidate is not None:
-        return trial_models(runner, report.choice.candidate, report.choice.steps, plan.rungs)
+        return trial_models(runner, report.choice.candidate, report.choice.steps, (*plan.rungs, *plan.longer))
     forget_trials(runner.weights)
     return start_models(runner, run) if runner.keeps_weights and report.keeps_start else None
 

@@ -5,7 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unipot.finetune.small_data import Rung, Trial, choose, choose_steps, make_folds, plan_rungs, relative_error, search
+from unipot.finetune.small_data import (
+    WORTH_LONGER,
+    Rung,
+    Trial,
+    choose,
+    choose_steps,
+    lengthen,
+    make_folds,
+    plan_longer,
+    plan_rungs,
+    relative_error,
+    search,
+)
 
 CANDIDATES = ("a", "b", "c", "d", "e", "f")
 
@@ -157,3 +169,44 @@ def test_trials_survive_json():
 
     made = trial("a", 0, 300, 0.5, ((100, 0.6), (300, 0.5)))
     assert Trial.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+
+
+def lengthened(scores, factor=2.5, budget=10_000, curve=None):
+    """One candidate on three folds with a score of 0.5 each; `scores` by (fold, steps) of what comes after."""
+    rungs = plan_rungs(1, 3, budget=budget, longest=600, every_fold=True, every=600)
+    trials = search("a", rungs, lambda name, fold, rung: trial(name, fold, rung.steps, 0.5, curve))
+    longer = plan_longer(rungs, factor=factor, budget=budget)
+    run = lambda name, fold, rung: trial(name, fold, rung.steps, scores[fold])  # noqa: E731
+    return lengthen(trials, choose(trials, look_at_length=True), longer, run)
+
+
+def test_a_longer_training_is_taken_where_it_is_better_on_all_folds_together():
+    trials, choice = lengthened({0: 0.4, 1: 0.5, 2: 0.45})
+    assert [(t.fold, t.steps) for t in trials[3:]] == [(0, 1500), (1, 1500), (2, 1500)]
+    assert (choice.candidate, choice.steps, choice.score) == ("a", 1500, pytest.approx((0.4 * 0.5 * 0.45) ** (1 / 3)))
+
+
+def test_a_longer_training_stops_after_a_fold_that_does_not_gain():
+    trials, choice = lengthened({0: 0.5 * WORTH_LONGER + 1e-6})
+    assert len(trials) == 4 and choice.steps == 600
+    assert "1500 steps have 0.970 of its errors, which is not worth them" in choice.reason
+
+
+def test_a_gain_on_the_first_fold_alone_is_not_enough():
+    _, choice = lengthened({0: 0.4, 1: 0.6, 2: 0.6})
+    assert (choice.steps, choice.score) == (600, pytest.approx(0.5))
+
+
+def test_nothing_longer_is_tried_where_fewer_steps_were_better():
+    trials, choice = lengthened({}, curve=((300, 0.3), (600, 0.5)))
+    assert (len(trials), choice.steps) == (3, 300)
+
+
+@pytest.mark.parametrize(("factor", "budget"), [(1.0, 10_000), (2.5, 6000)])
+def test_nothing_longer_is_tried_without_being_asked_or_beyond_the_budget(factor, budget):
+    assert plan_longer(plan_rungs(1, 3, budget=budget, longest=600, every_fold=True, every=50), factor=factor, budget=budget) == ()
+
+
+def test_a_factor_below_one_is_refused():
+    with pytest.raises(ValueError, match="small_data.longer is 0.5; it must be at least 1"):
+        plan_longer(plan_rungs(1, 3, budget=6000, longest=600, every_fold=True, every=50), factor=0.5, budget=6000)
