@@ -16,28 +16,34 @@ class Contender:
         package: whose environment it needs.
         model: what the worker calls it; for unipot the name of a file of `conf/backbone`, or `escn-md`.
         worker: script of its process.
+        compiled: whether it predicts through the graph that its package compiles; takes part in `throughput` alone.
     """
 
     label: str
     package: str
     model: str
     worker: str
+    compiled: bool = False
 
     @property
     def key(self) -> str:
         """Name on the command line and in file names."""
-        return f"{self.package}-{self.model}".lower().replace("+", "-") if self.package != "unipot" else self.model
+        name = f"{self.package}-{self.model}".lower().replace("+", "-") if self.package != "unipot" else self.model
+        return f"{name}-compiled" if self.compiled else name
 
 
-def _contender(label: str, package: str, model: str) -> Contender:
-    return Contender(label=label, package=package, model=model, worker=f"{package}_worker.py")
+def _contender(label: str, package: str, model: str, compiled: bool = False) -> Contender:
+    return Contender(label=label, package=package, model=model, worker=f"{package}_worker.py", compiled=compiled)
 
 
 CONTENDERS = (
     _contender("native-small", "unipot", "native-small"),
+    _contender("native-small, compiled", "unipot", "native-small", compiled=True),
     _contender("native-medium", "unipot", "native-medium"),
+    _contender("native-medium, compiled", "unipot", "native-medium", compiled=True),
     _contender("native-large", "unipot", "native-large"),
     _contender("NequIP preset S", "nequip", "S"),
+    _contender("NequIP preset S, compiled", "nequip", "S", compiled=True),
     _contender("NequIP l=1, 32, 4 layers", "nequip", "l1-32x4"),
     _contender("NequIP l=2, 64, 3 layers", "nequip", "l2-64x3"),
     _contender("MACE 64x0e", "mace", "64x0e"),

@@ -29,7 +29,7 @@ ALLEGRO = {
 
 
 class NequipPeer:
-    """A NequIP preset, another size of it, or Allegro; eager mode, float32 weights.
+    """A NequIP preset, another size of it, or Allegro; eager, or in the mode `compile` of its training; float32 weights.
 
     Positions are float64, as NequIP's own data pipeline hands them over; the model rounds edge vectors to float32.
     """
@@ -62,6 +62,8 @@ class NequipPeer:
             "per_type_energy_scales": scales,
             "per_type_energy_shifts": dict.fromkeys(self._symbols, 0.0),
         }
+        if settings.get("compiled"):
+            shared["compile_mode"] = "compile"
         self.module = _build(settings["model"], shared)
         self.packages = ("nequip", "e3nn")
         if settings["model"].startswith("allegro"):

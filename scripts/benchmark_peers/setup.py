@@ -56,6 +56,7 @@ class Setup:
         """Arguments of `build`; `sizes` has elements, edges_per_atom, force_rms and overall_force_rms."""
         return {
             "model": contender.model,
+            "compiled": contender.compiled,
             "elements": sizes["elements"],
             "mean_neighbors": sizes["edges_per_atom"],
             "force_rms": sizes["force_rms"],

@@ -17,6 +17,7 @@ from worker import Worker, serve
 
 from unipot.batch import AtomBatch
 from unipot.models import CompositionReference, CoreRepulsion, Head, HeadBank, Potential, build_backbone
+from unipot.models.compiled import CompiledPotential
 from unipot.resources import conf_dir
 from unipot.training.optim import OptimizerSettings, build_optimizer, build_policy
 
@@ -25,7 +26,8 @@ ESCN_MD = {"num_layers": 2, "sphere_channels": 64, "hidden_channels": 64, "edge_
 
 
 class UnipotPeer:
-    """A unipot potential with one head; `model` is a file of `conf/backbone` or `escn-md`, `hyperparameters` change its size."""
+    """A unipot potential with one head; `model` is a file of `conf/backbone` or `escn-md`, `hyperparameters` change its
+    size; `compiled` as by `trainer.compile=true`."""
 
     recipe = Recipe(
         learning_rate=0.005,
@@ -44,6 +46,7 @@ class UnipotPeer:
         self.cutoff = settings["cutoff"]
         heads = {"measured": settings["overall_force_rms"]}
         self.module = build_potential(settings["model"], settings, heads)
+        self.compiled = CompiledPotential(self.module) if settings.get("compiled") else None
 
     def batch(self, arrays: Arrays) -> AtomBatch:
         n_structures = len(arrays["n_atoms"])
@@ -66,7 +69,9 @@ class UnipotPeer:
         )
 
     def predict(self, batch: AtomBatch, *, training: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        predicted = self.module(batch, ("energy", "forces"), create_graph=training)
+        predicted = (self.compiled or self.module)(batch, ("energy", "forces"), create_graph=training)
+        if self.compiled is not None and self.compiled.reason is not None:
+            raise RuntimeError(self.compiled.sentence())
         return predicted.energy, predicted.forces
 
     def optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
