@@ -1,0 +1,68 @@
+"""Fine-tuning in two processes makes the steps of one: self-labelled replay, a property head and further sets included."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from ase.build import molecule
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+
+from unipot.cli import main
+
+pytestmark = pytest.mark.distributed
+
+
+def frames(n, seed, shift):
+    """Distorted methanol with energies and forces of EMT, an energy zero of its own, and its mean distance as a property."""
+    rng, made = np.random.default_rng(seed), []
+    for _ in range(n):
+        atoms = molecule("CH3OH")
+        atoms.positions += 0.06 * rng.normal(size=atoms.positions.shape)
+        atoms.calc = EMT()
+        energy, forces = atoms.get_potential_energy() + shift, atoms.get_forces()
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+        atoms.info["size"] = float(atoms.get_all_distances().mean())
+        made.append(atoms)
+    return made
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, toy_data):
+    folder = tmp_path_factory.mktemp("finetune-ranks")
+    write(folder / "mine.extxyz", frames(20, 0, -3.0))
+    write(folder / "other.extxyz", frames(20, 1, 5.0))
+    pretrain = [
+        "pretrain", f"run={folder / 'pretrain'}", "experiment=smoke", "trainer.threads=1", "trainer.progress=false", "schedule.max_steps=8",
+        f"datasets.molecules.path={toy_data['molecules']}", "datasets.molecules.level_of_theory=EMT-molecules", "sample_structures=6",
+    ]  # fmt: skip
+    assert main(pretrain) == 0
+    return folder
+
+
+PROPERTY = ("properties.size={key: size, unit: A, threshold: 0.1}",)
+REPLAY = ("self_replay.structures=sample",)
+FURTHER = ("self_replay.structures=sample", "+also.other.path={folder}/other.extxyz", "+also.other.level_of_theory=EMT shifted")
+
+
+@pytest.mark.parametrize("options", [PROPERTY, REPLAY, FURTHER], ids=["property", "replay", "further-set"])
+def test_two_ranks_fine_tune_as_one(files, tmp_path, options):
+    words = [
+        "finetune", f"checkpoint={files / 'pretrain' / 'last.safetensors'}", f"data={files / 'mine.extxyz'}", "small_data=off",
+        "schedule.max_steps=5", "schedule.warmup_steps=2", "trainer.dtype=float64", "trainer.threads=1", "trainer.progress=false",
+        "trainer.validate_every=5", "mixture.structures_per_step=8", "mixture.micro_batches_per_step=2", "teacher.method=none",
+        *(option.replace("{folder}", str(files)) for option in options),
+    ]  # fmt: skip
+    assert main([*words, f"run={tmp_path / 'one'}"]) == 0
+    command = [sys.executable, "-m", "unipot.cli", *words, f"run={tmp_path / 'two'}", "trainer.devices=2", "trainer.strategy=ddp"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    one, two = (torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-6, atol=1e-8, msg=name)
