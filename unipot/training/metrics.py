@@ -12,7 +12,7 @@ from torch import Tensor
 from unipot.batch import AtomBatch, Predictions
 from unipot.properties import ScalarProperty
 from unipot.structure import MAX_ATOMIC_NUMBER, SYMBOLS
-from unipot.training.losses import labelled_mask
+from unipot.training.losses import labelled_mask, without_zero_weights
 
 #: row name -> unit, in the order of the table
 REPORTED: dict[str, str] = {
@@ -112,8 +112,8 @@ class MetricTable:
 class MetricAccumulator:
     """Adds up errors batch by batch.
 
-    Forces of fixed atoms and stress of structures that are not periodic along all axes do not count
-    (`labelled_mask`), exactly as in the loss.
+    Forces of fixed atoms, stress of structures that are not periodic along all axes (`labelled_mask`) and labels whose weight is
+    zero do not count, exactly as in the loss; other weights make no difference here.
 
     Args:
         dataset_names: position = `AtomBatch.dataset_index`.
@@ -150,6 +150,7 @@ class MetricAccumulator:
 
     def update(self, predictions: Predictions, batch: AtomBatch) -> None:
         """Add one batch; predictions may live on any device and carry a graph."""
+        batch = without_zero_weights(batch)
         energy_error = (predictions.energy.detach().to(torch.float64) - _label("energy", batch)).cpu()
         has_energy = labelled_mask("energy", batch).cpu()
         dataset = batch.dataset_index.cpu()

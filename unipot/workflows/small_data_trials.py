@@ -126,6 +126,11 @@ class TrialRunner:
             own, part = self.datasets[0], self.folds[fold]
             batches = frames_batches(self.start.potential, part.store, part.held_out, own.spec.head, self.budget)
             self._start_errors[fold] = scored(evaluate(self.start.potential, batches, [own.spec.name]), own.spec.name)
+            if not self._start_errors[fold]:
+                raise ValueError(
+                    f"fold {fold + 1} of small-data mode holds out frames of {own.spec.name} whose labels all have a weight of zero, so it "
+                    "says nothing; leave those frames out of the data, or set small_data=off"
+                )
         return self._start_errors[fold]
 
     def _train(self, config: FinetuneConfig, candidate: str, fold: int, rung: Rung) -> Trial:

@@ -85,3 +85,18 @@ def test_markdown_and_dict_have_every_dataset(table):
 def test_unknown_threshold_is_refused():
     with pytest.raises(ValueError, match="threshold for 'force' is not known"):
         MetricAccumulator(["a"], {"force": 0.1})
+
+
+def test_labels_of_weight_zero_do_not_count(batch, predictions):
+    """As if they were not there; a weight that is not zero makes no difference."""
+    weight = torch.tensor([0.0, 2.0] * batch.n_structures, dtype=torch.float64)[: batch.n_structures]
+    stated = torch.ones(batch.n_structures, dtype=torch.bool)
+    weighted = replace(batch, labels={**batch.labels, "weight": weight}, label_mask={**batch.label_mask, "weight": stated})
+    masked = replace(batch, label_mask={name: mask & (weight > 0) for name, mask in batch.label_mask.items()})
+    tables = []
+    for each in (weighted, masked):
+        accumulator = MetricAccumulator(["even", "odd"])
+        accumulator.update(predictions, each)
+        tables.append(accumulator.compute())
+    assert tables[0].rows == tables[1].rows
+    assert tables[0].rows
