@@ -28,6 +28,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "huber": ("energy", "forces", "stress"),
     "norm": ("forces", "stress"),
 }
+#: eV/Å, added to the force RMS of a structure before `relative` takes its power: the noise of converged calculations and of training
+SMALLEST_FORCES = 0.05
 #: whether force labels of atoms that were fixed in the reference calculation count
 FROZEN_ATOMS = ("exclude", "include")
 
@@ -67,6 +69,8 @@ class PropertyTerm:
         dataset_weights: (n_datasets,) float64 factor on each residual by dataset.
         scales: (n_datasets,) float64 divisor of each residual by dataset.
         per_volume: for stress only.
+        relative: for forces only, 0 to 1: residuals are divided by this power of the RMS force of their structure (in eV/Å, plus
+            `SMALLEST_FORCES`), so that nearly relaxed structures count more; 0 is off.
         frozen_atoms: `exclude` or `include`, for forces only.
 
     Example:
@@ -82,6 +86,7 @@ class PropertyTerm:
     dataset_weights: Tensor | None = None
     scales: Tensor | None = None
     per_volume: bool = True
+    relative: float = 0.0
     frozen_atoms: str = "exclude"
 
     def __post_init__(self) -> None:
@@ -93,6 +98,8 @@ class PropertyTerm:
             raise ValueError(f"loss.{self.property}.weight is {self.weight}; it must not be negative")
         if self.kind == "huber" and not self.delta > 0:
             raise ValueError(f"loss.{self.property}.delta is {self.delta}; it must be positive")
+        if not 0 <= self.relative <= 1:
+            raise ValueError(f"loss.forces.relative is {self.relative}; it must be between 0 (off) and 1")
         if self.frozen_atoms not in FROZEN_ATOMS:
             raise ValueError(f"loss.frozen_atoms is {self.frozen_atoms!r}; use one of: {', '.join(FROZEN_ATOMS)}")
 
@@ -120,6 +127,8 @@ class PropertyTerm:
         residual = self._residual(difference)
         if self.dataset_weights is not None:
             residual = residual * self.dataset_weights.to(residual.device)[dataset]
+        if self.relative and self.property == "forces":
+            residual = residual / force_magnitudes(batch, chosen)[owner].to(residual).pow(self.relative)
         weights = own_weights(self.property, batch)
         if weights is not None:
             residual = residual * weights[chosen].to(residual)
@@ -232,6 +241,14 @@ def own_weights(property: str, batch: AtomBatch) -> Tensor | None:
         has_own = batch.label_mask["atom_weights"][batch.structure_index]
         weights = torch.where(has_own, batch.labels["atom_weights"] * weights, weights)
     return weights
+
+
+def force_magnitudes(batch: AtomBatch, chosen: Tensor) -> Tensor:
+    """(n_structures,) RMS of the force components of the `chosen` (n_atoms,) atoms plus `SMALLEST_FORCES`, eV/Å."""
+    owner, squares = batch.structure_index[chosen], batch.labels["forces"][chosen].to(torch.float64).square().mean(dim=1)
+    zeros = torch.zeros(batch.n_structures, dtype=torch.float64, device=squares.device)
+    means = zeros.index_add(0, owner, squares) / zeros.index_add(0, owner, torch.ones_like(squares)).clamp(min=1)
+    return means.sqrt() + SMALLEST_FORCES
 
 
 def _per_row(values: Tensor, index: Tensor, n_dimensions: int) -> Tensor:

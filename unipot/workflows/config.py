@@ -131,9 +131,14 @@ class StressTermConfig(TermConfig):
 
 
 @dataclass(kw_only=True)
+class ForceTermConfig(TermConfig):
+    relative: float = 0.0
+
+
+@dataclass(kw_only=True)
 class LossConfig:
     energy: TermConfig = field(default_factory=TermConfig)
-    forces: TermConfig = field(default_factory=TermConfig)
+    forces: ForceTermConfig = field(default_factory=ForceTermConfig)
     stress: StressTermConfig = field(default_factory=StressTermConfig)
     scaling: str = MISSING
     frozen_atoms: str = "exclude"

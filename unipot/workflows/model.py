@@ -162,9 +162,10 @@ def build_loss(config: LossConfig, names: Sequence[str], scales: Sequence[float]
         "dataset_weights": dataset_factors(names, config.dataset_weights, "loss.dataset_weights"),
         "scales": torch.tensor(list(scales), dtype=torch.float64) if config.scaling == "head" else None,
     }
+    forces = {"frozen_atoms": config.frozen_atoms, "relative": config.forces.relative}
     terms = []
     for name, term in (("energy", config.energy), ("forces", config.forces), ("stress", config.stress)):
-        options = {"stress": {"per_volume": config.stress.per_volume}, "forces": {"frozen_atoms": config.frozen_atoms}}.get(name, {})
+        options = {"stress": {"per_volume": config.stress.per_volume}, "forces": forces}.get(name, {})
         built = PropertyTerm(property=name, weight=term.weight, kind=term.kind, delta=term.delta, **options, **shared)
         if term.weight > 0 and any(name in own for own in labels):
             terms.append(built)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unipot.batch import Predictions
-from unipot.training.losses import PropertyTerm, StepLoss, dataset_factors
+from unipot.training.losses import SMALLEST_FORCES, PropertyTerm, StepLoss, dataset_factors
 
 TERMS = (
     PropertyTerm(property="energy", kind="huber", delta=0.1, weight=2.0),
@@ -149,3 +149,22 @@ def test_weights_of_structures_and_atoms_multiply_residuals_and_leave_counts(bat
     norms = torch.linalg.vector_norm(predictions.forces - batch.labels["forces"], dim=1)
     assert count.item() == int(free.sum())
     torch.testing.assert_close(total, (norms * atoms * factor[batch.structure_index])[free].sum())
+
+
+def test_relative_forces_divide_by_a_power_of_the_magnitude_of_their_structure(batch, predictions):
+    chosen = batch.label_mask["forces"][batch.structure_index] & ~batch.fixed
+    norms = torch.linalg.vector_norm((predictions.forces - batch.labels["forces"]).to(torch.float64), dim=1)
+    expected = 0.0
+    for k in range(batch.n_structures):
+        own = chosen & (batch.structure_index == k)
+        if bool(own.any()):
+            magnitude = float(batch.labels["forces"][own].square().mean().sqrt()) + SMALLEST_FORCES
+            expected += float(norms[own].sum().detach()) / magnitude**0.5
+    total, count = PropertyTerm(property="forces", kind="norm", relative=0.5)(predictions, batch)
+    assert float(total.detach()) == pytest.approx(expected, rel=1e-6)
+    assert int(count) == int(chosen.sum())
+
+
+def test_relative_forces_are_between_off_and_fully_relative():
+    with pytest.raises(ValueError, match="loss.forces.relative is 2.0; it must be between 0"):
+        PropertyTerm(property="forces", kind="norm", relative=2.0)
