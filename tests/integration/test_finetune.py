@@ -211,6 +211,21 @@ def test_the_pretraining_run_is_replayed_without_naming_its_sets(files, pretrain
         assert any(not torch.equal(tensor, new[head].state_dict()[name]) for name, tensor in old[head].state_dict().items()), head
 
 
+@pytest.mark.parametrize(
+    ("overrides", "steps_of"),
+    [
+        (["atoms_per_step=14"], 2),  # methanol has six atoms
+        (["atoms_per_step=1"], 1),
+        (["atoms_per_step=320"], 5),
+        (["atoms_per_step=14", "mixture.structures_per_step=4"], 4),
+    ],
+)
+def test_large_structures_go_fewer_to_a_step_unless_the_user_says_how_many(files, pretrained, tmp_path, capsys, overrides, steps_of):
+    assert finetune(files, pretrained, tmp_path / "run", "teacher.method=none", "uncertainty=none", *overrides, steps=1) == 0
+    assert (f"{steps_of} structures a step instead of 5" in capsys.readouterr().out) == (steps_of in (1, 2))
+    assert json.loads((tmp_path / "run" / "finetune_summary.json").read_text())["structures_per_step"] == steps_of
+
+
 def test_finished_run_is_not_repeated(files, pretrained, run):
     before = {name: load_artifact(run / f"{name}.safetensors").card["sha256"] for name in ("best", "last")}
     rows = logged(run)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from omegaconf import MISSING
 from rich.console import Console
 
@@ -49,7 +50,7 @@ from unipot.workflows.replay import open_replay, weighted
 from unipot.workflows.report import EVALUATIONS, forgetting_table
 from unipot.workflows.run_folder import RunFolder, open_run_folder
 from unipot.workflows.self_replay import SelfReplayConfig, drift_yardsticks
-from unipot.workflows.small_data import STATED, SmallDataConfig, SmallDataReport, keep_start, plan_search, settle
+from unipot.workflows.small_data import STATED, SmallDataConfig, SmallDataReport, is_stated, keep_start, plan_search, settle
 from unipot.workflows.strategy import StrategyConfig, add_updates, check_strategy, strategy_policy
 from unipot.workflows.teacher import NONE as NO_TEACHER
 from unipot.workflows.teacher import TeacherConfig, check_teacher, taught
@@ -104,6 +105,7 @@ class FinetuneConfig(UserDataConfig):
     pretrain_run: str | None = None
     forgetting_frames: int = MISSING
     finetune: StrategyConfig = field(default_factory=StrategyConfig)
+    atoms_per_step: int | None = None
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -133,7 +135,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
 
     console.rule("frames")
     frames, replay, yardsticks = open_everything(config, pretrained, run, console)
-    config = choose_teacher(config, frames.dataset, run, console)
+    config = choose_teacher(with_light_steps(config, frames, replay, console), frames.dataset, run, console)
     search = plan_search(config, frames, pretrained, console)
     frames = search.frames if search else frames
     if not config.from_scratch:
@@ -266,6 +268,29 @@ def open_everything(
     run_to_watch = None if config.from_scratch else config.pretrain_run
     yardsticks = open_yardsticks(watched, run_to_watch, potential, n_frames=config.forgetting_frames, cache=cache, console=console)
     return frames, [*replay, *own_labels], [*yardsticks, *drift_yardsticks(own_labels)]
+
+
+def with_light_steps(config: FinetuneConfig, frames: UserFrames, replay: Sequence[OpenDataset], console: Console) -> FinetuneConfig:
+    """Fewer structures a step where they are large: as many as hold `atoms_per_step` on average, unless the user said how many.
+
+    With replay, further sets or several processes a step is a mixture of the user's making and stays as it is.
+
+    Raises:
+        ValueError: `atoms_per_step` is not positive.
+    """
+    most = config.atoms_per_step
+    if most is not None and most < 1:
+        raise ValueError(f"atoms_per_step is {most}; it must be at least 1, or null to leave structures_per_step as it is")
+    own = frames.dataset
+    if most is None or is_stated("mixture.structures_per_step", config) or replay or frames.further or config.trainer.in_several_processes:
+        return config
+    n_atoms = float(np.mean(own.store.n_atoms[np.asarray(own.train_indices)]))
+    fitting = max(1, int(most / n_atoms))
+    if fitting >= config.mixture.structures_per_step:
+        return config
+    text = f"  {fitting} structures a step instead of {config.mixture.structures_per_step}: they have {n_atoms:.0f} atoms"
+    console.print(f"{text} (atoms_per_step={most}; mixture.structures_per_step=... says how many)", highlight=False, markup=False)
+    return replace(config, mixture=replace(config.mixture, structures_per_step=fitting))
 
 
 def cache_of(config: FinetuneConfig, run: RunFolder) -> Path:

@@ -78,6 +78,7 @@ def write_summary(run: RunFolder, config: FinetuneConfig, frames: UserFrames, st
         "n_training": len(own.train_indices),
         "n_validation": len(own.validation_indices),
         "n_steps": result.step,
+        "structures_per_step": config.mixture.structures_per_step,
         "best_step": result.step if result.best is None else result.best[0],
         "seconds": round(result.seconds, 1),
     }

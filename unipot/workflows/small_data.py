@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 MODES = ("auto", "on", "off")
 #: sections of the configuration whose stated options are left alone
-STATED = ("finetune", "optimizer", "schedule", "validation_fraction")
+STATED = ("finetune", "optimizer", "schedule", "validation_fraction", "mixture")
+#: of these, what no search would change
+_NOT_SEARCHED = ("validation_fraction", "mixture")
 
 
 @dataclass(kw_only=True)
@@ -353,7 +355,7 @@ def _searched(config: FinetuneConfig, plan: SmallDataPlan, runner: TrialRunner) 
     return SmallDataReport(
         trials=tuple(trials),
         choice=choice,
-        stated=tuple(key for key in config.stated if key != "validation_fraction"),
+        stated=tuple(key for key in config.stated if key.partition(".")[0] not in _NOT_SEARCHED),
         n_frames=plan.frames.n_frames,
         n_folds=len(plan.folds),
         budget=plan.budget,
