@@ -17,6 +17,7 @@ from unipot.finetune.calibrated_posterior import NONE
 from unipot.finetune.small_data import SMALLEST_SEARCH, Choice, Rung, Trial, choose, lengthen, make_folds, plan_longer, plan_rungs, search
 from unipot.models.potential import Potential
 from unipot.reporting.tables import ReportTable, small_data_table
+from unipot.structure import Structure
 from unipot.training.checkpoint import random_state, restore_random_state
 from unipot.training.module import TrainingModule
 from unipot.workflows.adaptation import Adaptation
@@ -286,21 +287,29 @@ def _folds(dataset: OpenDataset, n_folds: int, seed: int) -> tuple[Fold, ...]:
     indices = np.asarray(dataset.train_indices)
     if len(dataset.validation_indices):
         return (Fold(training=indices, store=dataset.validation_store, held_out=np.asarray(dataset.validation_indices)),)
-    parts = make_folds(_relatives(dataset.store, indices), n_folds, seed)
+    parts = make_folds(relatives(dataset.store, indices), n_folds, seed)
     return tuple(Fold(training=np.delete(indices, part), store=dataset.store, held_out=indices[part]) for part in parts)
 
 
-def _relatives(store: Store, indices: np.ndarray) -> np.ndarray:
-    """(n_frames,) the group of each frame; groups that share a frame with the very same geometry are one."""
+def relatives(store: Store, indices: np.ndarray) -> np.ndarray:
+    """(n_frames,) a name for the group of each frame, made of its geometries alone: neither names of files nor the order of frames matter.
+
+    Groups that share a frame with the very same geometry are one.
+    """
     groups = np.asarray(store.groups)[indices]
-    first: dict[bytes, Any] = {}
-    for position, index in enumerate(indices.tolist()):
-        frame = store[index]
-        geometry = b"".join(np.ascontiguousarray(part).tobytes() for part in (frame.atomic_numbers, frame.positions, frame.cell))
-        group = first.setdefault(hashlib.sha256(geometry).digest(), groups[position])
+    geometries = [_geometry(store[index]) for index in indices.tolist()]
+    first: dict[str, Any] = {}
+    for position, geometry in enumerate(geometries):
+        group = first.setdefault(geometry, groups[position])
         groups = np.where(groups == groups[position], group, groups)
         first = {key: group if value == groups[position] else value for key, value in first.items()}
-    return groups
+    return np.array([min(g for g, own in zip(geometries, groups, strict=True) if own == group) for group in groups])
+
+
+def _geometry(frame: Structure) -> str:
+    """A hash of elements, positions and cell, to the last bit."""
+    parts = (frame.atomic_numbers, frame.positions, frame.cell)
+    return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
 
 def _with_changes(config: FinetuneConfig, changes: Any) -> SearchedConfig:
