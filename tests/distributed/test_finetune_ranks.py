@@ -45,11 +45,10 @@ def files(tmp_path_factory, toy_data):
 
 
 PROPERTY = ("properties.size={key: size, unit: A, threshold: 0.1}",)
-REPLAY = ("self_replay.structures=sample",)
 FURTHER = ("self_replay.structures=sample", "+also.other.path={folder}/other.extxyz", "+also.other.level_of_theory=EMT shifted")
 
 
-@pytest.mark.parametrize("options", [PROPERTY, REPLAY, FURTHER], ids=["property", "replay", "further-set"])
+@pytest.mark.parametrize("options", [PROPERTY, FURTHER], ids=["property", "replay-and-further-set"])
 def test_two_ranks_fine_tune_as_one(files, tmp_path, options):
     words = [
         "finetune", f"checkpoint={files / 'pretrain' / 'last.safetensors'}", f"data={files / 'mine.extxyz'}", "small_data=off",
