@@ -22,7 +22,7 @@ CLEARLY_WORSE = 1.1
 #: candidates that are trained on every fold, where the budget allows it
 FINALISTS = 2
 #: a longer training is taken where held-out errors fall below so many times those of the shorter one
-WORTH_LONGER = 0.97
+WORTH_LONGER = 0.95
 #: errors are not compared below this (eV/atom, eV/Å, eV/Å³)
 _FLOOR = 1e-9
 #: score of a candidate whose loss was not finite

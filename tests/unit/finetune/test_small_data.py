@@ -189,7 +189,7 @@ def test_a_longer_training_is_taken_where_it_is_better_on_all_folds_together():
 def test_a_longer_training_stops_after_a_fold_that_does_not_gain():
     trials, choice = lengthened({0: 0.5 * WORTH_LONGER + 1e-6})
     assert len(trials) == 4 and choice.steps == 600
-    assert "1500 steps have 0.970 of its errors, which is not worth them" in choice.reason
+    assert "1500 steps have 0.950 of its errors, which is not worth them" in choice.reason
 
 
 def test_a_gain_on_the_first_fold_alone_is_not_enough():
