@@ -28,6 +28,7 @@ from unipot.workflows.frame_limits import spread
 from unipot.workflows.model import dtype_named
 from unipot.workflows.report import read_finetune_run
 from unipot.workflows.run_folder import RunFolder, write_json
+from unipot.workflows.small_data import plan_search
 from unipot.workflows.study_runs import RESULT_FILE
 from unipot.workflows.teacher import NONE, taught
 from unipot.workflows.teacher_choice import choose_teacher
@@ -115,6 +116,8 @@ def _aligned(config: FinetuneConfig, folder: Path, budget: MixtureConfig, consol
     budget = budget_for([frames.dataset.store], budget, pretrained.cutoff, console)
     build = partial(training_module, run=run)
     config = choose_teacher(config, frames.dataset, run, console)
+    search = plan_search(config, frames, pretrained, Console(quiet=True))  # aligned to all frames where the run held none out
+    frames = search.frames if search else frames
     cache = cache_of(config, run)
     lesson = taught(config, pretrained, frames.dataset, replay, budget, cache, run, build, console)  # as the run kept it
     return replace(starting_point(config, lesson.potential, frames, budget, run, console), teacher=lesson.facts)
