@@ -83,6 +83,6 @@ def test_its_sample_is_replayed_and_its_error_bars_are_calibrated(parent, mine, 
     assert load_potential(tmp_path / "run" / "best.safetensors").head_names == ("molecules", "mine")
     assert load_artifact(tmp_path / "run" / "best.safetensors").card["uncertainty"]["forces"]["n"] == 8 * 6 * 3  # every component
     atoms = read(mine, 0)
-    atoms.calc = UnipotCalculator(tmp_path / "run" / "best.safetensors", head="mine")
+    atoms.calc = UnipotCalculator(tmp_path / "run" / "best.safetensors", head="mine", uncertainty=True)
     atoms.get_forces()
     assert (atoms.calc.results["forces_uncertainty"] > 0).all()
