@@ -1,8 +1,10 @@
-"""The one pretraining set of experiment=few-shot that overlaps a target: alloys of Nb, Mo, Ta and W without pure molybdenum.
+"""Pretraining sets of the few-shot study that are not used as they are published.
 
     python scripts/few_shot_sources.py --data REFERENCE_DATA --out outputs/few-shot
 
-`snap_NbMoTaW` shares frames with the fine-tuning target `mlearn_Mo`; every frame of pure molybdenum is left out and counted.
+`alloys.extxyz` (experiment=few-shot): `snap_NbMoTaW` shares frames with the fine-tuning target `mlearn_Mo`; every frame of pure
+molybdenum is left out and counted. `difference-*.extxyz` (experiment=few-shot-organics): molecules whose labels are those of DFT less
+those of GFN2-xTB (tblite), so that the parent knows how two levels of theory differ.
 """
 
 from __future__ import annotations
@@ -11,26 +13,68 @@ import argparse
 from pathlib import Path
 
 import ase.io
+from ase import Atoms
+from ase.calculators.calculator import CalculationFailed
+from ase.calculators.singlepoint import SinglePointCalculator
+
+#: file -> sets of one level of theory and one zero of energy
+DIFFERENCES = {
+    "difference-pbe": ("benzene", "malonaldehyde", "naphthalene", "paracetamol", "salicylic", "toluene", "uracil"),
+    "difference-wb97m": ("spice_sub",),
+    "difference-wb97m-atoms": ("spice_dipep",),
+}
 
 
 def without_pure(source: Path, target: Path, symbol: str) -> tuple[int, int]:
     """Copy the frames of `source` that have another element beside `symbol`; returns how many were kept and left out."""
     frames = ase.io.read(source, index=":")
     kept = [frame for frame in frames if set(frame.get_chemical_symbols()) != {symbol}]
+    _write(target, kept)
+    return len(kept), len(frames) - len(kept)
+
+
+def differences(sources: list[Path], target: Path) -> tuple[int, int]:
+    """Write the frames of `sources` with their labels less those of GFN2-xTB; returns how many were kept and how many it failed on."""
+    kept, failed = [], 0
+    for source in sources:
+        for frame in ase.io.read(source, index=":"):
+            try:
+                kept.append(_less_xtb(frame))
+            except CalculationFailed:
+                failed += 1
+    _write(target, kept)
+    return len(kept), failed
+
+
+def _less_xtb(frame: Atoms) -> Atoms:
+    from tblite.ase import TBLite
+
+    energy, forces = frame.get_potential_energy(), frame.get_forces()
+    labelled = Atoms(frame.numbers, frame.positions)
+    labelled.calc = TBLite(method="GFN2-xTB", charge=float(frame.info.get("total_charge", 0.0)), verbosity=0)
+    energy, forces = energy - labelled.get_potential_energy(), forces - labelled.get_forces()
+    labelled.calc = SinglePointCalculator(labelled, energy=energy, forces=forces)
+    return labelled
+
+
+def _write(target: Path, frames: list[Atoms]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}")
-    ase.io.write(unfinished, kept, format="extxyz")
+    ase.io.write(unfinished, frames, format="extxyz")
     unfinished.replace(target)
-    return len(kept), len(frames) - len(kept)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with one folder per set")
-    parser.add_argument("--out", type=Path, required=True, help="folder for alloys.extxyz")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     options = parser.parse_args()
     kept, dropped = without_pure(options.data / "snap_NbMoTaW" / "train.extxyz", options.out / "alloys.extxyz", "Mo")
-    print(f"{options.out / 'alloys.extxyz'}: {kept} frames kept, {dropped} of pure Mo left out")
+    print(f"{options.out / 'alloys.extxyz'}: {kept} frames kept, {dropped} of pure Mo left out", flush=True)
+    for name, sets in DIFFERENCES.items():
+        folders = [options.data / (own if "_" in own else f"rmd17_{own}") for own in sets]
+        kept, failed = differences([folder / "train.extxyz" for folder in folders], options.out / f"{name}.extxyz")
+        print(f"{options.out / name}.extxyz: {kept} frames kept, {failed} left out where GFN2-xTB failed", flush=True)
 
 
 if __name__ == "__main__":

@@ -103,6 +103,7 @@ ENERGY_KINDS: dict[str, str] = {
     "total": "of all atoms of the structure, as the calculation gives it; its zero belongs to the level of theory",
     "adsorption": "of slab with adsorbate minus clean slab minus adsorbate references",
     "formation": "minus reference energies of the elements in it, such as their bulk phases or free atoms",
+    "difference": "of one level of theory minus that of another, forces and stress likewise",
 }
 
 

@@ -18,7 +18,10 @@ from unipot.workflows.self_replay import label_structure
 from unipot.zoo.artifact import load_artifact, load_potential
 
 pytest.importorskip("tblite", reason="tblite is the teacher")
-LESSON = ("teacher.method=gfn2-xtb", "teacher.frames=40", "teacher.steps_before=5", "teacher.steps_between=3", "teacher.max_steps=30")
+LESSON = (
+    "teacher.method=gfn2-xtb", "teacher.frames=40", "teacher.steps_before=5", "teacher.steps_between=3", "teacher.max_steps=30",
+    "teacher.corrected=false",
+)  # fmt: skip
 
 
 def user_frames(n, factor=1.0, calculator=EMT, **changes):

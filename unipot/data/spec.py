@@ -22,7 +22,7 @@ class DatasetSpec:
         name: letters, digits, `_`, `-`, `.`; used in tables, logs and metrics.
         path: the store, a folder `<name>.unipot`.
         level_of_theory: must equal the one recorded in the store; all datasets of one head share it.
-        energy_kind: total, adsorption or formation; must equal the one recorded in the store, None takes that one. All
+        energy_kind: total, adsorption, formation or difference; must equal the one recorded in the store, None takes that one. All
             datasets of one head share it.
         labels: properties the run relies on; the run refuses to start when the store has none of one of them.
         scalars: scalar properties the run relies on, likewise; with one of them `labels` may be empty.

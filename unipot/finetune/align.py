@@ -19,7 +19,7 @@ from unipot.batch import AtomBatch
 from unipot.finetune.composition_shift import CompositionShift, fit_composition_shift
 from unipot.finetune.readout_choice import ReadoutChoice, choose_readout
 from unipot.finetune.readout_fit import SHIFT, write_change
-from unipot.models.heads import Head
+from unipot.models.heads import GatedReadout, Head
 from unipot.models.potential import Potential
 from unipot.structure import SYMBOLS
 
@@ -136,6 +136,28 @@ def align_head(
         warnings=(*_warnings(parent, fit, new_elements), *_kind_warning(parent_head, head), *choice.warnings),
         readout=choice,
     )
+
+
+def restart_readout(potential: Potential, name: str, batches: Sequence[AtomBatch], seed: int) -> None:
+    """Random weights for the readout of head `name`, in place, and its reference fitted again to the energies of `batches`.
+
+    Args:
+        potential: the head in it is changed.
+        name: of a head that knows all elements of the frames.
+        batches: labelled frames; without energies the reference stays.
+        seed: of the weights; the state of the global generator is left as it is.
+
+    Raises:
+        KeyError: there is no head `name`.
+    """
+    head, elements = potential.heads[name], elements_of(batches)
+    old = head.readout.value
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head.readout = GatedReadout(old.in_features, old.out_features).to(device=old.weight.device, dtype=old.weight.dtype)
+    counts, labels = energy_labels(batches, elements)
+    if len(labels):
+        _shift(head, fit_composition_shift(counts, labels - predicted_energies(potential, name, batches), elements), ())
 
 
 @contextmanager

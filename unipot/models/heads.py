@@ -57,7 +57,7 @@ class Head(nn.Module):
         scale: eV, fixed.
         direct_forces: predict forces from the vector features instead of −dE/dR; they are not conservative, and
             the net force of each structure is removed.
-        energy_kind: what its energies are: total, adsorption or formation.
+        energy_kind: what its energies are: total, adsorption, formation or difference.
         posterior: version of the posterior of the last layer that comes with the weights, None for a head without one.
 
     Raises:

@@ -57,7 +57,7 @@ class DatasetConfig:
     """One dataset: a prepared store, or a structure file that is converted on first use.
 
     `labels` must be present in the data. `sources` is needed only for a file whose labels are not what ASE calls
-    energy (eV), forces (eV/Å) and stress (eV/Å³, positive under tension). `energy_kind`: total, adsorption or formation;
+    energy (eV), forces (eV/Å) and stress (eV/Å³, positive under tension). `energy_kind`: total, adsorption, formation or difference;
     null takes the store's own, and total for a structure file. `split_by`: group (the default), composition, elements or
     structure; `held_out_elements` for a split by elements (see `unipot.data.mixture.splits`).
     """

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from omegaconf import MISSING
@@ -14,12 +12,11 @@ from rich.console import Console
 
 from unipot.data.store import Store
 from unipot.models.potential import Potential
-from unipot.reporting.evaluation import Evaluation
 from unipot.structure import Structure
 from unipot.training.module import TrainingModule
-from unipot.training.optim import ParameterPolicy, build_policy
 from unipot.workflows import tables
-from unipot.workflows.adaptation import AUTO, Adaptation, align_to_frames, element_warnings, fresh_potential, show_alignment
+from unipot.workflows.adaptation import AUTO
+from unipot.workflows.before_training import Plan, Ready, prepared
 from unipot.workflows.charge_states import admit_states, show_ignored_states
 from unipot.workflows.config import (
     DatasetConfig,
@@ -32,7 +29,8 @@ from unipot.workflows.config import (
     TrainerConfig,
 )
 from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.export import export_artifact, golden_structures, write_references
+from unipot.workflows.export import export_artifact, golden_structures
+from unipot.workflows.finetune_module import training_module
 from unipot.workflows.finetune_results import card_of, chosen_potential, model_name, show_results, write_summary
 from unipot.workflows.fit import FitResult, fit, is_main_process, set_up_process
 from unipot.workflows.fold_models import FoldModels
@@ -40,21 +38,20 @@ from unipot.workflows.further_sets import FurtherSetConfig, open_further_sets, o
 from unipot.workflows.model import build_settings, dtype_named
 from unipot.workflows.pretrain import mixture_data
 from unipot.workflows.property_heads import (
-    add_property_heads,
     calibrate_properties,
     check_properties,
-    loss_with_properties,
     through_existing_head,
 )
-from unipot.workflows.replay import open_replay, weighted
+from unipot.workflows.replay import open_replay
 from unipot.workflows.report import EVALUATIONS, forgetting_table
 from unipot.workflows.run_folder import RunFolder, open_run_folder
 from unipot.workflows.self_replay import SelfReplayConfig, drift_yardsticks
-from unipot.workflows.small_data import STATED, SmallDataConfig, SmallDataReport, is_stated, keep_start, plan_search, settle
-from unipot.workflows.strategy import StrategyConfig, add_updates, check_strategy, strategy_policy
-from unipot.workflows.teacher import NONE as NO_TEACHER
-from unipot.workflows.teacher import TeacherConfig, check_teacher, taught
+from unipot.workflows.small_data import STATED, SmallDataConfig, is_stated, keep_start, plan_search
+from unipot.workflows.starting_point import cache_of
+from unipot.workflows.strategy import StrategyConfig, add_updates, check_strategy
+from unipot.workflows.teacher import check_teacher
 from unipot.workflows.teacher_choice import choose_teacher
+from unipot.workflows.teacher_labels import TeacherConfig
 from unipot.workflows.uncertainty import add_uncertainty, check_uncertainty
 from unipot.workflows.user_frames import (
     UserDataConfig,
@@ -63,7 +60,6 @@ from unipot.workflows.user_frames import (
     free_head_name,
     name_of,
     open_user_frames,
-    stated_units,
 )
 from unipot.workflows.yardsticks import (
     Yardstick,
@@ -74,9 +70,6 @@ from unipot.workflows.yardsticks import (
     user_yardsticks,
 )
 from unipot.zoo.artifact import load_potential
-
-#: how tables call the aligned model before training
-ZERO_SHOT, AFTER_LESSON = "zero-shot", "after the lesson"
 
 
 @dataclass(kw_only=True)
@@ -144,62 +137,37 @@ def finetune(config: FinetuneConfig) -> FitResult:
     before = [y.measure(pretrained, "pretrained", budget) for y in yardsticks]
 
     targets = user_yardsticks(frames)
-    untaught = measure_untaught(config, pretrained, frames, targets, budget, run)
-    build = partial(training_module, run=run)
-    lesson = taught(config, pretrained, frames.dataset, replay, budget, cache_of(config, run), run, build, console)
-    console.rule("fresh weights" if config.from_scratch else "alignment")
-    start = replace(starting_point(config, lesson.potential, frames, budget, run, console), teacher=lesson.facts)
-    show_alignment(console, start)
-    add_properties(config, start, frames, console)
-    aligned = measure_start(start, targets, AFTER_LESSON if untaught else ZERO_SHOT, budget)
-
-    datasets = weighted(own_datasets(frames), replay, config.replay_share)
-    build = partial(trial_module, datasets=datasets, run=run)
-    config, searched, folds = settle(config, search, start, datasets, budget, run, build, console)
-    golden = golden_structures(datasets)
-    result = train(config, start, datasets, budget, run, searched, golden, console, own=len(datasets) - len(replay))
+    plan = Plan(config=config, pretrained=pretrained, frames=frames, replay=replay, search=search, budget=budget, run=run)
+    ready = prepared(plan, targets, console)
+    golden = golden_structures(ready.datasets)
+    result = train(ready, run, golden, console)
     if result.is_main:
-        write_summary(run, config, frames, start, result)
+        write_summary(run, ready.config, frames, ready.start, result)
         adapted = chosen_potential(run, config)
         final = [target.measure(adapted, model_name(config), budget) for target in targets]
         after = [y.measure(adapted, "fine-tuned", budget) for y in yardsticks]
-        starts = {"zero_shot": untaught, "taught": aligned} if untaught else {"zero_shot": aligned}
-        measured = evaluations_by_name(frames.dataset.spec.head, **starts, final=final)
+        measured = evaluations_by_name(frames.dataset.spec.head, **ready.measured, final=final)
         save_evaluations(run.path / EVALUATIONS, {**measured, "before": before, "after": after})
-        show_results(console, run, [*untaught, *aligned, *final], forgetting_table(before, after))
-        add_error_bars(config, run, frames, budget, golden, folds, console)
+        shown = [row for rows in ready.measured.values() for row in rows]
+        show_results(console, run, [*shown, *final], forgetting_table(before, after))
+        add_error_bars(config, run, frames, budget, golden, ready.folds, console)
     return result
 
 
-def train(
-    config: FinetuneConfig,
-    start: Adaptation,
-    datasets: Sequence[OpenDataset],
-    budget: MixtureConfig,
-    run: RunFolder,
-    searched: SmallDataReport | None,
-    golden: Sequence[Structure],
-    console: Console,
-    *,
-    own: int,
-) -> FitResult:
-    """Train `start` in place on the mixture, or keep it where the search found nothing better.
+def train(ready: Ready, run: RunFolder, golden: Sequence[Structure], console: Console) -> FitResult:
+    """Train the start in place on the mixture, or keep it where the search found nothing better.
 
     Args:
-        config: with what the search settled.
-        start: the aligned model.
-        datasets: the user's, then the replayed ones, weighted.
-        budget: of a batch.
+        ready: everything that is decided.
         run: its folder.
-        searched: report of the search, None without one.
         golden: structures that check the artifact on load.
         console: tables and progress go here.
-        own: how many of `datasets` are the user's; only they choose the best weights.
     """
+    config, start, datasets, searched = ready.config, ready.start, ready.datasets, ready.searched
     _, schedule = build_settings(config.optimizer, config.schedule)
     potential = start.potential
     data = mixture_data(
-        datasets, budget, config.trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=schedule.max_steps,
+        datasets, ready.budget, config.trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=schedule.max_steps,
         seed=config.seed,
     )  # fmt: skip
     lora = add_updates(config.finetune, potential, seed=config.seed, console=console)
@@ -207,12 +175,12 @@ def train(
     tables.show_datasets(console, datasets, data.plan.shares(), data.plan.passes(schedule.max_steps))
     show_training(console, module, datasets)
     export = partial(export_artifact, card=card_of(config, run, datasets, start, lora, searched), golden=golden)
-    if searched and searched.keeps_start:
+    if ready.keeps_start:
         return keep_start(potential, run, export)
     console.rule(f"training {schedule.max_steps} steps" + (f", continuing the run in {run.path}" if run.resume else ""))
     return fit(
         module, data, run=run, trainer=config.trainer, logger=config.logger, export=export, console=console, description="fine-tuning",
-        dataset_weights={d.spec.name: 0.0 for d in datasets[own:]}, validate_first=True,
+        dataset_weights={d.spec.name: 0.0 for d in datasets[ready.n_own :]}, validate_first=True,
     )  # fmt: skip
 
 
@@ -226,12 +194,6 @@ def check_options(config: FinetuneConfig, pretrained: Potential) -> None:
     check_strategy(config.finetune, pretrained, from_scratch=config.from_scratch)
     check_properties(config.properties, pretrained, config.labels, compile=config.trainer.compile)
     check_teacher(config)
-
-
-def add_properties(config: FinetuneConfig, start: Adaptation, frames: UserFrames, console: Console) -> None:
-    """Heads for the user's properties beside those of energies, in place."""
-    frozen = config.finetune.method == "heads-only"
-    add_property_heads(start.potential, config.properties, frames, seed=config.seed, frozen_backbone=frozen, console=console)
 
 
 def show_training(console: Console, module: TrainingModule, datasets: Sequence[OpenDataset]) -> None:
@@ -293,84 +255,11 @@ def with_light_steps(config: FinetuneConfig, frames: UserFrames, replay: Sequenc
     return replace(config, mixture=replace(config.mixture, structures_per_step=fitting))
 
 
-def cache_of(config: FinetuneConfig, run: RunFolder) -> Path:
-    """Folder for stores made from structure files."""
-    return Path(config.cache) if config.cache else run.path / "data"
-
-
-def starting_point(
-    config: FinetuneConfig, pretrained: Potential, frames: UserFrames, budget: MixtureConfig, run: RunFolder, console: Console
-) -> Adaptation:
-    """The pretrained model with an aligned head, or as it is where there are no energies, or random weights."""
-    own = frames.dataset
-    if not own.spec.labels:
-        return Adaptation(potential=pretrained)
-    if config.from_scratch:
-        start = fresh_potential(pretrained, own, config.heads, cache_of(config, run), console)
-        write_references(run.references, start.statistics)
-        return start
-    heads, adapted = pretrained.head_names, []
-    for each, options in zip((frames, *frames.further), (config, *config.also.values()), strict=True):
-        found = align_to_frames(
-            pretrained, each.dataset, options.parent_head, budget, config.new_elements, config.alignment, stated_units(options), heads
-        )  # fmt: skip
-        others = {"test_data": each.test, "validation_data": each.dataset.validation_store if options.validation_data else None}
-        others = {name: store for name, store in others.items() if store is not None}
-        adapted.append(found.noting(element_warnings(pretrained, each.dataset, others)))
-    return replace(adapted[0], further=tuple(adapted[1:]))
-
-
-def measure_untaught(
-    config: FinetuneConfig, pretrained: Potential, frames: UserFrames, targets: Sequence[Yardstick], budget: MixtureConfig, run: RunFolder
-) -> list[Evaluation]:
-    """Errors of the pretrained model as it is, aligned, before a lesson changes it; none without one."""
-    if config.teacher.method == NO_TEACHER or not targets:
-        return []
-    start = starting_point(config, copy.deepcopy(pretrained), frames, budget, run, Console(quiet=True))
-    return measure_start(start, targets, ZERO_SHOT, budget)
-
-
-def measure_start(start: Adaptation, targets: Sequence[Yardstick], what: str, budget: MixtureConfig) -> list[Evaluation]:
-    """Errors of the aligned heads, called `what` with the parent; none from scratch and without energies."""
-    return [t.measure(start.potential, f"{what} ({start.parent_of(t.head)})", budget) for t in targets if start.parent]
-
-
-def training_module(config: FinetuneConfig, start: Adaptation, datasets: Sequence[OpenDataset], run: RunFolder) -> TrainingModule:
-    """The same training module as in pretraining, with the rules of the chosen strategy."""
-    potential = start.potential
-    settings, schedule = build_settings(config.optimizer, config.schedule)
-    return TrainingModule(
-        potential.train(),
-        loss=loss_with_properties(config.loss, config.properties, potential, datasets, seed=config.seed),
-        policy=policy_for(config, start, datasets),
-        optimizer=settings,
-        schedule=schedule,
-        diagnostics=run.path / "diagnostics",
-        compiled=config.trainer.compile,
-    )
-
-
-def trial_module(config: FinetuneConfig, start: Adaptation, *, datasets: Sequence[OpenDataset], run: RunFolder) -> TrainingModule:
-    """A training module for a trial of small-data mode, low-rank updates included."""
-    add_updates(config.finetune, start.potential, seed=config.seed, console=Console(quiet=True))
-    return training_module(config, start, datasets, run)
-
-
 def stores_of(frames: UserFrames, replay: Sequence[OpenDataset], yardsticks: Sequence[Yardstick] = ()) -> list[Store]:
     """Every store of a run."""
     datasets = [store for d in [*own_datasets(frames), *replay] for store in (d.store, d.validation_store)]
     tests = [each.test for each in (frames, *frames.further) if each.test is not None]
     return [*datasets, *tests, *(y.store for y in yardsticks)]
-
-
-def policy_for(config: FinetuneConfig, start: Adaptation, datasets: Sequence[OpenDataset]) -> ParameterPolicy:
-    """Heads of the mixture learn, other heads are frozen, the backbone as the strategy says; all learns from scratch."""
-    if config.from_scratch:
-        return build_policy(start.potential)
-    heads = list(dict.fromkeys(d.spec.head for d in datasets if d.spec.labels))
-    return strategy_policy(
-        config.finetune, start.potential, heads=heads, new_elements=start.all_new_elements, properties=tuple(config.properties)
-    )
 
 
 def add_error_bars(

@@ -36,10 +36,12 @@ class FoldModels:
     Attributes:
         models: of the folds that the chosen candidate was tried on.
         start_has_seen: whether the readout that they started from was solved for on all frames.
+        dataset: frames with the labels that the models have learned; None: the user's own.
     """
 
     models: tuple[FoldModel, ...]
     start_has_seen: bool
+    dataset: OpenDataset | None = None
 
     def missing(self) -> list[Path]:
         """Files that are not there."""
@@ -91,7 +93,7 @@ def fold_frames(
             "are not calibrated out of fold", style="yellow", highlight=False, markup=False,
         )  # fmt: skip
         return None
-    return _loaded(folds, dataset, budget, limits, console)
+    return _loaded(folds, folds.dataset or dataset, budget, limits, console)
 
 
 def _loaded(

@@ -43,7 +43,7 @@ class PrepareConfig:
     to: str = "store"  # store, or parquet: a folder for Hugging Face datasets, made from a store
     out: str | None = None  # folder to make; null: <name>.unipot (or <name>-parquet) here
     level_of_theory: str | None = None  # must be stated for a path, unless the source says it itself
-    energy_kind: str | None = None  # of a path: total, adsorption or formation; null: as a store says, else total
+    energy_kind: str | None = None  # of a path: total, adsorption, formation or difference; null: as a store says, else total
     labels: dict[str, LabelConfig] = field(default_factory=dict)
     format: str = "auto"  # auto, ase, aselmdb, huggingface, unipot
     group_key: str | None = None  # info key or column of the material or trajectory

@@ -37,7 +37,7 @@ MODES: dict[str, tuple[str, ...]] = {
     "mixed": ("values", "atoms"),
     "none": (),
 }
-DEFAULT_MODE = {"total": "fit", "formation": "fit", "adsorption": "none"}
+DEFAULT_MODE = {"total": "fit", "formation": "fit", "adsorption": "none", "difference": "fit"}
 #: value of `atoms` for the datasets of the head itself
 OWN_DATASETS = "dataset"
 

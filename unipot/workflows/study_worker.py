@@ -23,15 +23,19 @@ from unipot.workflows.adaptation import Adaptation
 from unipot.workflows.charge_states import admit_states
 from unipot.workflows.compose import load_config
 from unipot.workflows.config import MixtureConfig
-from unipot.workflows.finetune import FinetuneConfig, cache_of, open_everything, starting_point, training_module
+from unipot.workflows.difference import is_corrected
+from unipot.workflows.finetune import FinetuneConfig, open_everything
+from unipot.workflows.finetune_module import training_module
 from unipot.workflows.frame_limits import spread
 from unipot.workflows.model import dtype_named
 from unipot.workflows.report import read_finetune_run
 from unipot.workflows.run_folder import RunFolder, write_json
 from unipot.workflows.small_data import plan_search
+from unipot.workflows.starting_point import cache_of, starting_point
 from unipot.workflows.study_runs import RESULT_FILE
-from unipot.workflows.teacher import NONE, taught
+from unipot.workflows.teacher import taught
 from unipot.workflows.teacher_choice import choose_teacher
+from unipot.workflows.teacher_labels import NONE
 from unipot.workflows.user_frames import budget_for
 from unipot.workflows.yardsticks import Yardstick
 from unipot.zoo.artifact import load_potential
@@ -119,6 +123,8 @@ def _aligned(config: FinetuneConfig, folder: Path, budget: MixtureConfig, consol
     search = plan_search(config, frames, pretrained, Console(quiet=True))  # aligned to all frames where the run held none out
     frames = search.frames if search else frames
     cache = cache_of(config, run)
+    if is_corrected(config, frames, replay):
+        return starting_point(config, pretrained, frames, budget, run, console)
     lesson = taught(config, pretrained, frames.dataset, replay, budget, cache, run, build, console)  # as the run kept it
     return replace(starting_point(config, lesson.potential, frames, budget, run, console), teacher=lesson.facts)
 

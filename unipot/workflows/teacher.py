@@ -8,23 +8,19 @@ approximations: the Δ-machine learning approach", J. Chem. Theory Comput. 11, 2
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ase import Atoms, units
-from ase.md.langevin import Langevin
 from rich.console import Console
 
 from unipot.data.spec import DatasetSpec
-from unipot.data.store import Store, StoreWriter
+from unipot.data.store import Store
 from unipot.models.potential import Potential
-from unipot.structure import Structure
 from unipot.training.metrics import MetricTable
 from unipot.training.module import TrainingModule
 from unipot.workflows.adaptation import Adaptation, align_to_frames
@@ -34,6 +30,7 @@ from unipot.workflows.model import dtype_named
 from unipot.workflows.pretrain import mixture_data
 from unipot.workflows.replay import weighted
 from unipot.workflows.run_folder import RunFolder, write_json
+from unipot.workflows.teacher_labels import AUTO, METHODS, NONE, TeacherConfig, labelled_store
 from unipot.workflows.user_frames import free_head_name
 from unipot.zoo.artifact import load_artifact, save_artifact
 
@@ -43,29 +40,9 @@ if TYPE_CHECKING:
 
 Build = Callable[["FinetuneConfig", Adaptation, Sequence[OpenDataset]], TrainingModule]
 
-NONE, AUTO = "none", "auto"
-#: option -> name of the method in tblite
-METHODS = {"gfn1-xtb": "GFN1-xTB", "gfn2-xtb": "GFN2-xTB"}
 #: in a run folder: the model that the teacher has taught, beside the facts that are also in the card
 TAUGHT, FACTS = "taught.safetensors", "taught.json"
-#: fs, 1/fs; of the dynamics that samples
-_TIMESTEP, _FRICTION = 1.0, 0.01
 _HELD_OUT = 0.1
-
-
-@dataclass(kw_only=True)
-class TeacherConfig:
-    """`method`: none, gfn1-xtb or gfn2-xtb (tblite), or auto (see `unipot.workflows.teacher_choice`). `frames`: labelled in all.
-    `temperature`: K, of the Langevin dynamics that starts from every frame of the user's. `steps_before`, `steps_between`: of 1 fs,
-    before the first labelled frame and between two. `max_steps`, `structures_per_step`: of the training on them."""
-
-    method: str = NONE
-    frames: int = 2000
-    temperature: float = 600.0
-    steps_before: int = 50
-    steps_between: int = 5
-    max_steps: int = 2400
-    structures_per_step: int = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +67,8 @@ def check_teacher(config: FinetuneConfig) -> None:
     for name in ("frames", "temperature", "steps_before", "steps_between", "max_steps", "structures_per_step"):
         if not getattr(options, name) > 0:
             raise ValueError(f"teacher.{name} is {getattr(options, name)}; it must be positive")
+    if not 0 < options.own_share < 1:
+        raise ValueError(f"teacher.own_share is {options.own_share}; it must be above 0 and below 1")
     if options.method == AUTO:
         return
     if config.from_scratch:
@@ -137,7 +116,7 @@ def taught(
     began = time.perf_counter()
     starts = [own.store[int(index)] for index in np.asarray(own.train_indices)]
     console.print(f"  {options.frames} structures are labelled and learned for {options.max_steps} steps", highlight=False)
-    lesson = _open(_store(options, starts, config.seed, cache, console), options, pretrained)
+    lesson = _open(labelled_store(options, starts, config.seed, cache, console), options, pretrained)
     table = _learn(config, pretrained, lesson, replay, budget, build, console)
     errors = {row.property: row.mae for row in table.rows if row.dataset == lesson.spec.name and row.element is None}
     facts = {
@@ -196,65 +175,3 @@ def _open(store: Store, options: TeacherConfig, potential: Potential) -> OpenDat
     return OpenDataset(
         spec=spec, store=store, train_indices=np.flatnonzero(~held), validation_store=store, validation_indices=np.flatnonzero(held)
     )
-
-
-def _store(options: TeacherConfig, starts: Sequence[Structure], seed: int, cache: Path, console: Console) -> Store:
-    """The store of labelled structures, made unless it is there."""
-    made = [options.method, options.frames, options.temperature, options.steps_before, options.steps_between, seed]
-    digest = hashlib.sha256(json.dumps(made).encode())  # how they are learned does not matter
-    for start in starts:
-        digest.update(start.input_bytes())
-    path = cache / f"{options.method}-{digest.hexdigest()[:12]}.unipot"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with StoreWriter(
-            path, name=options.method, level_of_theory=f"{METHODS[options.method]} (tblite)", energy_kind="total",
-            labels=("energy", "forces"), provenance={"teacher": asdict(options)},
-        ) as writer:  # fmt: skip
-            writer.extend(_labelled(options, starts, seed, console))
-    return Store(path)
-
-
-def _labelled(options: TeacherConfig, starts: Sequence[Structure], seed: int, console: Console) -> Iterator[Structure]:
-    """Frames of one Langevin dynamics per start, under the teacher's own forces; a trajectory ends where the method fails."""
-    from ase.calculators.calculator import CalculationFailed
-
-    each = -(-options.frames // len(starts))
-    found, failed = 0, 0
-    for number, start in enumerate(starts):
-        atoms = _moving(options, start, np.random.default_rng((seed, number)))
-        dynamics = Langevin(
-            atoms, _TIMESTEP * units.fs, temperature_K=options.temperature, friction=_FRICTION / units.fs, fixcm=False,
-            rng=np.random.default_rng((seed, number, 1)),
-        )  # fmt: skip
-        for k in range(min(each, options.frames - found)):
-            try:
-                dynamics.run(options.steps_between if k else options.steps_before)
-            except CalculationFailed:
-                failed += 1
-                break
-            labels = {"energy": np.array(atoms.get_potential_energy()), "forces": atoms.get_forces(apply_constraint=False)}
-            found += 1
-            yield replace(start, positions=atoms.positions.copy(), labels=labels, id=f"{number}-{k}", group=str(number))
-    if failed:
-        console.print(f"warning: {METHODS[options.method]} failed on {failed} of {len(starts)} trajectories", style="yellow")
-    if not found:
-        raise ValueError(f"teacher.method={options.method} could not label any structure; check its elements, charge and geometry")
-
-
-def _moving(options: TeacherConfig, start: Structure, rng: np.random.Generator) -> Atoms:
-    """`start` with velocities, driven by the teacher."""
-    atoms = driven_by(options.method, start)
-    speeds = np.sqrt(units.kB * options.temperature * atoms.get_masses())[:, None]
-    atoms.set_momenta(rng.normal(size=(len(atoms), 3)) * speeds)
-    return atoms
-
-
-def driven_by(method: str, structure: Structure) -> Atoms:
-    """`structure` with a calculator of `method`, a key of `METHODS`, in its charge and spin."""
-    from tblite.ase import TBLite
-
-    atoms = replace(structure, labels={}).to_ase()
-    multiplicity = {} if structure.spin_multiplicity is None else {"multiplicity": int(structure.spin_multiplicity)}
-    atoms.calc = TBLite(method=METHODS[method], charge=float(structure.total_charge), verbosity=0, **multiplicity)
-    return atoms

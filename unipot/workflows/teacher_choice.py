@@ -16,10 +16,12 @@ from rich.console import Console
 
 from unipot.structure import Structure
 from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.difference import DIFFERENCE
 from unipot.workflows.frame_limits import spread
 from unipot.workflows.run_folder import RunFolder
 from unipot.workflows.strategy import FULL
-from unipot.workflows.teacher import AUTO, FACTS, METHODS, NONE, driven_by
+from unipot.workflows.teacher import FACTS
+from unipot.workflows.teacher_labels import AUTO, METHODS, NONE, driven_by
 
 if TYPE_CHECKING:
     from unipot.workflows.finetune import FinetuneConfig
@@ -49,7 +51,7 @@ def choose_teacher(config: FinetuneConfig, own: OpenDataset, run: RunFolder, con
     """
     if config.teacher.method != AUTO:
         return config
-    had_lesson = METHOD if (run.path / FACTS).is_file() else NONE
+    had_lesson = METHOD if any((run.path / file).is_file() for file in (FACTS, DIFFERENCE)) else NONE
     method, reason = (had_lesson, "") if run.resume else _choice(config, own)
     if reason:
         what = METHODS[method] if method != NONE else "none"

@@ -68,7 +68,7 @@ def finishing_pass(
         name: of the dataset.
         level_of_theory: of its labels.
         codec: that packed the records.
-        energy_kind: total, adsorption or formation.
+        energy_kind: total, adsorption, formation or difference.
         compression: of the blocks.
     """
     census = Census(name, level_of_theory, ConsistencyCheck(thresholds.max_pair_disagreement))

@@ -47,7 +47,7 @@ def assemble_store(
         name: of the dataset.
         level_of_theory: of its labels.
         labels: declared properties; one that nobody carries is refused.
-        energy_kind: total, adsorption or formation.
+        energy_kind: total, adsorption, formation or difference.
         precision: of the records, for the metadata.
         compression: of the blocks.
         provenance: JSON-able, kept in the metadata.

@@ -1,0 +1,187 @@
+"""A teacher corrected by the user's frames: what the difference is learned from, what the final model learns, what is kept and said."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from ase.build import molecule
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+
+from unipot.cli import main
+from unipot.data.store import Store
+from unipot.reporting.evaluation import Evaluation
+from unipot.workflows.report import SUMMARY_FILE
+from unipot.workflows.self_replay import label_structure
+from unipot.workflows.teacher_labels import driven_by
+from unipot.zoo.artifact import load_artifact, load_potential
+
+pytest.importorskip("tblite", reason="tblite is the teacher")
+LESSON = ("teacher.method=gfn2-xtb", "teacher.frames=40", "teacher.steps_before=5", "teacher.steps_between=3", "teacher.max_steps=30")
+TRIALS = ("small_data=auto", "small_data.folds=2", "small_data.candidates={configured: {}}", "schedule.max_steps=8")
+
+
+def user_frames(n, seed=1, stretched=None):
+    """Distorted methanol with labels of EMT; frame `stretched` lies beyond what xTB converges for."""
+    rng, frames = np.random.default_rng(seed), []
+    for k in range(n):
+        atoms = molecule("CH3OH")
+        atoms.positions += 0.05 * rng.normal(size=atoms.positions.shape)
+        if k == stretched:
+            atoms.info["charge"] = 40
+        atoms.calc = EMT()
+        atoms.calc = SinglePointCalculator(atoms, energy=atoms.get_potential_energy(), forces=atoms.get_forces())
+        frames.append(atoms)
+    return frames
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, toy_data):
+    folder = tmp_path_factory.mktemp("corrected")
+    write(folder / "mine.extxyz", user_frames(8))
+    write(folder / "test.extxyz", user_frames(4, seed=2))
+    run = folder / "pretrain"
+    arguments = [
+        "pretrain", f"run={run}", "experiment=smoke", "trainer.threads=1", "trainer.progress=false",
+        f"datasets.molecules.path={toy_data['molecules']}", "datasets.molecules.level_of_theory=EMT-molecules",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    return {"folder": folder, "checkpoint": run / "last.safetensors"}
+
+
+def finetune(files, run, *overrides):
+    return main(
+        [
+            "finetune", f"checkpoint={files['checkpoint']}", f"data={files['folder'] / 'mine.extxyz'}", f"run={run}",
+            "schedule.max_steps=4", "schedule.warmup_steps=1", "trainer.threads=1", "trainer.progress=false", "small_data=off",
+            "validation_fraction=0", "uncertainty=none", *LESSON, *overrides,
+        ]
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(files):
+    folder = files["folder"] / "run"
+    assert finetune(files, folder, f"test_data={files['folder'] / 'test.extxyz'}") == 0
+    return folder
+
+
+def store_called(run, beginning):
+    (path,) = (run / "data").glob(f"{beginning}-*.unipot")
+    return Store(path)
+
+
+def test_the_difference_is_learned_from_labels_less_those_of_the_teacher(run):
+    store = store_called(run, "difference")
+    for structure, frame in zip(store, user_frames(8), strict=True):
+        teacher = driven_by("gfn2-xtb", structure)
+        np.testing.assert_allclose(structure.labels["forces"] + teacher.get_forces(), frame.get_forces(), atol=1e-6)
+        np.testing.assert_allclose(structure.labels["energy"] + teacher.get_potential_energy(), frame.get_potential_energy(), atol=1e-6)
+    assert store.energy_kind == "difference" and "less GFN2-xTB" in store.level_of_theory
+
+
+def test_structures_are_labelled_by_the_teacher_and_the_model_of_the_difference(run):
+    corrected, taught = store_called(run, "corrected"), store_called(run, "gfn2-xtb")
+    model = load_potential(run / "difference.safetensors")
+    for ours, theirs in list(zip(corrected, taught, strict=True))[:5]:
+        left = label_structure(model, theirs, "mine", ("energy", "forces")).labels
+        np.testing.assert_allclose(ours.labels["forces"], theirs.labels["forces"] + left["forces"], atol=1e-9)
+        np.testing.assert_allclose(ours.labels["energy"], theirs.labels["energy"] + left["energy"], atol=1e-9)
+
+
+def test_corrected_structures_have_the_level_of_the_users_frames(run):
+    corrected = store_called(run, "corrected")
+    assert (corrected.level_of_theory, corrected.energy_kind, len(corrected)) == ("as in mine", "total", 40)
+
+
+def test_the_final_model_has_the_users_head_alone_beside_those_of_the_checkpoint(files, run):
+    pretrained = load_potential(files["checkpoint"])
+    assert load_potential(run / "best.safetensors").head_names == (*pretrained.head_names, "mine")
+
+
+def test_the_final_training_is_as_long_as_a_lesson_and_its_facts_are_in_the_card(run):
+    card = load_artifact(run / "best.safetensors").card
+    facts = card["finetune"]["teacher"]
+    assert (facts["method"], facts["corrected"], facts["n_labelled"], facts["n_frames"], facts["steps"]) == ("gfn2-xtb", True, 40, 8, 4)
+    assert json.loads((run / SUMMARY_FILE).read_text())["n_steps"] == 30
+
+
+def test_the_start_that_is_reported_is_the_aligned_checkpoint(files, run, tmp_path):
+    assert finetune(files, tmp_path / "plain", "teacher.method=none", f"test_data={files['folder'] / 'test.extxyz'}") == 0
+    corrected, plain = (Evaluation.load_all(folder / "evaluations") for folder in (run, tmp_path / "plain"))
+    assert set(corrected) == {"zero_shot", "final"}
+    assert corrected["zero_shot"].get("forces", "mae") == plain["zero_shot"].get("forces", "mae")
+
+
+def test_a_run_that_is_continued_does_not_learn_the_difference_again(files, run):
+    before = (run / "difference.safetensors").stat().st_mtime_ns
+    assert finetune(files, run, f"test_data={files['folder'] / 'test.extxyz'}") == 0
+    assert (run / "difference.safetensors").stat().st_mtime_ns == before
+
+
+def test_two_runs_end_with_the_same_weights(files, run, tmp_path):
+    assert finetune(files, tmp_path / "again", f"test_data={files['folder'] / 'test.extxyz'}") == 0
+    first, second = (load_potential(folder / "best.safetensors").state_dict() for folder in (run, tmp_path / "again"))
+    assert all(torch.equal(first[name], second[name]) for name in first if isinstance(first[name], torch.Tensor))
+
+
+def test_small_data_mode_searches_the_difference_and_its_folds_calibrate_the_error_bars(files, tmp_path):
+    assert finetune(files, tmp_path / "run", *TRIALS, "uncertainty=last-layer") == 0
+    card = load_artifact(tmp_path / "run" / "best.safetensors").card
+    assert card["finetune"]["small_data"]["n_folds"] == 2
+    assert card["uncertainty"]["calibration"] == "calibrated out of fold on 8 frames of 2 folds"
+
+
+def test_a_frame_that_the_teacher_fails_on_is_learned_all_the_same(files, tmp_path, monkeypatch, capsys):
+    from ase.calculators.calculator import CalculationFailed
+
+    from unipot.workflows import difference
+
+    calls = []
+
+    def failing(method, structure):
+        calls.append(structure)
+        atoms = driven_by(method, structure)
+        if len(calls) == 3:
+            atoms.get_potential_energy = lambda: (_ for _ in ()).throw(CalculationFailed("no convergence"))
+        return atoms
+
+    monkeypatch.setattr(difference, "driven_by", failing)
+    assert finetune(files, tmp_path / "run") == 0
+    assert "failed on 1 of 8 frames" in capsys.readouterr().out
+    assert len(store_called(tmp_path / "run", "difference")) == 7
+    assert json.loads((tmp_path / "run" / SUMMARY_FILE).read_text())["n_training"] == 8
+
+
+def test_a_head_for_differences_is_where_the_difference_starts(files, run, toy_data, tmp_path, capsys):
+    store = store_called(run, "difference")
+    write(tmp_path / "less.extxyz", [s.to_ase() for s in store])
+    arguments = [
+        "pretrain", f"run={tmp_path / 'parent'}", "experiment=smoke", "trainer.threads=1", "trainer.progress=false",
+        f"datasets.molecules.path={toy_data['molecules']}", "datasets.molecules.level_of_theory=EMT-molecules",
+        f"datasets.less.path={tmp_path / 'less.extxyz'}", "datasets.less.level_of_theory=EMT less GFN2-xTB",
+        "datasets.less.energy_kind=difference", "schedule.max_steps=150",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    assert finetune({**files, "checkpoint": tmp_path / "parent" / "last.safetensors"}, tmp_path / "run") == 0
+    assert "starts from head 'less'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("labels=[energy]",), "your frames have no forces"),
+        (("finetune.l2_to_start=1.0",), "the strategy holds on to the pretrained model"),
+    ],
+)
+def test_where_the_teacher_cannot_be_corrected_its_own_lesson_is_given(files, tmp_path, capsys, overrides, said):
+    assert finetune(files, tmp_path / "run", *overrides) == 0
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "run" / "taught.safetensors").is_file()
+
+
+def test_a_share_outside_its_range_is_refused(files, tmp_path, capsys):
+    assert finetune(files, tmp_path / "run", "teacher.own_share=1.0") == 2
+    assert "teacher.own_share is 1.0; it must be above 0 and below 1" in capsys.readouterr().err

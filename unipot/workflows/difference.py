@@ -1,0 +1,279 @@
+"""A teacher corrected by the user's frames, and a lesson from it at the user's own level of theory.
+
+The difference between the labels and a semi-empirical method is smoother than either (R. Ramakrishnan, P. O. Dral, M. Rupp,
+O. A. von Lilienfeld, "Big data meets quantum chemistry approximations: the Δ-machine learning approach", J. Chem. Theory Comput. 11,
+2087, 2015), so few frames teach it better than they teach the labels. A model of the difference is trained on them, its prediction is
+added to the labels of the method on structures in thermal motion, and the final model learns those beside the frames themselves: in use
+it needs neither the method nor the model of the difference.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+
+from unipot.data.spec import DatasetSpec
+from unipot.data.store import Store, StoreWriter
+from unipot.finetune.align import restart_readout
+from unipot.finetune.lora import merged
+from unipot.models.potential import Potential
+from unipot.structure import Structure
+from unipot.training.module import TrainingModule
+from unipot.workflows.adaptation import AUTO, Adaptation, align_to_frames
+from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.fit import fit_in_memory
+from unipot.workflows.fold_models import FoldModels
+from unipot.workflows.model import dtype_named
+from unipot.workflows.pretrain import mixture_data
+from unipot.workflows.run_folder import RunFolder
+from unipot.workflows.self_replay import label_structure
+from unipot.workflows.small_data import SmallDataReport, plan_search, settle
+from unipot.workflows.strategy import FULL
+from unipot.workflows.teacher_labels import METHODS, NONE, driven_by, labelled_store
+from unipot.workflows.user_frames import UserFrames, counted_batches
+from unipot.zoo.artifact import load_artifact, save_artifact
+
+if TYPE_CHECKING:
+    from unipot.workflows.config import MixtureConfig
+    from unipot.workflows.finetune import FinetuneConfig
+
+Build = Callable[..., TrainingModule]
+
+KIND = "difference"
+#: in a run folder: the model of the difference, with its facts in the card
+DIFFERENCE = "difference.safetensors"
+#: a head of the checkpoint is the start of the difference where its error is below so much of the difference itself
+_WORTH_COPYING = 0.8
+_LABELS = ("energy", "forces")
+_TRAINING, _HELD_OUT = "training", "held-out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrectedLesson:
+    """What is learned beside the user's frames.
+
+    Attributes:
+        dataset: structures in thermal motion with corrected labels, through the head of the user's frames.
+        searched: what small-data mode tried for the difference; None without it.
+        folds: models of the difference that have not seen the frames of their fold; None without them.
+        facts: for the card.
+    """
+
+    dataset: OpenDataset
+    searched: SmallDataReport | None
+    folds: FoldModels | None
+    facts: dict[str, Any]
+
+
+def why_not_corrected(config: FinetuneConfig, frames: UserFrames, replay: Sequence[OpenDataset]) -> str | None:
+    """What stands against correcting the teacher, as the end of a sentence; None where it is done."""
+    if "forces" not in frames.dataset.spec.labels:
+        return "your frames have no forces"
+    if replay or frames.further or config.properties:
+        return "replay, further sets and properties are learned after a lesson from the method as it is"
+    if config.finetune.method != FULL or config.finetune.l2_to_start:
+        return "the strategy holds on to the pretrained model"
+    return None
+
+
+def is_corrected(config: FinetuneConfig, frames: UserFrames, replay: Sequence[OpenDataset], console: Console | None = None) -> bool:
+    """Whether there is a teacher and it is corrected; says why not where the user could expect it."""
+    if config.teacher.method == NONE or not config.teacher.corrected:
+        return False
+    against = why_not_corrected(config, frames, replay)
+    if against and console is not None:
+        console.print(f"  the teacher is not corrected by your frames: {against}", highlight=False)
+    return against is None
+
+
+def corrected_lesson(
+    config: FinetuneConfig, pretrained: Potential, frames: UserFrames, budget: MixtureConfig, cache: Path, run: RunFolder, build: Build,
+    console: Console,
+) -> CorrectedLesson:  # fmt: skip
+    """Learn the difference between the frames and the teacher, and label structures around the frames with both.
+
+    Args:
+        config: of the run; small-data mode searches how the difference is learned.
+        pretrained: not changed.
+        frames: the user's.
+        budget: of a batch.
+        cache: folder for stores of labelled structures.
+        run: its folder keeps the model of the difference, which is not trained again when the run is continued.
+        build: makes a training module of a configuration, an aligned model and `datasets`.
+        console: what is done is said here.
+
+    Raises:
+        ValueError: the method could label no frame or no structure.
+    """
+    options, began = config.teacher, time.perf_counter()
+    console.rule(f"the difference to {METHODS[options.method]}")
+    own = difference_frames(config, frames, cache, console)
+    start = difference_start(config, pretrained, own, budget, console)
+    plan = plan_search(config, own, start.potential, console)
+    own = plan.frames if plan else own
+    build = partial(build, datasets=[own.dataset])
+    settled, searched, folds = settle(config, plan, start, [own.dataset], budget, run, build, console)
+    file = run.path / DIFFERENCE
+    if not file.is_file():
+        trained = start.potential if searched and searched.keeps_start else _trained(settled, start, own.dataset, budget, build)
+        steps = 0 if searched and searched.keeps_start else settled.schedule.max_steps
+        facts = {**asdict(options), "start": start.parent, "n_frames": own.n_frames, "steps": steps}
+        save_artifact(file, trained.eval(), card={"name": "the difference to the teacher", KIND: facts})
+    artifact = load_artifact(file, dtype=dtype_named(config.trainer.dtype))
+    starts = [frames.dataset.store[int(index)] for index in np.asarray(frames.dataset.train_indices)]
+    taught = labelled_store(options, starts, config.seed, cache, console)
+    store = _corrected_store(taught, artifact.potential, file, frames.dataset, cache)
+    seconds = round(time.perf_counter() - began, 1)
+    console.print(f"  {len(store)} structures labelled by {METHODS[options.method]} and the difference; {seconds:.0f} s", highlight=False)
+    facts = {**artifact.card[KIND], "n_labelled": len(store), "seconds": seconds}
+    folds = None if folds is None else replace(folds, dataset=own.dataset)
+    return CorrectedLesson(dataset=_open(store, frames.dataset), searched=searched, folds=folds, facts=facts)
+
+
+def mixed(own: OpenDataset, lesson: OpenDataset, own_share: float) -> list[OpenDataset]:
+    """The user's frames and the lesson with their shares of the draws."""
+    return [replace(d, spec=replace(d.spec, weight=share)) for d, share in ((own, own_share), (lesson, 1 - own_share))]
+
+
+def with_lesson_schedule(config: FinetuneConfig) -> FinetuneConfig:
+    """The configuration of the training on the frames and the corrected structures together: as long as a lesson is."""
+    options = config.teacher
+    steps, per_step = options.max_steps, round(options.structures_per_step / (1 - options.own_share))
+    return replace(
+        config, schedule=replace(config.schedule, max_steps=steps, warmup_steps=min(config.schedule.warmup_steps, steps // 5)),
+        mixture=replace(config.mixture, structures_per_step=per_step),
+    )  # fmt: skip
+
+
+def difference_frames(config: FinetuneConfig, frames: UserFrames, cache: Path, console: Console) -> UserFrames:
+    """The frames with the teacher's energies and forces taken off their labels, split as they are.
+
+    Raises:
+        ValueError: the teacher could calculate none of the training frames.
+    """
+    own, method = frames.dataset, config.teacher.method
+    parts = {
+        _TRAINING: [own.store[int(k)] for k in np.asarray(own.train_indices)],
+        _HELD_OUT: [own.validation_store[int(k)] for k in np.asarray(own.validation_indices)],
+    }
+    digest = hashlib.sha256(method.encode())
+    for structure in (s for part in parts.values() for s in part):
+        digest.update(structure.input_bytes() + b"".join(np.asarray(v).tobytes() for _, v in sorted(structure.labels.items())))
+    path = cache / f"{KIND}-{digest.hexdigest()[:12]}.unipot"
+    labels = tuple(name for name in own.spec.labels if name != "stress")
+    n_frames = sum(map(len, parts.values()))
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with StoreWriter(
+            path, name=own.spec.name, level_of_theory=f"{own.spec.level_of_theory} less {METHODS[method]} (tblite)", energy_kind=KIND,
+            labels=labels,
+        ) as writer:  # fmt: skip
+            writer.extend(_differences(method, parts, labels))
+    store = Store(path)
+    if len(store) < n_frames:
+        said = f"warning: {METHODS[method]} failed on {n_frames - len(store)} of {n_frames} frames, which say nothing of the difference"
+        console.print(said, style="yellow", highlight=False)
+    of_part = np.array([str(name).partition("-")[0] == _TRAINING for name in store.ids])
+    spec = replace(own.spec, path=str(path), level_of_theory=store.level_of_theory, energy_kind=KIND, labels=labels)
+    dataset = OpenDataset(
+        spec=spec, store=store, train_indices=np.flatnonzero(of_part), validation_store=store, validation_indices=np.flatnonzero(~of_part)
+    )
+    return UserFrames(dataset=dataset, test=None, n_frames=len(store))
+
+
+def difference_start(
+    config: FinetuneConfig, pretrained: Potential, own: UserFrames, budget: MixtureConfig, console: Console
+) -> Adaptation:
+    """A copy of the pretrained model whose new head begins as a head for differences that fits, else with a fresh readout.
+
+    Heads for the labels themselves say nothing of a difference: to start from one of them is worse than from random weights.
+    """
+    potential, dataset = copy.deepcopy(pretrained), own.dataset
+    kinds = {name: potential.heads[name].energy_kind for name in potential.head_names}
+    heads = [name for name, kind in kinds.items() if kind == KIND]
+    start = align_to_frames(potential, dataset, AUTO, budget, config.new_elements, parents=heads or [potential.head_names[0]])
+    size = _mean_size(dataset)
+    if heads and start.scores[0].force_mae < _WORTH_COPYING * size:
+        error, head = 1000 * start.scores[0].force_mae, start.parent
+        console.print(f"  starts from head {head!r}: {error:.0f} of {1000 * size:.0f} meV/A are left to learn", highlight=False)
+        return start
+    name = dataset.spec.head
+    batches = counted_batches(potential, dataset.store, dataset.train_indices, name, budget)
+    restart_readout(potential, name, batches, config.seed)
+    console.print(f"  starts from a fresh readout: {1000 * size:.0f} meV/A are to be learned", highlight=False)
+    return Adaptation(potential=potential, new_elements=start.new_elements)
+
+
+def _mean_size(dataset: OpenDataset) -> float:
+    """Mean absolute force component of the training frames, eV/Å."""
+    forces = [dataset.store[int(k)].labels.get("forces") for k in np.asarray(dataset.train_indices)]
+    return float(np.mean(np.abs(np.concatenate([f for f in forces if f is not None])))) if any(f is not None for f in forces) else 0.0
+
+
+def _differences(method: str, parts: dict[str, list[Structure]], labels: Sequence[str]) -> Iterator[Structure]:
+    from ase.calculators.calculator import CalculationFailed
+
+    n_found = {part: 0 for part in parts}
+    for part, structures in parts.items():
+        for number, structure in enumerate(structures):
+            atoms = driven_by(method, structure)
+            try:
+                known = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(apply_constraint=False)}
+            except CalculationFailed:
+                continue
+            n_found[part] += 1
+            left = {k: v - known[k] if k in _LABELS else v for k, v in structure.labels.items() if k in labels}
+            yield replace(structure, labels=left, id=f"{part}-{number}")
+    if not n_found[_TRAINING]:
+        raise ValueError(f"teacher.method={method} could calculate none of your frames; check their elements, charge and geometry")
+
+
+def _trained(config: FinetuneConfig, start: Adaptation, dataset: OpenDataset, budget: MixtureConfig, build: Build) -> Potential:
+    """The model of the difference, trained on all frames as small-data mode settled."""
+    own = replace(config, trainer=replace(config.trainer, compile=False, workers=0, prefetch_factor=None, patience=None))
+    copied = replace(start, potential=copy.deepcopy(start.potential))
+    steps, potential = own.schedule.max_steps, copied.potential
+    data = mixture_data(
+        [dataset], budget, own.trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=steps, seed=own.seed
+    )
+    module = build(own, copied)
+    fit_in_memory(module, data, own.trainer, every=steps)
+    module.average.swap()  # for good
+    return merged(module.potential)
+
+
+def _corrected_store(taught: Store, difference: Potential, file: Path, own: OpenDataset, cache: Path) -> Store:
+    """The teacher's structures with labels of the user's level: the teacher's and the difference."""
+    digest = hashlib.sha256(taught.path.name.encode() + file.read_bytes()).hexdigest()[:12]
+    path, labels = cache / f"corrected-{digest}.unipot", tuple(name for name in _LABELS if name in own.spec.labels)
+    if not path.exists():
+        with StoreWriter(
+            path, name="corrected-teacher", level_of_theory=own.spec.level_of_theory, energy_kind=own.store.energy_kind, labels=labels
+        ) as writer:
+            writer.extend(_corrected(taught, difference.eval(), own.spec.head, labels))
+    return Store(path)
+
+
+def _corrected(taught: Store, difference: Potential, head: str, labels: Sequence[str]) -> Iterator[Structure]:
+    for structure in taught:
+        left = label_structure(difference, structure, head, labels).labels
+        yield replace(structure, labels={name: structure.labels[name] + left[name] for name in labels})
+
+
+def _open(store: Store, own: OpenDataset) -> OpenDataset:
+    spec = DatasetSpec(
+        name=store.name, path=str(store.path), level_of_theory=own.spec.level_of_theory, energy_kind=store.energy_kind, labels=store.labels,
+        head=own.spec.head,
+    )  # fmt: skip
+    return OpenDataset(
+        spec=spec, store=store, train_indices=np.arange(len(store)), validation_store=store, validation_indices=np.arange(0)
+    )

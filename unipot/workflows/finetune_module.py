@@ -1,0 +1,51 @@
+"""The training module of a fine-tuning: what learns, from which loss, with which optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from unipot.training.module import TrainingModule
+from unipot.training.optim import ParameterPolicy, build_policy
+from unipot.workflows.adaptation import Adaptation
+from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.model import build_settings
+from unipot.workflows.property_heads import loss_with_properties
+from unipot.workflows.run_folder import RunFolder
+from unipot.workflows.strategy import add_updates, strategy_policy
+
+if TYPE_CHECKING:
+    from unipot.workflows.finetune import FinetuneConfig
+
+
+def training_module(config: FinetuneConfig, start: Adaptation, datasets: Sequence[OpenDataset], run: RunFolder) -> TrainingModule:
+    """The same training module as in pretraining, with the rules of the chosen strategy."""
+    potential = start.potential
+    settings, schedule = build_settings(config.optimizer, config.schedule)
+    return TrainingModule(
+        potential.train(),
+        loss=loss_with_properties(config.loss, config.properties, potential, datasets, seed=config.seed),
+        policy=policy_for(config, start, datasets),
+        optimizer=settings,
+        schedule=schedule,
+        diagnostics=run.path / "diagnostics",
+        compiled=config.trainer.compile,
+    )
+
+
+def trial_module(config: FinetuneConfig, start: Adaptation, *, datasets: Sequence[OpenDataset], run: RunFolder) -> TrainingModule:
+    """A training module for a trial of small-data mode, low-rank updates included."""
+    add_updates(config.finetune, start.potential, seed=config.seed, console=Console(quiet=True))
+    return training_module(config, start, datasets, run)
+
+
+def policy_for(config: FinetuneConfig, start: Adaptation, datasets: Sequence[OpenDataset]) -> ParameterPolicy:
+    """Heads of the mixture learn, other heads are frozen, the backbone as the strategy says; all learns from scratch."""
+    if config.from_scratch:
+        return build_policy(start.potential)
+    heads = list(dict.fromkeys(d.spec.head for d in datasets if d.spec.labels))
+    return strategy_policy(
+        config.finetune, start.potential, heads=heads, new_elements=start.all_new_elements, properties=tuple(config.properties)
+    )
