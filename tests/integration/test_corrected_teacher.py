@@ -185,3 +185,18 @@ def test_where_the_teacher_cannot_be_corrected_its_own_lesson_is_given(files, tm
 def test_a_share_outside_its_range_is_refused(files, tmp_path, capsys):
     assert finetune(files, tmp_path / "run", "teacher.own_share=1.0") == 2
     assert "teacher.own_share is 1.0; it must be above 0 and below 1" in capsys.readouterr().err
+
+
+def test_how_closely_the_corrected_teacher_is_followed_is_measured_on_structures_that_are_not_trained_on(run):
+    columns = (run / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert "validation/corrected-teacher/forces/mae" in columns
+
+
+def test_weights_of_frames_are_those_of_their_differences(files, tmp_path):
+    frames = user_frames(8)
+    for number, frame in enumerate(frames):
+        frame.info["weight"] = 0.5 + number
+    write(tmp_path / "weighted.extxyz", frames)
+    assert finetune(files, tmp_path / "run", f"data={tmp_path / 'weighted.extxyz'}", "labels=[energy,forces,weight]") == 0
+    store = store_called(tmp_path / "run", "difference")
+    assert [float(s.labels["weight"]) for s in store] == [0.5 + number for number in range(8)]
