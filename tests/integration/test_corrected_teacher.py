@@ -1,6 +1,7 @@
 """A teacher corrected by the user's frames: what the difference is learned from, what the final model learns, what is kept and said."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,12 +10,19 @@ from ase.build import molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from rich.console import Console
 
 from unipot.cli import main
 from unipot.data.store import Store
 from unipot.reporting.evaluation import Evaluation
+from unipot.structure import Structure
+from unipot.workflows import difference, teacher_choice
+from unipot.workflows.compose import load_config
+from unipot.workflows.finetune import FinetuneConfig
 from unipot.workflows.report import SUMMARY_FILE
+from unipot.workflows.run_folder import RunFolder
 from unipot.workflows.self_replay import label_structure
+from unipot.workflows.teacher_choice import FEW, FEW_CORRECTED
 from unipot.workflows.teacher_labels import driven_by
 from unipot.zoo.artifact import load_artifact, load_potential
 
@@ -137,8 +145,6 @@ def test_small_data_mode_searches_the_difference_and_its_folds_calibrate_the_err
 def test_a_frame_that_the_teacher_fails_on_is_learned_all_the_same(files, tmp_path, monkeypatch, capsys):
     from ase.calculators.calculator import CalculationFailed
 
-    from unipot.workflows import difference
-
     calls = []
 
     def failing(method, structure):
@@ -200,3 +206,14 @@ def test_weights_of_frames_are_those_of_their_differences(files, tmp_path):
     assert finetune(files, tmp_path / "run", f"data={tmp_path / 'weighted.extxyz'}", "labels=[energy,forces,weight]") == 0
     store = store_called(tmp_path / "run", "difference")
     assert [float(s.labels["weight"]) for s in store] == [0.5 + number for number in range(8)]
+
+
+@pytest.mark.parametrize(("n", "lesson"), [(FEW_CORRECTED - 1, True), (FEW_CORRECTED, False)])
+def test_more_frames_than_for_a_lesson_as_it_is_are_still_few_for_a_corrected_one(files, tmp_path, n, lesson, monkeypatch):
+    assert FEW < n
+    monkeypatch.setattr(teacher_choice, "_by_evidence", lambda frames: ("gfn2-xtb", "whose forces follow yours"))
+    config = load_config("finetune", FinetuneConfig, [f"checkpoint={files['checkpoint']}", "data=mine"])
+    spec, store = SimpleNamespace(labels=("energy", "forces")), [Structure.from_ase(user_frames(1)[0])]
+    frames = SimpleNamespace(spec=spec, train_indices=np.zeros(n, dtype=int), store=store)
+    chosen = teacher_choice.choose_teacher(config, frames, RunFolder(tmp_path, resume=False), Console(quiet=True))
+    assert chosen.teacher.method == ("gfn2-xtb" if lesson else "none")

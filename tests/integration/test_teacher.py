@@ -127,7 +127,7 @@ def test_the_users_labels_are_not_seen_by_the_teacher(files, run, tmp_path):
 def test_a_run_that_is_continued_does_not_repeat_the_lesson(files, tmp_path, monkeypatch):
     assert finetune(files, tmp_path, *LESSON) == 0
     first = load_potential(tmp_path / "best.safetensors").state_dict()
-    monkeypatch.setattr(teacher, "_store", None)
+    monkeypatch.setattr(teacher, "labelled_store", None)
     for name in ("best.safetensors", "last.safetensors"):
         (tmp_path / name).unlink()
     for path in (tmp_path / "checkpoints").iterdir():
@@ -180,7 +180,7 @@ def test_a_run_that_is_continued_keeps_what_it_decided(files, tmp_path, monkeypa
         (lambda: user_frames(6, calculator=xtb("GFN1-xTB"), pbc=True, cell=[9.0, 9.0, 9.0]), []),
         (lambda: user_frames(6, calculator=xtb("GFN1-xTB")), ["from_scratch=true"]),
         (lambda: user_frames(6, calculator=xtb("GFN1-xTB")), ["labels=[energy]"]),
-        (lambda: user_frames(100, calculator=xtb("GFN1-xTB")), []),
+        (lambda: user_frames(100, calculator=xtb("GFN1-xTB")), ["teacher.corrected=false"]),
     ],
     ids=["periodic", "from scratch", "no forces", "a hundred frames"],
 )
