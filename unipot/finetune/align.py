@@ -138,13 +138,14 @@ def align_head(
     )
 
 
-def restart_readout(potential: Potential, name: str, batches: Sequence[AtomBatch], seed: int) -> None:
+def restart_readout(potential: Potential, name: str, batches: Sequence[AtomBatch], *, scale: float, seed: int) -> None:
     """Random weights for the readout of head `name`, in place, and its reference fitted again to the energies of `batches`.
 
     Args:
         potential: the head in it is changed.
         name: of a head that knows all elements of the frames.
         batches: labelled frames; without energies the reference stays.
+        scale: eV, of the readout from now on.
         seed: of the weights; the state of the global generator is left as it is.
 
     Raises:
@@ -155,6 +156,7 @@ def restart_readout(potential: Potential, name: str, batches: Sequence[AtomBatch
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head.readout = GatedReadout(old.in_features, old.out_features).to(device=old.weight.device, dtype=old.weight.dtype)
+    head.scale.fill_(scale)
     counts, labels = energy_labels(batches, elements)
     if len(labels):
         _shift(head, fit_composition_shift(counts, labels - predicted_energies(potential, name, batches), elements), ())

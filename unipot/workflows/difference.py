@@ -22,6 +22,7 @@ import numpy as np
 from rich.console import Console
 
 from unipot.data.spec import DatasetSpec
+from unipot.data.statistics import force_statistics
 from unipot.data.store import Store, StoreWriter
 from unipot.finetune.align import restart_readout
 from unipot.finetune.lora import merged
@@ -32,7 +33,7 @@ from unipot.workflows.adaptation import AUTO, Adaptation, align_to_frames
 from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.fit import fit_in_memory
 from unipot.workflows.fold_models import FoldModels
-from unipot.workflows.model import dtype_named
+from unipot.workflows.model import SMALLEST_SCALE, dtype_named
 from unipot.workflows.pretrain import mixture_data
 from unipot.workflows.run_folder import RunFolder
 from unipot.workflows.self_replay import label_structure
@@ -210,7 +211,8 @@ def difference_start(
         return start
     name = dataset.spec.head
     batches = counted_batches(potential, dataset.store, dataset.train_indices, name, budget)
-    restart_readout(potential, name, batches, config.seed)
+    rms = force_statistics(dataset.store, dataset.train_indices).rms
+    restart_readout(potential, name, batches, scale=max(rms, SMALLEST_SCALE), seed=config.seed)
     console.print(f"  starts from a fresh readout: {1000 * size:.0f} meV/A are to be learned", highlight=False)
     return Adaptation(potential=potential, new_elements=start.new_elements)
 

@@ -28,7 +28,7 @@ from unipot.workflows.references import ReferenceReport, head_reference
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 SCALINGS = ("none", "head")
 #: eV; a scale below this would make the readout of a nearly relaxed dataset hard to train
-_SMALLEST_SCALE = 0.05
+SMALLEST_SCALE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ def head_statistics(datasets: Sequence[OpenDataset], config: HeadsConfig, *, cac
         wanted = config.references.get(head, ReferenceConfig())
         reference, report = head_reference(head, own, trained, wanted, cache=cache, console=console)
         rms = ForceStatistics.together(force_statistics(d.store, d.train_indices) for d in own).rms
-        scale = max(rms, report.rmse_per_atom or 0.0, _SMALLEST_SCALE) if config.scale == "auto" else float(config.scale)
+        scale = max(rms, report.rmse_per_atom or 0.0, SMALLEST_SCALE) if config.scale == "auto" else float(config.scale)
         names = tuple(d.spec.name for d in own)
         result.append(
             HeadStatistics(

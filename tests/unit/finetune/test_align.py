@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from unipot.batch import collate
-from unipot.finetune.align import align_head, energy_labels, for_head, predicted_energies
+from unipot.finetune.align import align_head, energy_labels, for_head, predicted_energies, restart_readout
 from unipot.structure import Structure
 
 
@@ -135,3 +135,27 @@ def test_report_is_json(potential, batches):
     content = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert (content["parent"], content["head"], content["new_elements"]) == ("rpbe", "mine", ["C"])
     assert set(content["fit"]["shift_per_element_eV"]) == {"H", "C", "O"}
+
+
+def test_a_restarted_readout_is_random_but_its_energies_are_aligned(potential, batches):
+    align_head(potential, "pbe", "mine", "CCSD", batches)
+    before = state_of(potential.heads["mine"])
+    restart_readout(potential, "mine", batches, scale=0.3, seed=0)
+    head = potential.heads["mine"]
+    assert float(head.scale) == pytest.approx(0.3)
+    assert not any(torch.equal(value, before[f"readout.{name}"]) for name, value in head.readout.state_dict().items())
+    counts, labels = energy_labels(batches, (1, 6, 8))
+    left = labels - predicted_energies(potential, "mine", batches)
+    slope = np.linalg.lstsq(counts, left, rcond=None)[0]
+    assert np.abs(counts @ slope).max() < 0.1 * np.abs(left).max()  # compositions explain next to nothing of what is left
+
+
+def test_restarting_a_readout_repeats_with_its_seed_and_leaves_the_generator_alone(potential, batches):
+    align_head(potential, "pbe", "mine", "CCSD", batches)
+    state = torch.random.get_rng_state()
+    weights = []
+    for seed in (0, 0, 1):
+        restart_readout(potential, "mine", batches, scale=1.0, seed=seed)
+        weights.append(potential.heads["mine"].readout.output.weight.clone())
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert torch.equal(torch.random.get_rng_state(), state)
