@@ -112,7 +112,7 @@ def test_the_final_model_has_the_users_head_alone_beside_those_of_the_checkpoint
 def test_the_final_training_is_as_long_as_a_lesson_and_its_facts_are_in_the_card(run):
     card = load_artifact(run / "best.safetensors").card
     facts = card["finetune"]["teacher"]
-    assert (facts["method"], facts["corrected"], facts["n_labelled"], facts["n_frames"], facts["steps"]) == ("gfn2-xtb", True, 40, 8, 4)
+    assert (facts["method"], facts["corrected"], facts["n_labelled"], facts["n_frames"], facts["steps"]) == ("gfn2-xtb", True, 40, 8, [4])
     assert json.loads((run / SUMMARY_FILE).read_text())["n_steps"] == 30
 
 
@@ -140,6 +140,18 @@ def test_small_data_mode_searches_the_difference_and_its_folds_calibrate_the_err
     card = load_artifact(tmp_path / "run" / "best.safetensors").card
     assert card["finetune"]["small_data"]["n_folds"] == 2
     assert card["uncertainty"]["calibration"] == "calibrated out of fold on 8 frames of 2 folds"
+
+
+def test_two_candidates_that_are_nearly_equal_are_averaged(files, tmp_path):
+    alike = "small_data.candidates={configured: {}, other: {optimizer: {learning_rate: 4.9e-3}}}"
+    assert finetune(files, tmp_path / "run", *TRIALS, alike) == 0
+    folder = tmp_path / "run"
+    models = [load_potential(folder / name) for name in ("difference.safetensors", "difference-2.safetensors")]
+    ours, theirs = store_called(folder, "corrected")[3], store_called(folder, "gfn2-xtb")[3]
+    left = [label_structure(model, theirs, "mine", ("energy", "forces")).labels for model in models]
+    assert np.abs(left[0]["forces"] - left[1]["forces"]).max() > 1e-6
+    np.testing.assert_allclose(ours.labels["forces"], theirs.labels["forces"] + (left[0]["forces"] + left[1]["forces"]) / 2, atol=1e-9)
+    assert len(load_artifact(folder / "best.safetensors").card["finetune"]["teacher"]["steps"]) == 2
 
 
 def test_a_frame_that_the_teacher_fails_on_is_learned_all_the_same(files, tmp_path, monkeypatch, capsys):

@@ -23,6 +23,8 @@ CLEARLY_WORSE = 1.1
 FINALISTS = 2
 #: a longer training is taken where held-out errors fall below so many times those of the shorter one
 WORTH_LONGER = 0.95
+#: a second model is worth averaging with where its held-out errors are below so many times those of the first
+WORTH_AVERAGING = 1.15
 #: errors are not compared below this (eV/atom, eV/Å, eV/Å³)
 _FLOOR = 1e-9
 #: score of a candidate whose loss was not finite
@@ -327,6 +329,25 @@ def lengthen(
     steps, score = own[-1].steps, _mean([trial.score for trial in own])
     reason = f"held-out errors are {score:.3f} of the start's after {steps} steps, {ratio:.3f} of those of a shorter training"
     return [*trials, *own], replace(choice, steps=steps, score=score, reason=reason)
+
+
+def runner_up(trials: Sequence[Trial], choice: Choice) -> tuple[str, int] | None:
+    """The second best candidate and the steps it was trained for, where a mean of both models is worth having; else None.
+
+    It was held out against the same folds as the chosen one, and its errors after equal steps are not above `WORTH_AVERAGING` times those
+    of it.
+    """
+    others = [trial for trial in trials if trial.candidate != choice.candidate]
+    if choice.candidate is None or not others:
+        return None
+    steps = max(trial.steps for trial in others)
+    own = [trial for trial in trials if trial.candidate == choice.candidate and trial.steps == steps]
+    folds = {trial.fold for trial in own}
+    alike = [name for name in _finalists(others) if {t.fold for t in others if t.candidate == name and t.steps == steps} == folds]
+    if not own or not alike:
+        return None
+    second = min(alike, key=lambda name: score_of(name, others))
+    return (second, steps) if score_of(second, others) <= WORTH_AVERAGING * score_of(choice.candidate, own) else None
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from rich.console import Console
 
 from unipot.data.spec import DatasetSpec
@@ -26,6 +27,7 @@ from unipot.data.statistics import force_statistics
 from unipot.data.store import Store, StoreWriter
 from unipot.finetune.align import restart_readout
 from unipot.finetune.lora import merged
+from unipot.finetune.small_data import runner_up
 from unipot.models.potential import Potential
 from unipot.structure import Structure
 from unipot.training.module import TrainingModule
@@ -37,11 +39,11 @@ from unipot.workflows.model import SMALLEST_SCALE, dtype_named
 from unipot.workflows.pretrain import mixture_data
 from unipot.workflows.run_folder import RunFolder
 from unipot.workflows.self_replay import label_structure
-from unipot.workflows.small_data import SmallDataReport, plan_search, settle
+from unipot.workflows.small_data import SmallDataPlan, SmallDataReport, plan_search, settle
 from unipot.workflows.strategy import FULL
 from unipot.workflows.teacher_labels import METHODS, NONE, driven_by, labelled_store
 from unipot.workflows.user_frames import UserFrames, counted_batches
-from unipot.zoo.artifact import load_artifact, save_artifact
+from unipot.zoo.artifact import load_potential, save_artifact
 
 if TYPE_CHECKING:
     from unipot.workflows.config import MixtureConfig
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 Build = Callable[..., TrainingModule]
 
 KIND = "difference"
-#: in a run folder: the model of the difference, with its facts in the card
+#: in a run folder: the model of the difference; a second one is called difference-2
 DIFFERENCE = "difference.safetensors"
 #: a head of the checkpoint is the start of the difference where its error is below so much of the difference itself
 _WORTH_COPYING = 0.8
@@ -125,19 +127,22 @@ def corrected_lesson(
     own = plan.frames if plan else own
     build = partial(build, datasets=[own.dataset])
     settled, searched, folds = settle(config, plan, start, [own.dataset], budget, run, build, console)
-    file = run.path / DIFFERENCE
-    if not file.is_file():
-        trained = start.potential if searched and searched.keeps_start else _trained(settled, start, own.dataset, budget, build)
-        steps = 0 if searched and searched.keeps_start else settled.schedule.max_steps
-        facts = {**asdict(options), "start": start.parent, "n_frames": own.n_frames, "steps": steps}
-        save_artifact(file, trained.eval(), card={"name": "the difference to the teacher", KIND: facts})
-    artifact = load_artifact(file, dtype=dtype_named(config.trainer.dtype))
+    configs = _members(settled, plan, searched)
+    files = [run.path / (DIFFERENCE if k == 0 else f"{Path(DIFFERENCE).stem}-{k + 1}.safetensors") for k in range(len(configs))]
+    for file, own_config in zip(files, configs, strict=True):
+        if not file.is_file():
+            trained = _trained(own_config, start, own.dataset, budget, build) if own_config else start.potential
+            save_artifact(file, trained.eval(), card={"name": "the difference to the teacher"})
     starts = [frames.dataset.store[int(index)] for index in np.asarray(frames.dataset.train_indices)]
     taught = labelled_store(options, starts, config.seed, cache, console)
-    store = _corrected_store(taught, artifact.potential, file, frames.dataset, cache)
+    store = _corrected_store(taught, files, dtype_named(config.trainer.dtype), frames.dataset, cache)
     seconds = round(time.perf_counter() - began, 1)
-    console.print(f"  {len(store)} structures labelled by {METHODS[options.method]} and the difference; {seconds:.0f} s", highlight=False)
-    facts = {**artifact.card[KIND], "n_labelled": len(store), "seconds": seconds}
+    said = f"{len(store)} structures labelled by {METHODS[options.method]} and {_models(len(files))}; {seconds:.0f} s"
+    console.print(f"  {said}", highlight=False)
+    steps = [own_config.schedule.max_steps if own_config else 0 for own_config in configs]
+    facts = {
+        **asdict(options), "start": start.parent, "n_frames": own.n_frames, "steps": steps, "n_labelled": len(store), "seconds": seconds
+    }  # fmt: skip
     folds = None if folds is None else replace(folds, dataset=own.dataset)
     return CorrectedLesson(dataset=_open(store, frames.dataset), searched=searched, folds=folds, facts=facts)
 
@@ -241,6 +246,28 @@ def _differences(method: str, parts: dict[str, list[Structure]], labels: Sequenc
         raise ValueError(f"teacher.method={method} could calculate none of your frames; check their elements, charge and geometry")
 
 
+def _members(
+    settled: FinetuneConfig, plan: SmallDataPlan | None, searched: SmallDataReport | None
+) -> list[FinetuneConfig | None]:
+    """Settings of the models whose mean is the difference: the best, and the second best where it is nearly as good; None keeps the start.
+
+    Errors of models trained with different optimizers or rates are not the same ones, so that their mean is better than either.
+    """
+    if plan is None or searched is None:
+        return [settled]
+    if searched.keeps_start:
+        return [None]
+    second = runner_up(searched.trials, searched.choice)
+    if second is None:
+        return [settled]
+    name, steps = second
+    return [settled, replace(plan.candidates[name], schedule=replace(settled.schedule, max_steps=steps))]
+
+
+def _models(n: int) -> str:
+    return "a model of the difference" if n == 1 else f"the mean of {n} models of the difference"
+
+
 def _trained(config: FinetuneConfig, start: Adaptation, dataset: OpenDataset, budget: MixtureConfig, build: Build) -> Potential:
     """The model of the difference, trained on all frames as small-data mode settled."""
     own = replace(config, trainer=replace(config.trainer, compile=False, workers=0, prefetch_factor=None, patience=None))
@@ -255,22 +282,23 @@ def _trained(config: FinetuneConfig, start: Adaptation, dataset: OpenDataset, bu
     return merged(module.potential)
 
 
-def _corrected_store(taught: Store, difference: Potential, file: Path, own: OpenDataset, cache: Path) -> Store:
-    """The teacher's structures with labels of the user's level: the teacher's and the difference."""
-    digest = hashlib.sha256(taught.path.name.encode() + file.read_bytes()).hexdigest()[:12]
+def _corrected_store(taught: Store, files: Sequence[Path], dtype: torch.dtype, own: OpenDataset, cache: Path) -> Store:
+    """The teacher's structures with labels of the user's level: the teacher's and the mean difference."""
+    digest = hashlib.sha256(taught.path.name.encode() + b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
     path, labels = cache / f"corrected-{digest}.unipot", tuple(name for name in _LABELS if name in own.spec.labels)
     if not path.exists():
+        models = [load_potential(file, dtype=dtype).eval() for file in files]
         with StoreWriter(
             path, name="corrected-teacher", level_of_theory=own.spec.level_of_theory, energy_kind=own.store.energy_kind, labels=labels
         ) as writer:
-            writer.extend(_corrected(taught, difference.eval(), own.spec.head, labels))
+            writer.extend(_corrected(taught, models, own.spec.head, labels))
     return Store(path)
 
 
-def _corrected(taught: Store, difference: Potential, head: str, labels: Sequence[str]) -> Iterator[Structure]:
+def _corrected(taught: Store, models: Sequence[Potential], head: str, labels: Sequence[str]) -> Iterator[Structure]:
     for structure in taught:
-        left = label_structure(difference, structure, head, labels).labels
-        yield replace(structure, labels={name: structure.labels[name] + left[name] for name in labels})
+        left = [label_structure(model, structure, head, labels).labels for model in models]
+        yield replace(structure, labels={name: structure.labels[name] + np.mean([one[name] for one in left], axis=0) for name in labels})
 
 
 def _open(store: Store, own: OpenDataset) -> OpenDataset:

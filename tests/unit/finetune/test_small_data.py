@@ -16,6 +16,7 @@ from unipot.finetune.small_data import (
     plan_longer,
     plan_rungs,
     relative_error,
+    runner_up,
     search,
 )
 
@@ -210,3 +211,35 @@ def test_nothing_longer_is_tried_without_being_asked_or_beyond_the_budget(factor
 def test_a_factor_below_one_is_refused():
     with pytest.raises(ValueError, match="small_data.longer is 0.5; it must be at least 1"):
         plan_longer(plan_rungs(1, 3, budget=6000, longest=600, every_fold=True, every=50), factor=0.5, budget=6000)
+
+
+def second_of(scores, **more):
+    """Runner-up of trials of 600 steps on two folds, and of `more` on the first alone."""
+    trials = [trial(name, fold, 600, score) for name, score in scores.items() for fold in (0, 1)]
+    trials += [trial(name, 0, 600, score) for name, score in more.items()]
+    return runner_up(trials, choose(trials, look_at_length=True))
+
+
+def test_the_second_best_is_averaged_with_where_it_is_nearly_as_good():
+    assert second_of({"a": 0.20, "b": 0.22}) == ("b", 600)
+
+
+def test_a_second_best_that_is_clearly_worse_is_not_averaged_with():
+    assert second_of({"a": 0.20, "b": 0.24}) is None
+
+
+def test_a_candidate_of_one_lucky_fold_is_no_second_best():
+    assert second_of({"a": 0.20, "b": 0.22}, c=0.1) == ("b", 600)
+    assert second_of({"a": 0.20}, c=0.1) is None
+
+
+def test_without_a_training_that_helps_there_is_no_second_best():
+    assert second_of({"a": 1.20, "b": 1.22}) is None
+
+
+def test_a_longer_training_of_the_best_does_not_hide_the_second():
+    trials = [trial(name, fold, 600, score) for name, score in (("a", 0.20), ("b", 0.21)) for fold in (0, 1)]
+    longer = plan_longer((Rung(n_candidates=2, folds=(0, 1), steps=600, every=50),), factor=2.5, budget=10_000)
+    choice = choose(trials, look_at_length=True)
+    trials, choice = lengthen(trials, choice, longer, lambda name, fold, rung: trial(name, fold, rung.steps, 0.1))
+    assert (choice.steps, runner_up(trials, choice)) == (1500, ("b", 600))
