@@ -13,8 +13,9 @@ from unipot.models.potential import Potential
 from unipot.reporting.evaluation import Evaluation
 from unipot.workflows.adaptation import Adaptation, show_alignment
 from unipot.workflows.config import MixtureConfig
+from unipot.workflows.corrected import learn_corrected, with_last_schedule
 from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.difference import corrected_lesson, is_corrected, mixed, with_lesson_schedule
+from unipot.workflows.difference import corrected_lesson, is_corrected
 from unipot.workflows.finetune_module import training_module, trial_module
 from unipot.workflows.fold_models import FoldModels
 from unipot.workflows.further_sets import own_datasets
@@ -109,7 +110,7 @@ def after_alignment(plan: Plan, targets: Sequence[Yardstick], console: Console) 
 
 
 def after_correction(plan: Plan, targets: Sequence[Yardstick], console: Console) -> Ready:
-    """The aligned model, and the user's frames beside structures of a teacher that they have corrected."""
+    """The aligned model after a lesson from a teacher that the user's frames have corrected; they are trained on alone last."""
     config, frames, run, budget = plan.config, plan.frames, plan.run, plan.budget
     build = partial(trial_module, run=run)
     lesson = corrected_lesson(config, plan.pretrained, frames, budget, cache_of(config, run), run, build, console)
@@ -117,11 +118,11 @@ def after_correction(plan: Plan, targets: Sequence[Yardstick], console: Console)
     start = replace(starting_point(config, plan.pretrained, frames, budget, run, console), teacher=lesson.facts)
     show_alignment(console, start)
     measured = {"zero_shot": measure_start(start, targets, ZERO_SHOT, budget)}
-    config = with_lesson_schedule(config)
+    start = learn_corrected(config, start, frames.dataset, lesson.dataset, budget, run, build, console)
+    measured["taught"] = measure_start(start, targets, AFTER_LESSON, budget)
     return Ready(
-        config=config, start=start, datasets=mixed(frames.dataset, lesson.dataset, config.teacher.own_share), n_own=1,
-        budget=replace(budget, structures_per_step=config.mixture.structures_per_step), searched=lesson.searched, folds=lesson.folds,
-        measured=measured,
+        config=with_last_schedule(config), start=start, datasets=[frames.dataset], n_own=1, budget=budget, searched=lesson.searched,
+        folds=lesson.folds, measured=measured,
     )  # fmt: skip
 
 

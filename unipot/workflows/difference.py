@@ -147,21 +147,6 @@ def corrected_lesson(
     return CorrectedLesson(dataset=_open(store, frames.dataset), searched=searched, folds=folds, facts=facts)
 
 
-def mixed(own: OpenDataset, lesson: OpenDataset, own_share: float) -> list[OpenDataset]:
-    """The user's frames and the lesson with their shares of the draws."""
-    return [replace(d, spec=replace(d.spec, weight=share)) for d, share in ((own, own_share), (lesson, 1 - own_share))]
-
-
-def with_lesson_schedule(config: FinetuneConfig) -> FinetuneConfig:
-    """The configuration of the training on the frames and the corrected structures together: as long as a lesson is."""
-    options = config.teacher
-    steps, per_step = options.max_steps, round(options.structures_per_step / (1 - options.own_share))
-    return replace(
-        config, schedule=replace(config.schedule, max_steps=steps, warmup_steps=min(config.schedule.warmup_steps, steps // 5)),
-        mixture=replace(config.mixture, structures_per_step=per_step),
-    )  # fmt: skip
-
-
 def difference_frames(config: FinetuneConfig, frames: UserFrames, cache: Path, console: Console) -> UserFrames:
     """The frames with the teacher's energies and forces taken off their labels, split as they are.
 

@@ -64,7 +64,7 @@ def check_teacher(config: FinetuneConfig) -> None:
         return
     if options.method not in (AUTO, *METHODS):
         raise ValueError(f"teacher.method is {options.method!r}; use one of: {', '.join((NONE, AUTO, *METHODS))}")
-    for name in ("frames", "temperature", "steps_before", "steps_between", "max_steps", "structures_per_step"):
+    for name in ("frames", "temperature", "steps_before", "steps_between", "max_steps", "structures_per_step", "own_steps", "own_rate"):
         if not getattr(options, name) > 0:
             raise ValueError(f"teacher.{name} is {getattr(options, name)}; it must be positive")
     if not 0 < options.own_share < 1:

@@ -29,7 +29,8 @@ class TeacherConfig:
     `temperature`: K, of the Langevin dynamics that starts from every frame of the user's. `steps_before`, `steps_between`: of 1 fs,
     before the first labelled frame and between two. `max_steps`, `structures_per_step`: of the training on them. `corrected`: whether
     the labels are corrected by a model of the difference to the user's frames first, see `unipot.workflows.difference`; `own_share`: of
-    the draws then, that are the user's frames. The values here are those of a run from before there was the correction."""
+    the draws then, that are the user's frames; `own_steps`, `own_rate`: of the training on them alone that follows, the latter in rates of
+    the optimizer. The values here are those of a run from before there was the correction."""
 
     method: str = NONE
     frames: int = 2000
@@ -40,6 +41,8 @@ class TeacherConfig:
     structures_per_step: int = 15
     corrected: bool = False
     own_share: float = 0.1
+    own_steps: int = 600
+    own_rate: float = 0.15
 
 
 def labelled_store(options: TeacherConfig, starts: Sequence[Structure], seed: int, cache: Path, console: Console) -> Store:
