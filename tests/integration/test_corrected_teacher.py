@@ -234,3 +234,9 @@ def test_more_frames_than_for_a_lesson_as_it_is_are_still_few_for_a_corrected_on
     frames = SimpleNamespace(spec=spec, train_indices=np.zeros(n, dtype=int), store=store)
     chosen = teacher_choice.choose_teacher(config, frames, RunFolder(tmp_path, resume=False), Console(quiet=True))
     assert chosen.teacher.method == ("gfn2-xtb" if lesson else "none")
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_a_handful_of_structures_is_a_lesson_too(files, tmp_path, n):
+    assert finetune(files, tmp_path / "run", f"teacher.frames={n}") == 0
+    assert load_artifact(tmp_path / "run" / "best.safetensors").card["finetune"]["teacher"]["n_labelled"] == n

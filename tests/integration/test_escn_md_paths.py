@@ -68,12 +68,22 @@ def test_a_run_that_starts_from_it_keeps_its_predictions(parent, toy_data, tmp_p
     np.testing.assert_allclose(forces(model, atoms.copy(), "molecules"), forces(parent, atoms.copy(), "molecules"), atol=1e-5)
 
 
+LESSON = ("teacher.method=gfn2-xtb", "teacher.frames=16", "teacher.steps_before=2", "teacher.steps_between=1", "teacher.max_steps=4")
+
+
 def test_a_lesson_gives_it_a_head_that_becomes_the_parent(parent, mine, tmp_path):
     pytest.importorskip("tblite", reason="tblite is the teacher")
-    lesson = ("teacher.method=gfn2-xtb", "teacher.frames=16", "teacher.steps_before=2", "teacher.steps_between=1", "teacher.max_steps=4")
-    assert finetune(parent, mine, tmp_path / "run", *lesson, "parent_head=gfn2-xtb", "uncertainty=none") == 0
+    own = ("teacher.corrected=false", "parent_head=gfn2-xtb", "uncertainty=none")
+    assert finetune(parent, mine, tmp_path / "run", *LESSON, *own) == 0
     card = load_artifact(tmp_path / "run" / "best.safetensors").card
     assert card["finetune"]["alignment"]["parent"] == "gfn2-xtb"
+
+
+def test_it_learns_from_a_teacher_that_the_frames_have_corrected(parent, mine, tmp_path):
+    pytest.importorskip("tblite", reason="tblite is the teacher")
+    assert finetune(parent, mine, tmp_path / "run", *LESSON, "teacher.own_steps=2", "small_data=off", "uncertainty=none") == 0
+    facts = load_artifact(tmp_path / "run" / "best.safetensors").card["finetune"]["teacher"]
+    assert facts["corrected"] and facts["held_out_errors"]["forces"] > 0
 
 
 def test_its_sample_is_replayed_and_its_error_bars_are_calibrated(parent, mine, tmp_path):

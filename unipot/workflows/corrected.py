@@ -55,7 +55,8 @@ def learn_corrected(
     artifact = load_artifact(file, dtype=dtype_named(config.trainer.dtype))
     errors = artifact.card[_ERRORS]
     said = [f"{1000 * errors[name]:.1f} {unit}" for name, unit in _SHOWN.items() if name in errors]
-    console.print(f"  it follows the corrected labels to {' and '.join(said)}", highlight=False)
+    if said:
+        console.print(f"  it follows the corrected labels to {' and '.join(said)}", highlight=False)
     return replace(start, potential=artifact.potential, teacher={**start.teacher, _ERRORS: errors})
 
 
@@ -84,8 +85,8 @@ def _learn(
     module = build(config, start)
     looks = fit_in_memory(module, data, trainer, every=options.max_steps)
     module.average.swap()  # for good
-    rows = [row for row in looks[-1][1].rows if row.dataset == lesson.spec.name and row.element is None]
-    return {row.property: row.mae for row in rows if row.mae is not None}
+    rows = [row for _, table in looks[-1:] for row in table.rows]  # none where a single structure was labelled
+    return {row.property: row.mae for row in rows if row.dataset == lesson.spec.name and row.element is None and row.mae is not None}
 
 
 def _of_length(config: FinetuneConfig, steps: int) -> Any:

@@ -291,7 +291,8 @@ def _open(store: Store, own: OpenDataset) -> OpenDataset:
         name=store.name, path=str(store.path), level_of_theory=own.spec.level_of_theory, energy_kind=store.energy_kind, labels=store.labels,
         head=own.spec.head,
     )  # fmt: skip
-    measured = np.arange(len(store)) % _MEASURED == _MEASURED - 1
+    every = min(_MEASURED, max(len(store) // 2, 2))
+    measured = np.arange(len(store)) % every == every - 1
     return OpenDataset(
         spec=spec, store=store, train_indices=np.flatnonzero(~measured), validation_store=store, validation_indices=np.flatnonzero(measured)
     )
