@@ -17,6 +17,9 @@ from ase import Atoms
 from ase.calculators.calculator import CalculationFailed
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from unipot.structure import Structure
+from unipot.workflows.teacher_labels import driven_by
+
 #: file -> sets of one level of theory and one zero of energy
 DIFFERENCES = {
     "difference-pbe": ("benzene", "malonaldehyde", "naphthalene", "paracetamol", "salicylic", "toluene", "uracil"),
@@ -47,14 +50,11 @@ def differences(sources: list[Path], target: Path) -> tuple[int, int]:
 
 
 def _less_xtb(frame: Atoms) -> Atoms:
-    from tblite.ase import TBLite
-
-    energy, forces = frame.get_potential_energy(), frame.get_forces()
-    labelled = Atoms(frame.numbers, frame.positions)
-    labelled.calc = TBLite(method="GFN2-xTB", charge=float(frame.info.get("total_charge", 0.0)), verbosity=0)
-    energy, forces = energy - labelled.get_potential_energy(), forces - labelled.get_forces()
-    labelled.calc = SinglePointCalculator(labelled, energy=energy, forces=forces)
-    return labelled
+    method = driven_by("gfn2-xtb", Structure.from_ase(frame))
+    energy, forces = frame.get_potential_energy() - method.get_potential_energy(), frame.get_forces() - method.get_forces()
+    left = Atoms(frame.numbers, frame.positions)
+    left.calc = SinglePointCalculator(left, energy=energy, forces=forces)
+    return left
 
 
 def _write(target: Path, frames: list[Atoms]) -> None:

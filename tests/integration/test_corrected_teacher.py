@@ -1,6 +1,7 @@
 """A teacher corrected by the user's frames: what the difference is learned from, what the final model learns, what is kept and said."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -240,3 +241,14 @@ def test_more_frames_than_for_a_lesson_as_it_is_are_still_few_for_a_corrected_on
 def test_a_handful_of_structures_is_a_lesson_too(files, tmp_path, n):
     assert finetune(files, tmp_path / "run", f"teacher.frames={n}") == 0
     assert load_artifact(tmp_path / "run" / "best.safetensors").card["finetune"]["teacher"]["n_labelled"] == n
+
+
+@pytest.mark.parametrize(("change", "again"), [((), False), (("seed=1",), True)])
+def test_a_lesson_of_a_run_killed_before_its_training_is_used_only_with_the_same_options(files, run, tmp_path, change, again):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    shutil.rmtree(folder / "checkpoints")
+    kept = [folder / name for name in ("difference.safetensors", "taught.safetensors")]
+    before = [load_artifact(path).card["sha256"] for path in kept]
+    assert finetune(files, folder, f"test_data={files['folder'] / 'test.extxyz'}", *change) == 0
+    assert [load_artifact(path).card["sha256"] != sha for path, sha in zip(kept, before, strict=True)] == [again, again]

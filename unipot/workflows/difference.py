@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,14 +30,13 @@ from unipot.finetune.lora import merged
 from unipot.finetune.small_data import runner_up
 from unipot.models.potential import Potential
 from unipot.structure import Structure
-from unipot.training.module import TrainingModule
 from unipot.workflows.adaptation import AUTO, Adaptation, align_to_frames
 from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.fit import fit_in_memory
+from unipot.workflows.finetune_module import Build, train_in_memory
 from unipot.workflows.fold_models import FoldModels
+from unipot.workflows.kept import MADE_WITH, kept_model
 from unipot.workflows.model import SMALLEST_SCALE, dtype_named
-from unipot.workflows.pretrain import mixture_data
-from unipot.workflows.run_folder import RunFolder
+from unipot.workflows.run_folder import RunFolder, settings_fingerprint
 from unipot.workflows.self_replay import label_structure
 from unipot.workflows.small_data import SmallDataPlan, SmallDataReport, plan_search, settle
 from unipot.workflows.strategy import FULL
@@ -48,8 +47,6 @@ from unipot.zoo.artifact import load_potential, save_artifact
 if TYPE_CHECKING:
     from unipot.workflows.config import MixtureConfig
     from unipot.workflows.finetune import FinetuneConfig
-
-Build = Callable[..., TrainingModule]
 
 KIND = "difference"
 #: in a run folder: the model of the difference; a second one is called difference-2
@@ -123,23 +120,20 @@ def corrected_lesson(
     console.rule(f"the difference to {METHODS[options.method]}")
     own = difference_frames(config, frames, cache, console)
     start = difference_start(config, pretrained, own, budget, console)
-    plan = plan_search(config, own, start.potential, console)
+    plan = plan_search(config, own, start.potential, Console(quiet=True))  # what it says was said of the frames themselves
     own = plan.frames if plan else own
-    build = partial(build, datasets=[own.dataset])
-    settled, searched, folds = settle(config, plan, start, [own.dataset], budget, run, build, console)
+    settled, searched, folds = settle(config, plan, start, [own.dataset], budget, run, partial(build, datasets=[own.dataset]), console)
     configs = _members(settled, plan, searched)
     files = [run.path / (DIFFERENCE if k == 0 else f"{Path(DIFFERENCE).stem}-{k + 1}.safetensors") for k in range(len(configs))]
-    for file, own_config in zip(files, configs, strict=True):
-        if not file.is_file():
-            trained = _trained(own_config, start, own.dataset, budget, build) if own_config else start.potential
-            save_artifact(file, trained.eval(), card={"name": "the difference to the teacher"})
+    for file, member in zip(files, configs, strict=True):
+        _keep(file, config, member, start, own.dataset, budget, build)
     starts = [frames.dataset.store[int(index)] for index in np.asarray(frames.dataset.train_indices)]
     taught = labelled_store(options, starts, config.seed, cache, console)
     store = _corrected_store(taught, files, dtype_named(config.trainer.dtype), frames.dataset, cache)
     seconds = round(time.perf_counter() - began, 1)
     said = f"{len(store)} structures labelled by {METHODS[options.method]} and {_models(len(files))}; {seconds:.0f} s"
     console.print(f"  {said}", highlight=False)
-    steps = [own_config.schedule.max_steps if own_config else 0 for own_config in configs]
+    steps = [member.schedule.max_steps if member else 0 for member in configs]
     facts = {
         **asdict(options), "start": start.parent, "n_frames": own.n_frames, "steps": steps, "n_labelled": len(store), "seconds": seconds
     }  # fmt: skip
@@ -249,22 +243,22 @@ def _members(
     return [settled, replace(plan.candidates[name], schedule=replace(settled.schedule, max_steps=steps))]
 
 
+def _keep(
+    file: Path, config: FinetuneConfig, member: FinetuneConfig | None, start: Adaptation, dataset: OpenDataset, budget: MixtureConfig,
+    build: Build,
+) -> None:  # fmt: skip
+    """Train a model of the difference on all frames and write it, unless the very same is there; without a `member` it is the start."""
+    made_with = [settings_fingerprint(config), dataset.store.path.name]
+    if kept_model(file, made_with, start.potential.dtype) is not None:
+        return
+    own = replace(start, potential=copy.deepcopy(start.potential))
+    if member is not None:
+        train_in_memory(member, own, [dataset], budget, build)
+    save_artifact(file, merged(own.potential.eval()), card={"name": "the difference to the teacher", MADE_WITH: made_with})
+
+
 def _models(n: int) -> str:
     return "a model of the difference" if n == 1 else f"the mean of {n} models of the difference"
-
-
-def _trained(config: FinetuneConfig, start: Adaptation, dataset: OpenDataset, budget: MixtureConfig, build: Build) -> Potential:
-    """The model of the difference, trained on all frames as small-data mode settled."""
-    own = replace(config, trainer=replace(config.trainer, compile=False, workers=0, prefetch_factor=None, patience=None))
-    copied = replace(start, potential=copy.deepcopy(start.potential))
-    steps, potential = own.schedule.max_steps, copied.potential
-    data = mixture_data(
-        [dataset], budget, own.trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=steps, seed=own.seed
-    )
-    module = build(own, copied)
-    fit_in_memory(module, data, own.trainer, every=steps)
-    module.average.swap()  # for good
-    return merged(module.potential)
 
 
 def _corrected_store(taught: Store, files: Sequence[Path], dtype: torch.dtype, own: OpenDataset, cache: Path) -> Store:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from unipot.training.metrics import MetricTable
 from unipot.training.module import TrainingModule
 from unipot.training.optim import ParameterPolicy, build_policy
 from unipot.workflows.adaptation import Adaptation
+from unipot.workflows.config import MixtureConfig
 from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.fit import fit_in_memory, in_memory
 from unipot.workflows.model import build_settings
+from unipot.workflows.pretrain import mixture_data
 from unipot.workflows.property_heads import loss_with_properties
 from unipot.workflows.run_folder import RunFolder
 from unipot.workflows.strategy import add_updates, strategy_policy
 
 if TYPE_CHECKING:
     from unipot.workflows.finetune import FinetuneConfig
+
+#: makes a training module of a configuration, an aligned model and `datasets`
+Build = Callable[..., TrainingModule]
 
 
 def training_module(config: FinetuneConfig, start: Adaptation, datasets: Sequence[OpenDataset], run: RunFolder) -> TrainingModule:
@@ -39,6 +47,34 @@ def trial_module(config: FinetuneConfig, start: Adaptation, *, datasets: Sequenc
     """A training module for a trial of small-data mode, low-rank updates included."""
     add_updates(config.finetune, start.potential, seed=config.seed, console=Console(quiet=True))
     return training_module(config, start, datasets, run)
+
+
+def train_in_memory(
+    config: FinetuneConfig, start: Adaptation, datasets: Sequence[OpenDataset], budget: MixtureConfig, build: Build
+) -> MetricTable | None:
+    """Train the potential of `start` in place for the steps of the schedule, without a run folder; it ends with the averaged weights.
+
+    Args:
+        config: what is trained, and how.
+        start: the aligned model.
+        datasets: weighted.
+        budget: of a batch.
+        build: makes the training module of `config`, `start` and `datasets`.
+
+    Returns:
+        Errors on the held-out structures at the end; None without any.
+
+    Raises:
+        NonFiniteError: a loss or gradient was not finite.
+    """
+    trainer, steps, potential = in_memory(config.trainer), config.schedule.max_steps, start.potential
+    data = mixture_data(
+        datasets, budget, trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=steps, seed=config.seed
+    )
+    module = build(replace(config, trainer=trainer), start, datasets=datasets)
+    looks = fit_in_memory(module, data, trainer, every=steps)
+    module.average.swap()  # for good
+    return looks[-1][1] if looks else None
 
 
 def policy_for(config: FinetuneConfig, start: Adaptation, datasets: Sequence[OpenDataset]) -> ParameterPolicy:

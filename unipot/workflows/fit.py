@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +102,11 @@ def fit(
         seconds=time.perf_counter() - started,
         is_main=lightning_trainer.is_global_zero,
     )
+
+
+def in_memory(trainer: TrainerConfig) -> TrainerConfig:
+    """`trainer` for `fit_in_memory`: nothing compiled for so short a time, no other processes, no early stopping."""
+    return replace(trainer, compile=False, workers=0, prefetch_factor=None, patience=None)
 
 
 def fit_in_memory(module: TrainingModule, data: MixtureDataModule, trainer: TrainerConfig, *, every: int) -> list[tuple[int, MetricTable]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +172,11 @@ def build_loss(config: LossConfig, names: Sequence[str], scales: Sequence[float]
     if not terms:
         raise ValueError("no dataset has a label whose loss weight is above 0; raise loss.energy.weight or loss.forces.weight")
     return StepLoss(terms=tuple(terms))
+
+
+def of_length(schedule: ScheduleConfig, steps: int) -> ScheduleConfig:
+    """`schedule` with so many steps, of which the warm-up takes at most a fifth."""
+    return replace(schedule, max_steps=steps, warmup_steps=min(schedule.warmup_steps, steps // 5))
 
 
 def build_settings(optimizer: OptimizerConfig, schedule: ScheduleConfig) -> tuple[OptimizerSettings, WarmupCosine]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -76,6 +77,13 @@ def open_run_folder(path: str, *, resume: str, config: Any) -> RunFolder:
     if is_main_process():
         (folder / RESOLVED_CONFIG).write_text(to_yaml(config))
     return RunFolder(folder, resume=found)
+
+
+def settings_fingerprint(config: Any) -> str:
+    """A digest of every option that a run may not change when it is continued: what a file in its folder was made with."""
+    own = _flat(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
+    kept = {key: value for key, value in own.items() if key.split(".")[0] not in _FREE}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _refuse_changes(folder: Path, config: Any) -> None:

@@ -24,7 +24,8 @@ from unipot.training.module import NonFiniteError, TrainingModule
 from unipot.workflows.adaptation import Adaptation
 from unipot.workflows.config import MixtureConfig
 from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.fit import fit_in_memory
+from unipot.workflows.fit import fit_in_memory, in_memory
+from unipot.workflows.model import of_length
 from unipot.workflows.pretrain import mixture_data
 from unipot.workflows.run_folder import RunFolder, write_json
 from unipot.workflows.user_frames import frames_batches
@@ -166,12 +167,7 @@ class TrialRunner:
     def _config(self, candidate: str, rung: Rung) -> FinetuneConfig:
         """Of a trial: its own number of steps, a warm-up of at most a fifth of them, nothing compiled for so short a time."""
         config = self.candidates[candidate]
-        warmup = min(config.schedule.warmup_steps, rung.steps // 5)
-        return replace(
-            config,
-            schedule=replace(config.schedule, max_steps=rung.steps, warmup_steps=warmup),
-            trainer=replace(config.trainer, compile=False, workers=0, prefetch_factor=None, patience=None),
-        )
+        return replace(config, schedule=of_length(config.schedule, rung.steps), trainer=in_memory(config.trainer))
 
     def _digest(self, config: FinetuneConfig, fold: int, rung: Rung) -> str:
         """Of everything that the numbers of a trial depend on."""

@@ -24,7 +24,7 @@ from unipot.workflows.charge_states import admit_states
 from unipot.workflows.compose import load_config
 from unipot.workflows.config import MixtureConfig
 from unipot.workflows.difference import is_corrected
-from unipot.workflows.finetune import FinetuneConfig, open_everything
+from unipot.workflows.finetune import FinetuneConfig, open_everything, with_light_steps
 from unipot.workflows.finetune_module import training_module
 from unipot.workflows.frame_limits import spread
 from unipot.workflows.model import dtype_named
@@ -119,7 +119,7 @@ def _aligned(config: FinetuneConfig, folder: Path, budget: MixtureConfig, consol
     admit_states(console, pretrained, [frames.dataset, *replay], frames.test)
     budget = budget_for([frames.dataset.store], budget, pretrained.cutoff, console)
     build = partial(training_module, run=run)
-    config = choose_teacher(config, frames.dataset, run, console)
+    config = choose_teacher(with_light_steps(config, frames, replay, Console(quiet=True)), frames.dataset, run, console)
     search = plan_search(config, frames, pretrained, Console(quiet=True))  # aligned to all frames where the run held none out
     frames = search.frames if search else frames
     cache = cache_of(config, run)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,23 +22,20 @@ from unipot.data.spec import DatasetSpec
 from unipot.data.store import Store
 from unipot.models.potential import Potential
 from unipot.training.metrics import MetricTable
-from unipot.training.module import TrainingModule
-from unipot.workflows.adaptation import Adaptation, align_to_frames
+from unipot.workflows.adaptation import align_to_frames
 from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.fit import fit_in_memory
+from unipot.workflows.finetune_module import Build, train_in_memory
+from unipot.workflows.kept import MADE_WITH, kept_model
 from unipot.workflows.model import dtype_named
-from unipot.workflows.pretrain import mixture_data
 from unipot.workflows.replay import weighted
-from unipot.workflows.run_folder import RunFolder, write_json
+from unipot.workflows.run_folder import RunFolder, settings_fingerprint, write_json
 from unipot.workflows.teacher_labels import AUTO, METHODS, NONE, TeacherConfig, labelled_store
 from unipot.workflows.user_frames import free_head_name
-from unipot.zoo.artifact import load_artifact, save_artifact
+from unipot.zoo.artifact import save_artifact
 
 if TYPE_CHECKING:
     from unipot.workflows.config import MixtureConfig
     from unipot.workflows.finetune import FinetuneConfig
-
-Build = Callable[["FinetuneConfig", Adaptation, Sequence[OpenDataset]], TrainingModule]
 
 #: in a run folder: the model that the teacher has taught, beside the facts that are also in the card
 TAUGHT, FACTS = "taught.safetensors", "taught.json"
@@ -109,9 +106,10 @@ def taught(
     if options.method == NONE:
         return Taught(potential=pretrained, facts={})
     facts_file, model_file = run.path / FACTS, run.path / TAUGHT
-    if facts_file.is_file() and model_file.is_file():
-        potential = load_artifact(model_file, dtype=dtype_named(config.trainer.dtype)).potential
-        return Taught(potential=potential, facts=json.loads(facts_file.read_text(encoding="utf-8")))
+    made_with = [settings_fingerprint(config), str(own.store.path.name)]
+    kept = kept_model(model_file, made_with, dtype_named(config.trainer.dtype)) if facts_file.is_file() else None
+    if kept is not None:
+        return Taught(potential=kept.potential, facts=json.loads(facts_file.read_text(encoding="utf-8")))
     console.rule(f"a lesson from {METHODS[options.method]}")
     began = time.perf_counter()
     starts = [own.store[int(index)] for index in np.asarray(own.train_indices)]
@@ -124,7 +122,7 @@ def taught(
         "held_out_errors": {name: value for name, value in errors.items() if value is not None},
         "seconds": round(time.perf_counter() - began, 1),
     }  # fmt: skip
-    save_artifact(model_file, pretrained.eval(), card={"name": "after the lesson"})
+    save_artifact(model_file, pretrained.eval(), card={"name": "after the lesson", MADE_WITH: made_with})
     write_json(facts_file, facts)
     energy, forces = 1000 * errors["energy_per_atom"], 1000 * errors["forces"]
     said = f"{len(lesson.store)} structures; {energy:.2f} meV/atom and {forces:.1f} meV/A on those held out; head {lesson.spec.head!r}"
@@ -135,7 +133,7 @@ def taught(
 def _learn(
     config: FinetuneConfig, potential: Potential, lesson: OpenDataset, replay: Sequence[OpenDataset], budget: MixtureConfig, build: Build,
     console: Console,
-) -> MetricTable:  # fmt: skip
+) -> MetricTable | None:  # fmt: skip
     """Train `potential` in place through a head of the teacher's; returns the held-out errors of the averaged weights.
 
     With replay a step has as many structures more as keep those of the lesson at `structures_per_step`.
@@ -143,7 +141,6 @@ def _learn(
     options = config.teacher
     own = replace(
         config, properties={}, schedule=replace(config.schedule, max_steps=options.max_steps),
-        trainer=replace(config.trainer, compile=False, workers=0, prefetch_factor=None, patience=None),
         finetune=replace(config.finetune, method="full"),
     )  # fmt: skip
     datasets = weighted([lesson], [replace(d, validation_indices=np.empty(0, dtype=np.int64)) for d in replay], config.replay_share)
@@ -152,14 +149,7 @@ def _learn(
     start = align_to_frames(potential, lesson, "auto", mixture, config.new_elements)
     for element in start.new_elements:
         console.print(f"warning: {element.warning()}", style="yellow", highlight=False, markup=False)
-    module = build(own, start, datasets)
-    data = mixture_data(
-        datasets, mixture, own.trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=options.max_steps,
-        seed=config.seed,
-    )  # fmt: skip
-    looks = fit_in_memory(module, data, own.trainer, every=options.max_steps)
-    module.average.swap()  # for good
-    return looks[-1][1]
+    return train_in_memory(own, start, datasets, mixture, build)
 
 
 def _open(store: Store, options: TeacherConfig, potential: Potential) -> OpenDataset:
