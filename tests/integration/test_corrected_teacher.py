@@ -35,14 +35,12 @@ LESSON = (
 TRIALS = ("small_data=auto", "small_data.folds=2", "small_data.candidates={configured: {}}", "schedule.max_steps=8")
 
 
-def user_frames(n, seed=1, stretched=None):
-    """Distorted methanol with labels of EMT; frame `stretched` lies beyond what xTB converges for."""
+def user_frames(n, seed=1):
+    """Distorted methanol with labels of EMT."""
     rng, frames = np.random.default_rng(seed), []
-    for k in range(n):
+    for _ in range(n):
         atoms = molecule("CH3OH")
         atoms.positions += 0.05 * rng.normal(size=atoms.positions.shape)
-        if k == stretched:
-            atoms.info["charge"] = 40
         atoms.calc = EMT()
         atoms.calc = SinglePointCalculator(atoms, energy=atoms.get_potential_energy(), forces=atoms.get_forces())
         frames.append(atoms)
