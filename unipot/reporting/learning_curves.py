@@ -29,7 +29,7 @@ class RunResult:
         start: the same before the first step; empty from scratch.
         parent: the same of the parent head after the composition shift alone; empty from scratch.
         forgetting: rows {dataset, head, property, before, after, ratio} of the MAE of pretraining sets.
-        seconds: wall time of training, of the last call where a run was continued.
+        seconds: wall time of the whole command, search and lesson included; of the last call where a run was continued.
         n_steps, best_step: of training.
     """
 

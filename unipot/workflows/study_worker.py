@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -53,17 +54,23 @@ def work(settings_file: Path) -> int:
     settings = json.loads(settings_file.read_text(encoding="utf-8"))
     try:
         with FileLock(settings_file.with_suffix(".lock"), timeout=0):
+            began = time.perf_counter()
             code = main(["finetune", *settings["words"]])
             if code == 0:
-                write_json(settings_file.parent / RESULT_FILE, measured(settings).to_dict())
+                write_json(settings_file.parent / RESULT_FILE, measured(settings, seconds=time.perf_counter() - began).to_dict())
             return code
     except Timeout:
         print(f"unipot: error: another process works in {settings_file.parent}; wait for it, or end it", file=sys.stderr)
         return 2
 
 
-def measured(settings: dict[str, Any]) -> RunResult:
-    """Errors of a finished run on its test sets, and what `unipot finetune` recorded of it."""
+def measured(settings: dict[str, Any], *, seconds: float) -> RunResult:
+    """Errors of a finished run on its test sets, and what `unipot finetune` recorded of it.
+
+    Args:
+        settings: of the run.
+        seconds: that the whole command took, with search and lesson; where a run was continued, since then.
+    """
     config: FinetuneConfig = load_config("finetune", FinetuneConfig, settings["words"])
     folder, console = Path(settings["folder"]), Console()
     recorded = read_finetune_run(folder)
@@ -78,7 +85,7 @@ def measured(settings: dict[str, Any]) -> RunResult:
         start=start,
         parent=parent,
         forgetting=forgetting_rows(recorded.before, recorded.after),
-        seconds=recorded.summary["seconds"],
+        seconds=round(seconds, 1),
         n_steps=recorded.summary["n_steps"],
         best_step=recorded.summary["best_step"],
     )
