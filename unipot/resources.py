@@ -1,7 +1,8 @@
-"""Where the configurations and recipes that ship with unipot lie: in the checkout or inside the installed package."""
+"""What a process finds around it: the configurations and recipes that ship with unipot, in the checkout or the package, and cores."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -15,6 +16,11 @@ def conf_dir() -> Path:
 def data_recipes_dir() -> Path:
     """Folder of the data recipes."""
     return _shipped("data_recipes")
+
+
+def n_available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shipped(name: str) -> Path:

@@ -7,24 +7,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from ase.build import molecule
-from ase.calculators.emt import EMT
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from rich.console import Console
 
+from tests.integration.lesson_cases import methanol, parent_for_lessons, run_finetune
 from unipot.cli import main
 from unipot.data.store import Store
 from unipot.reporting.evaluation import Evaluation
 from unipot.structure import Structure
-from unipot.workflows import difference, teacher_choice
+from unipot.workflows import teacher_choice, teacher_labels
 from unipot.workflows.compose import load_config
 from unipot.workflows.finetune import FinetuneConfig
 from unipot.workflows.report import SUMMARY_FILE
 from unipot.workflows.run_folder import RunFolder
 from unipot.workflows.self_replay import label_structure
 from unipot.workflows.teacher_choice import FEW, FEW_CORRECTED
-from unipot.workflows.teacher_labels import driven_by
+from unipot.workflows.teacher_labels import driven_by, labels_by
 from unipot.zoo.artifact import load_artifact, load_potential
 
 pytest.importorskip("tblite", reason="tblite is the teacher")
@@ -35,40 +33,16 @@ LESSON = (
 TRIALS = ("small_data=auto", "small_data.folds=2", "small_data.candidates={configured: {}}", "schedule.max_steps=8")
 
 
-def user_frames(n, seed=1):
-    """Distorted methanol with labels of EMT."""
-    rng, frames = np.random.default_rng(seed), []
-    for _ in range(n):
-        atoms = molecule("CH3OH")
-        atoms.positions += 0.05 * rng.normal(size=atoms.positions.shape)
-        atoms.calc = EMT()
-        atoms.calc = SinglePointCalculator(atoms, energy=atoms.get_potential_energy(), forces=atoms.get_forces())
-        frames.append(atoms)
-    return frames
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, toy_data):
     folder = tmp_path_factory.mktemp("corrected")
-    write(folder / "mine.extxyz", user_frames(8))
-    write(folder / "test.extxyz", user_frames(4, seed=2))
-    run = folder / "pretrain"
-    arguments = [
-        "pretrain", f"run={run}", "experiment=smoke", "trainer.threads=1", "trainer.progress=false",
-        f"datasets.molecules.path={toy_data['molecules']}", "datasets.molecules.level_of_theory=EMT-molecules",
-    ]  # fmt: skip
-    assert main(arguments) == 0
-    return {"folder": folder, "checkpoint": run / "last.safetensors"}
+    write(folder / "mine.extxyz", methanol(8))
+    write(folder / "test.extxyz", methanol(4, seed=2))
+    return {"folder": folder, "checkpoint": parent_for_lessons(folder / "pretrain", toy_data)}
 
 
 def finetune(files, run, *overrides):
-    return main(
-        [
-            "finetune", f"checkpoint={files['checkpoint']}", f"data={files['folder'] / 'mine.extxyz'}", f"run={run}",
-            "schedule.max_steps=4", "schedule.warmup_steps=1", "trainer.threads=1", "trainer.progress=false", "small_data=off",
-            "validation_fraction=0", "uncertainty=none", *LESSON, *overrides,
-        ]
-    )  # fmt: skip
+    return run_finetune(files, run, *LESSON, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +59,7 @@ def store_called(run, beginning):
 
 def test_the_difference_is_learned_from_labels_less_those_of_the_teacher(run):
     store = store_called(run, "difference")
-    for structure, frame in zip(store, user_frames(8), strict=True):
+    for structure, frame in zip(store, methanol(8), strict=True):
         teacher = driven_by("gfn2-xtb", structure)
         np.testing.assert_allclose(structure.labels["forces"] + teacher.get_forces(), frame.get_forces(), atol=1e-6)
         np.testing.assert_allclose(structure.labels["energy"] + teacher.get_potential_energy(), frame.get_potential_energy(), atol=1e-6)
@@ -159,18 +133,13 @@ def test_two_candidates_that_are_nearly_equal_are_averaged(files, tmp_path):
 
 
 def test_a_frame_that_the_teacher_fails_on_is_learned_all_the_same(files, tmp_path, monkeypatch, capsys):
-    from ase.calculators.calculator import CalculationFailed
-
     calls = []
 
-    def failing(method, structure):
+    def failing(method, structure, labels):
         calls.append(structure)
-        atoms = driven_by(method, structure)
-        if len(calls) == 3:
-            atoms.get_potential_energy = lambda: (_ for _ in ()).throw(CalculationFailed("no convergence"))
-        return atoms
+        return None if len(calls) == 3 else labels_by(method, structure, labels)
 
-    monkeypatch.setattr(difference, "driven_by", failing)
+    monkeypatch.setattr(teacher_labels, "labels_by", failing)
     assert finetune(files, tmp_path / "run") == 0
     assert "failed on 1 of 8 frames" in capsys.readouterr().out
     assert len(store_called(tmp_path / "run", "difference")) == 7
@@ -215,7 +184,7 @@ def test_how_closely_the_corrected_teacher_is_followed_is_measured_on_structures
 
 
 def test_weights_of_frames_are_those_of_their_differences(files, tmp_path):
-    frames = user_frames(8)
+    frames = methanol(8)
     for number, frame in enumerate(frames):
         frame.info["weight"] = 0.5 + number
     write(tmp_path / "weighted.extxyz", frames)
@@ -227,9 +196,9 @@ def test_weights_of_frames_are_those_of_their_differences(files, tmp_path):
 @pytest.mark.parametrize(("n", "lesson"), [(FEW_CORRECTED - 1, True), (FEW_CORRECTED, False)])
 def test_more_frames_than_for_a_lesson_as_it_is_are_still_few_for_a_corrected_one(files, tmp_path, n, lesson, monkeypatch):
     assert FEW < n
-    monkeypatch.setattr(teacher_choice, "_by_evidence", lambda frames: ("gfn2-xtb", "whose forces follow yours"))
+    monkeypatch.setattr(teacher_choice, "_by_evidence", lambda method, frames: (method, "whose forces follow yours"))
     config = load_config("finetune", FinetuneConfig, [f"checkpoint={files['checkpoint']}", "data=mine"])
-    spec, store = SimpleNamespace(labels=("energy", "forces")), [Structure.from_ase(user_frames(1)[0])]
+    spec, store = SimpleNamespace(labels=("energy", "forces")), [Structure.from_ase(methanol(1)[0])]
     frames = SimpleNamespace(spec=spec, train_indices=np.zeros(n, dtype=int), store=store)
     chosen = teacher_choice.choose_teacher(config, frames, RunFolder(tmp_path, resume=False), Console(quiet=True))
     assert chosen.teacher.method == ("gfn2-xtb" if lesson else "none")

@@ -5,12 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from ase.build import molecule
-from ase.calculators.emt import EMT
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
-from unipot.cli import main
+from tests.integration.lesson_cases import methanol, parent_for_lessons, run_finetune, xtb
 from unipot.data.store import Store
 from unipot.reporting.evaluation import Evaluation
 from unipot.workflows import teacher, teacher_choice
@@ -24,43 +21,16 @@ LESSON = (
 )  # fmt: skip
 
 
-def user_frames(n, factor=1.0, calculator=EMT, **changes):
-    """Distorted methanol labelled by `calculator` times `factor`; attributes of the atoms from `changes`."""
-    rng, frames = np.random.default_rng(1), []
-    for _ in range(n):
-        atoms = molecule("CH3OH")
-        atoms.positions += 0.05 * rng.normal(size=atoms.positions.shape)
-        for name, value in changes.items():
-            setattr(atoms, name, value)
-        atoms.calc = calculator()
-        energy, forces = factor * atoms.get_potential_energy(), factor * atoms.get_forces()
-        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
-        frames.append(atoms)
-    return frames
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, toy_data):
     folder = tmp_path_factory.mktemp("teacher")
-    write(folder / "mine.extxyz", user_frames(8))
-    write(folder / "other-labels.extxyz", user_frames(8, factor=1.5))
-    run = folder / "pretrain"
-    arguments = [
-        "pretrain", f"run={run}", "experiment=smoke", "trainer.threads=1", "trainer.progress=false",
-        f"datasets.molecules.path={toy_data['molecules']}", "datasets.molecules.level_of_theory=EMT-molecules",
-    ]  # fmt: skip
-    assert main(arguments) == 0
-    return {"folder": folder, "checkpoint": run / "last.safetensors"}
+    write(folder / "mine.extxyz", methanol(8))
+    write(folder / "other-labels.extxyz", methanol(8, factor=1.5))
+    return {"folder": folder, "checkpoint": parent_for_lessons(folder / "pretrain", toy_data)}
 
 
 def finetune(files, run, *overrides, data="mine"):
-    return main(
-        [
-            "finetune", f"checkpoint={files['checkpoint']}", f"data={files['folder'] / data}.extxyz", f"run={run}", "schedule.max_steps=4",
-            "schedule.warmup_steps=1", "trainer.threads=1", "trainer.progress=false", "small_data=off", "validation_fraction=0",
-            "uncertainty=none", *overrides,
-        ]
-    )  # fmt: skip
+    return run_finetune(files, run, *overrides, f"data={files['folder'] / data}.extxyz")
 
 
 @pytest.fixture(scope="module")
@@ -137,20 +107,14 @@ def test_a_run_that_is_continued_does_not_repeat_the_lesson(files, tmp_path, mon
     assert all(torch.equal(value, again[name]) for name, value in first.items())
 
 
-def xtb(method):
-    from tblite.ase import TBLite
-
-    return lambda: TBLite(method=method, verbosity=0)
-
-
 @pytest.mark.parametrize(
     ("frames", "overrides", "sentence"),
     [
-        (lambda: user_frames(6, calculator=xtb("GFN1-xTB")), [], "a lesson first: GFN2-xTB, whose forces have a cosine of 1.00"),
-        (lambda: user_frames(6), [], "a lesson first: none, because GFN2-xTB, whose forces have a cosine of"),
-        (lambda: user_frames(6, calculator=xtb("GFN2-xTB")), [], "a lesson first: none, because your labels are those of GFN2-xTB itself"),
-        (lambda: user_frames(6, calculator=xtb("GFN1-xTB")), ["finetune=heads-only"], "because it changes the whole backbone"),
-        (lambda: user_frames(6, calculator=xtb("GFN1-xTB")), ["finetune.l2_to_start=1"], "and l2_to_start is to keep it"),
+        (lambda: methanol(6, calculator=xtb("GFN1-xTB")), [], "a lesson first: GFN2-xTB, whose forces have a cosine of 1.00"),
+        (lambda: methanol(6), [], "a lesson first: none, because GFN2-xTB, whose forces have a cosine of"),
+        (lambda: methanol(6, calculator=xtb("GFN2-xTB")), [], "a lesson first: none, because your labels are those of GFN2-xTB itself"),
+        (lambda: methanol(6, calculator=xtb("GFN1-xTB")), ["finetune=heads-only"], "because it changes the whole backbone"),
+        (lambda: methanol(6, calculator=xtb("GFN1-xTB")), ["finetune.l2_to_start=1"], "and l2_to_start is to keep it"),
     ],
     ids=["follows", "does not follow", "own labels", "heads only", "l2 to start"],
 )
@@ -164,7 +128,7 @@ def test_a_lesson_is_chosen_by_how_the_teachers_forces_follow_the_users(files, t
 
 
 def test_a_run_that_is_continued_keeps_what_it_decided(files, tmp_path, monkeypatch):
-    write(tmp_path / "frames.extxyz", user_frames(6, calculator=xtb("GFN1-xTB")))
+    write(tmp_path / "frames.extxyz", methanol(6, calculator=xtb("GFN1-xTB")))
     few = [option for option in LESSON if not option.startswith("teacher.method")]
     assert finetune(files, tmp_path / "run", *few, data=tmp_path / "frames") == 0
     before = load_artifact(tmp_path / "run" / "last.safetensors").card["sha256"]
@@ -177,12 +141,12 @@ def test_a_run_that_is_continued_keeps_what_it_decided(files, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("frames", "overrides"),
     [
-        (lambda: user_frames(6, calculator=xtb("GFN1-xTB"), pbc=True, cell=[9.0, 9.0, 9.0]), []),
-        (lambda: user_frames(6, calculator=xtb("GFN1-xTB")), ["from_scratch=true"]),
-        (lambda: user_frames(6, calculator=xtb("GFN1-xTB")), ["labels=[energy]"]),
-        (lambda: user_frames(100, calculator=xtb("GFN1-xTB")), ["teacher.corrected=false"]),
+        (lambda: methanol(6, calculator=xtb("GFN1-xTB"), pbc=[True, True, False], cell=[9.0, 9.0, 9.0]), []),
+        (lambda: methanol(6, calculator=xtb("GFN1-xTB")), ["from_scratch=true"]),
+        (lambda: methanol(6, calculator=xtb("GFN1-xTB")), ["labels=[energy]"]),
+        (lambda: methanol(100, calculator=xtb("GFN1-xTB")), ["teacher.corrected=false"]),
     ],
-    ids=["periodic", "from scratch", "no forces", "a hundred frames"],
+    ids=["partly periodic", "from scratch", "no forces", "a hundred frames"],
 )
 def test_no_lesson_is_thought_of_where_it_would_not_apply(files, tmp_path, capsys, frames, overrides):
     write(tmp_path / "frames.extxyz", frames())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 
 from unipot.workflows.adaptation import Adaptation
@@ -72,8 +73,16 @@ def _learn(
     """Train in place; returns the errors of the averaged weights on structures of the lesson that were held out."""
     options, share = config.teacher, config.teacher.own_share
     datasets = [replace(d, spec=replace(d.spec, weight=w)) for d, w in ((own, share), (lesson, 1 - share))]
-    budget = replace(budget, structures_per_step=round(options.structures_per_step / (1 - share)))
+    budget = replace(budget, structures_per_step=round(_structures_per_step(config, lesson) / (1 - share)))
     config = replace(config, schedule=of_length(config.schedule, options.max_steps), mixture=budget)
     table = train_in_memory(config, start, datasets, budget, build)
     rows = table.rows if table else ()  # none where a single structure was labelled
     return {row.property: row.mae for row in rows if row.dataset == lesson.spec.name and row.element is None and row.mae is not None}
+
+
+def _structures_per_step(config: FinetuneConfig, lesson: OpenDataset) -> int:
+    """As configured; of large periodic structures as many as hold twice `atoms_per_step` on average."""
+    wanted, most = config.teacher.structures_per_step, config.atoms_per_step
+    if most is None or not lesson.store[0].pbc.any():
+        return wanted
+    return min(wanted, max(1, round(2 * most / float(np.mean(lesson.store.n_atoms)))))

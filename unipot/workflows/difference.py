@@ -33,6 +33,7 @@ from unipot.structure import Structure
 from unipot.workflows.adaptation import AUTO, Adaptation, align_to_frames
 from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.finetune_module import Build, train_in_memory
+from unipot.workflows.first_motion import moved_and_labelled
 from unipot.workflows.fold_models import FoldModels
 from unipot.workflows.kept import MADE_WITH, kept_model
 from unipot.workflows.model import SMALLEST_SCALE, dtype_named
@@ -40,7 +41,7 @@ from unipot.workflows.run_folder import RunFolder, settings_fingerprint
 from unipot.workflows.self_replay import label_structure
 from unipot.workflows.small_data import SmallDataPlan, SmallDataReport, plan_search, settle
 from unipot.workflows.strategy import FULL
-from unipot.workflows.teacher_labels import METHODS, NONE, driven_by, labelled_store
+from unipot.workflows.teacher_labels import METHODS, NONE, all_labels_by, labelled_store
 from unipot.workflows.user_frames import UserFrames, counted_batches
 from unipot.zoo.artifact import load_potential, save_artifact
 
@@ -127,8 +128,7 @@ def corrected_lesson(
     files = [run.path / (DIFFERENCE if k == 0 else f"{Path(DIFFERENCE).stem}-{k + 1}.safetensors") for k in range(len(configs))]
     for file, member in zip(files, configs, strict=True):
         _keep(file, config, member, start, own.dataset, budget, build)
-    starts = [frames.dataset.store[int(index)] for index in np.asarray(frames.dataset.train_indices)]
-    taught = labelled_store(options, starts, config.seed, cache, console)
+    taught = _taught(config, pretrained, frames, budget, cache, run, build, console)
     store = _corrected_store(taught, files, dtype_named(config.trainer.dtype), frames.dataset, cache)
     seconds = round(time.perf_counter() - began, 1)
     said = f"{len(store)} structures labelled by {METHODS[options.method]} and {_models(len(files))}; {seconds:.0f} s"
@@ -156,7 +156,8 @@ def difference_frames(config: FinetuneConfig, frames: UserFrames, cache: Path, c
     for structure in (s for part in parts.values() for s in part):
         digest.update(structure.input_bytes() + b"".join(np.asarray(v).tobytes() for _, v in sorted(structure.labels.items())))
     path = cache / f"{KIND}-{digest.hexdigest()[:12]}.unipot"
-    labels = tuple(name for name in own.spec.labels if name != "stress")
+    found = _labels_of(frames)
+    labels = tuple(name for name in own.spec.labels if name in found or name not in (*_LABELS, "stress"))
     n_frames = sum(map(len, parts.values()))
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -201,6 +202,26 @@ def difference_start(
     return Adaptation(potential=potential, new_elements=start.new_elements)
 
 
+def _taught(
+    config: FinetuneConfig, pretrained: Potential, frames: UserFrames, budget: MixtureConfig, cache: Path, run: RunFolder, build: Build,
+    console: Console,
+) -> Store:  # fmt: skip
+    """Structures around the frames with the teacher's labels; where they are periodic, a first model moves them, not the teacher."""
+    own = frames.dataset
+    starts = [own.store[int(index)] for index in np.asarray(own.train_indices)]
+    if any(start.pbc.any() for start in starts):
+        labels = _labels_of(frames)
+        return moved_and_labelled(config, pretrained, frames, labels, budget, cache, run, build, console)
+    return labelled_store(config.teacher, starts, config.seed, cache, console)
+
+
+def _labels_of(frames: UserFrames) -> tuple[str, ...]:
+    """Energies and forces as far as the frames have them, and stress where all of them are fully periodic."""
+    own = frames.dataset
+    stress = all(own.store[int(index)].pbc.all() for index in np.asarray(own.train_indices))
+    return tuple(name for name in (*_LABELS, "stress") if name in own.spec.labels and (name != "stress" or stress))
+
+
 def _mean_size(dataset: OpenDataset) -> float:
     """Mean absolute force component of the training frames, eV/Å."""
     forces = [dataset.store[int(k)].labels.get("forces") for k in np.asarray(dataset.train_indices)]
@@ -208,18 +229,13 @@ def _mean_size(dataset: OpenDataset) -> float:
 
 
 def _differences(method: str, parts: dict[str, list[Structure]], labels: Sequence[str]) -> Iterator[Structure]:
-    from ase.calculators.calculator import CalculationFailed
-
-    n_found = {part: 0 for part in parts}
+    n_found = dict.fromkeys(parts, 0)
     for part, structures in parts.items():
-        for number, structure in enumerate(structures):
-            atoms = driven_by(method, structure)
-            try:
-                known = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(apply_constraint=False)}
-            except CalculationFailed:
+        for number, (structure, known) in enumerate(zip(structures, all_labels_by(method, structures, labels), strict=True)):
+            if known is None:
                 continue
             n_found[part] += 1
-            left = {k: v - known[k] if k in _LABELS else v for k, v in structure.labels.items() if k in labels}
+            left = {k: v - known[k] if k in known else v for k, v in structure.labels.items() if k in labels}
             yield replace(structure, labels=left, id=f"{part}-{number}")
     if not n_found[_TRAINING]:
         raise ValueError(f"teacher.method={method} could calculate none of your frames; check their elements, charge and geometry")
@@ -264,7 +280,7 @@ def _models(n: int) -> str:
 def _corrected_store(taught: Store, files: Sequence[Path], dtype: torch.dtype, own: OpenDataset, cache: Path) -> Store:
     """The teacher's structures with labels of the user's level: the teacher's and the mean difference."""
     digest = hashlib.sha256(taught.path.name.encode() + b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
-    path, labels = cache / f"corrected-{digest}.unipot", tuple(name for name in _LABELS if name in own.spec.labels)
+    path, labels = cache / f"corrected-{digest}.unipot", tuple(name for name in taught.labels if name in own.spec.labels)
     if not path.exists():
         models = [load_potential(file, dtype=dtype).eval() for file in files]
         with StoreWriter(

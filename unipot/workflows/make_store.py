@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from unipot.data.storage.record import RecordCodec
 from unipot.data.storage.shard import read_shard_info
 from unipot.data.store import Store
 from unipot.properties import check_energy_kind
+from unipot.resources import n_available_cores
 
 #: bytes of raw files below which starting worker processes costs more than it saves
 _SMALL = 20_000_000
@@ -146,7 +146,7 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
 def _n_workers(wanted: int | None, source: PartSource) -> int:
     if wanted is not None:
         return wanted
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = n_available_cores()
     return available if source.size() > _SMALL else 1
 
 

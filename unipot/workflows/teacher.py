@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 #: in a run folder: the model that the teacher has taught, beside the facts that are also in the card
 TAUGHT, FACTS = "taught.safetensors", "taught.json"
 _HELD_OUT = 0.1
+#: options that must be positive
+_POSITIVE = (
+    "frames", "temperature", "steps_before", "steps_between", "max_steps", "structures_per_step", "own_steps", "own_rate", "periodic_atoms",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,7 @@ def check_teacher(config: FinetuneConfig) -> None:
         return
     if options.method not in (AUTO, *METHODS):
         raise ValueError(f"teacher.method is {options.method!r}; use one of: {', '.join((NONE, AUTO, *METHODS))}")
-    for name in ("frames", "temperature", "steps_before", "steps_between", "max_steps", "structures_per_step", "own_steps", "own_rate"):
+    for name in _POSITIVE:
         if not getattr(options, name) > 0:
             raise ValueError(f"teacher.{name} is {getattr(options, name)}; it must be positive")
     if not 0 < options.own_share < 1:

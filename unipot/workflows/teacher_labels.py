@@ -1,26 +1,34 @@
-"""Structures in thermal motion around the user's frames, labelled by a semi-empirical method (tblite)."""
+"""What a semi-empirical method (tblite) says of structures, and structures in thermal motion around the user's frames, labelled by it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from ase import Atoms, units
 from ase.md.langevin import Langevin
 from rich.console import Console
 
 from unipot.data.store import Store, StoreWriter
+from unipot.resources import n_available_cores
 from unipot.structure import Structure
+from unipot.units import voigt_to_matrix
 
 NONE, AUTO = "none", "auto"
 #: option -> name of the method in tblite
 METHODS = {"gfn1-xtb": "GFN1-xTB", "gfn2-xtb": "GFN2-xTB"}
 #: fs, 1/fs; of the dynamics that samples
 _TIMESTEP, _FRICTION = 1.0, 0.01
+#: of periodic structures: K, with which charges converge where levels are close (at 300 K they did not on one silicon surface in four and
+#: one frame of liquid water in twenty), and iterations after which they will not
+_ELECTRONIC_TEMPERATURE, _ITERATIONS = 3000.0, 100
 
 
 @dataclass(kw_only=True)
@@ -30,7 +38,8 @@ class TeacherConfig:
     before the first labelled frame and between two. `max_steps`, `structures_per_step`: of the training on them. `corrected`: whether
     the labels are corrected by a model of the difference to the user's frames first, see `unipot.workflows.difference`; `own_share`: of
     the draws then, that are the user's frames; `own_steps`, `own_rate`: of the training on them alone that follows, the latter in rates of
-    the optimizer. The values here are those of a run from before there was the correction."""
+    the optimizer. `periodic_atoms`: of all structures that are labelled together, where they are periodic. The values here are those of a
+    run from before there was the correction."""
 
     method: str = NONE
     frames: int = 2000
@@ -43,6 +52,7 @@ class TeacherConfig:
     own_share: float = 0.1
     own_steps: int = 600
     own_rate: float = 0.15
+    periodic_atoms: int = 20000
 
 
 def labelled_store(options: TeacherConfig, starts: Sequence[Structure], seed: int, cache: Path, console: Console) -> Store:
@@ -69,11 +79,8 @@ def _labelled(options: TeacherConfig, starts: Sequence[Structure], seed: int, co
     each = -(-options.frames // len(starts))
     found, failed = 0, 0
     for number, start in enumerate(starts):
-        atoms = _moving(options, start, np.random.default_rng((seed, number)))
-        dynamics = Langevin(
-            atoms, _TIMESTEP * units.fs, temperature_K=options.temperature, friction=_FRICTION / units.fs, fixcm=False,
-            rng=np.random.default_rng((seed, number, 1)),
-        )  # fmt: skip
+        dynamics = thermal_motion(driven_by(options.method, start), options.temperature, seed, number)
+        atoms = dynamics.atoms
         for k in range(min(each, options.frames - found)):
             try:
                 dynamics.run(options.steps_between if k else options.steps_before)
@@ -89,19 +96,44 @@ def _labelled(options: TeacherConfig, starts: Sequence[Structure], seed: int, co
         raise ValueError(f"teacher.method={options.method} could not label any structure; check its elements, charge and geometry")
 
 
-def _moving(options: TeacherConfig, start: Structure, rng: np.random.Generator) -> Atoms:
-    """`start` with velocities, driven by the teacher."""
-    atoms = driven_by(options.method, start)
-    speeds = np.sqrt(units.kB * options.temperature * atoms.get_masses())[:, None]
-    atoms.set_momenta(rng.normal(size=(len(atoms), 3)) * speeds)
-    return atoms
+def thermal_motion(atoms: Atoms, temperature: float, seed: int, number: int) -> Langevin:
+    """Langevin dynamics of `atoms`, which get velocities of `temperature` (K); trajectory `number` of those with this seed."""
+    speeds = np.sqrt(units.kB * temperature * atoms.get_masses())[:, None]
+    atoms.set_momenta(np.random.default_rng((seed, number)).normal(size=(len(atoms), 3)) * speeds)
+    return Langevin(
+        atoms, _TIMESTEP * units.fs, temperature_K=temperature, friction=_FRICTION / units.fs, fixcm=False,
+        rng=np.random.default_rng((seed, number, 1)),
+    )  # fmt: skip
 
 
 def driven_by(method: str, structure: Structure) -> Atoms:
-    """`structure` with a calculator of `method`, a key of `METHODS`, in its charge and spin."""
+    """`structure` with a calculator of `method`, a key of `METHODS`, in its charge and spin; periodic cells at the Gamma point."""
     from tblite.ase import TBLite
 
     atoms = replace(structure, labels={}).to_ase()
-    multiplicity = {} if structure.spin_multiplicity is None else {"multiplicity": int(structure.spin_multiplicity)}
-    atoms.calc = TBLite(method=METHODS[method], charge=float(structure.total_charge), verbosity=0, **multiplicity)
+    options: dict[str, Any] = {} if structure.spin_multiplicity is None else {"multiplicity": int(structure.spin_multiplicity)}
+    if structure.pbc.any():
+        options |= {"electronic_temperature": _ELECTRONIC_TEMPERATURE, "max_iterations": _ITERATIONS}
+    atoms.calc = TBLite(method=METHODS[method], charge=float(structure.total_charge), verbosity=0, **options)
     return atoms
+
+
+def labels_by(method: str, structure: Structure, labels: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """Those of energy (eV), forces (eV/Å) and stress (eV/Å³; of fully periodic structures) that `labels` names; None where it fails."""
+    from ase.calculators.calculator import CalculationFailed
+
+    atoms = driven_by(method, structure)
+    try:
+        found = {"energy": np.array(atoms.get_potential_energy()), "forces": atoms.get_forces(apply_constraint=False)}
+        if "stress" in labels and structure.pbc.all():
+            found["stress"] = voigt_to_matrix(atoms.get_stress(apply_constraint=False))
+    except CalculationFailed:
+        return None
+    return {name: value for name, value in found.items() if name in labels}
+
+
+def all_labels_by(method: str, structures: Sequence[Structure], labels: Sequence[str]) -> Iterator[dict[str, np.ndarray] | None]:
+    """`labels_by` of every structure in turn, calculated beside one another where there are cores for it."""
+    at_once = max(1, n_available_cores() // torch.get_num_threads())
+    with ThreadPoolExecutor(at_once) as pool:
+        yield from pool.map(lambda structure: labels_by(method, structure, labels), structures)

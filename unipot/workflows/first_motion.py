@@ -1,0 +1,139 @@
+"""Structures in thermal motion under a first model of the user's frames, for a teacher that is too slow to drive them itself.
+
+A semi-empirical method takes seconds for a periodic cell of hundred atoms, a dynamics of thousands of steps with it hours. A model that
+has learned the frames for a minute is wrong by tenths of the forces, but what its atoms pass through in a tenth of a picosecond is what
+atoms pass through; the method is asked for labels of some of these structures alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ase.md.langevin import Langevin
+from rich.console import Console
+
+from unipot.calculator import UnipotCalculator
+from unipot.data.store import Store, StoreWriter
+from unipot.models.potential import Potential
+from unipot.structure import Structure
+from unipot.workflows.finetune_module import Build, train_in_memory
+from unipot.workflows.run_folder import RunFolder, settings_fingerprint
+from unipot.workflows.starting_point import starting_point
+from unipot.workflows.teacher_labels import METHODS, TeacherConfig, all_labels_by, thermal_motion
+from unipot.workflows.user_frames import UserFrames
+
+if TYPE_CHECKING:
+    from unipot.workflows.config import MixtureConfig
+    from unipot.workflows.finetune import FinetuneConfig
+
+#: fs between two labelled structures of a trajectory, at least: they are few, so that they should differ
+_APART = 25
+#: a trajectory ends where a force is so many times the largest of the user's labels, and above so many eV/Å: there the model knows nothing
+_TOO_LARGE, _NEVER_TOO_LARGE = 2.0, 5.0
+
+
+def moved_and_labelled(
+    config: FinetuneConfig, pretrained: Potential, frames: UserFrames, labels: Sequence[str], budget: MixtureConfig, cache: Path,
+    run: RunFolder, build: Build, console: Console,
+) -> Store:  # fmt: skip
+    """The store of structures that a first model moved and the teacher labelled, made unless it is there.
+
+    Args:
+        config: of the run; its optimizer and schedule are those of the first model, without a search.
+        pretrained: not changed.
+        frames: the user's; every training frame is the start of a trajectory.
+        labels: that the teacher gives.
+        budget: of a batch.
+        cache: folder for the store.
+        run: folder of the run.
+        build: makes a training module of a configuration, an aligned model and `datasets`.
+        console: what failed is said here.
+
+    Raises:
+        ValueError: the method could label no structure.
+    """
+    options = config.teacher
+    starts = [frames.dataset.store[int(index)] for index in np.asarray(frames.dataset.train_indices)]
+    digest = hashlib.sha256(json.dumps([settings_fingerprint(config), frames.dataset.store.path.name, list(labels)]).encode())
+    for start in starts:
+        digest.update(start.input_bytes())
+    path = cache / f"{options.method}-{digest.hexdigest()[:12]}.unipot"
+    if not path.exists():
+        model = _first_model(config, pretrained, frames, budget, run, build)
+        moved = _moved(options, model, frames.dataset.spec.head, starts, config.seed, console)
+        console.print(f"  {len(moved)} structures of a dynamics under a first model are labelled", highlight=False)
+        cache.mkdir(parents=True, exist_ok=True)
+        with StoreWriter(
+            path, name=options.method, level_of_theory=f"{METHODS[options.method]} (tblite)", energy_kind="total", labels=tuple(labels),
+            provenance={"teacher": asdict(options)},
+        ) as writer:  # fmt: skip
+            writer.extend(_labelled(options.method, moved, labels, console))
+    return Store(path)
+
+
+def n_labelled(options: TeacherConfig, starts: Sequence[Structure]) -> int:
+    """How many periodic structures are labelled: as many as have `periodic_atoms` together, one per start at least."""
+    n_atoms = float(np.mean([start.n_atoms for start in starts]))
+    return min(options.frames, max(len(starts), round(options.periodic_atoms / n_atoms)))
+
+
+def _first_model(
+    config: FinetuneConfig, pretrained: Potential, frames: UserFrames, budget: MixtureConfig, run: RunFolder, build: Build
+) -> Potential:
+    """The aligned model after the training that the configuration asks for."""
+    start = starting_point(config, copy.deepcopy(pretrained), frames, budget, run, Console(quiet=True))
+    train_in_memory(config, start, [frames.dataset], budget, build)
+    return start.potential.eval()
+
+
+def _moved(
+    options: TeacherConfig, model: Potential, head: str, starts: Sequence[Structure], seed: int, console: Console
+) -> list[Structure]:
+    """Structures of one Langevin dynamics per start, without labels."""
+    calculator = UnipotCalculator(model, head)
+    largest = max(float(np.abs(start.labels["forces"]).max()) for start in starts if "forces" in start.labels)
+    limit, n_wanted = max(_TOO_LARGE * largest, _NEVER_TOO_LARGE), n_labelled(options, starts)
+    found: list[Structure] = []
+    n_ended = 0
+    for number, start in enumerate(starts):
+        n_each = (n_wanted * (number + 1)) // len(starts) - (n_wanted * number) // len(starts)
+        atoms = replace(start, labels={}).to_ase()
+        atoms.calc = calculator
+        own = list(_trajectory(options, thermal_motion(atoms, options.temperature, seed, number), n_each, limit))
+        n_ended += len(own) < n_each
+        found += [replace(start, positions=at, labels={}, id=f"{number}-{k}", group=str(number)) for k, at in enumerate(own)]
+    if n_ended:
+        said = f"warning: {n_ended} of {len(starts)} trajectories under the first model ended early, at forces above {limit:.0f} eV/A"
+        console.print(said, style="yellow", highlight=False)
+    return found
+
+
+def _trajectory(options: TeacherConfig, dynamics: Langevin, n_structures: int, limit: float) -> Iterator[np.ndarray]:
+    """(n_atoms, 3) positions, Å, until a force exceeds `limit` (eV/Å)."""
+    apart = max(options.steps_between, _APART)
+    for k in range(n_structures):
+        for _ in range(apart if k else options.steps_before):
+            dynamics.run(1)
+            if not np.abs(dynamics.atoms.get_forces()).max() < limit:
+                return
+        yield dynamics.atoms.positions.copy()
+
+
+def _labelled(method: str, structures: Sequence[Structure], labels: Sequence[str], console: Console) -> Iterator[Structure]:
+    n_failed = 0
+    for structure, found in zip(structures, all_labels_by(method, structures, labels), strict=True):
+        if found is None:
+            n_failed += 1
+        else:
+            yield structure.with_labels(**found)
+    if n_failed:
+        console.print(f"warning: {METHODS[method]} failed on {n_failed} of {len(structures)} structures", style="yellow")
+    if n_failed == len(structures):
+        raise ValueError(f"teacher.method={method} could not label any structure; check its elements, charge and geometry")
