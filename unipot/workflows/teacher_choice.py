@@ -39,9 +39,9 @@ MOST_ATOMS, MOST_PERIODIC_ATOMS = 50, 200
 LAST_ELEMENT = 86
 #: frames that are compared, of molecules and of periodic systems, and the cosine of forces below which there is no lesson
 COMPARED, COMPARED_PERIODIC, FOLLOWS = 10, 3, 0.8
-#: the largest difference of forces over them (2-norms) with which there is one. Of molecules 0.35 still halved errors. In periodic systems what
-#: the method lacks is not all local (one k-point): with 0.1 (liquid water) the difference is learned with half the error of the labels, with
-#: 0.4 (silicon) with more than that of the labels
+#: the largest difference of forces over them (2-norms) with which there is one: of molecules 0.35 still halved errors. What it lacks
+#: in periodic systems is not all local (one k-point): at 0.1 (liquid water) differences are learned to half the error of the labels, at 0.4
+#: (silicon) to more than that
 TOO_FAR, TOO_FAR_PERIODIC = 0.7, 0.25
 #: a relative difference of forces below which the labels are the teacher's own
 OWN_LABELS = 1e-3
