@@ -59,7 +59,7 @@ def test_every_verb_has_its_function(verb):
 def test_every_yaml_is_covered_by_a_test():
     tops = {path.stem for path in conf_dir().glob("*.yaml")}
     assert tops == set(VERBS)
-    assert set(group_names()) == {*OF_PRETRAIN, "dataset", "finetune", "small_data", "targets"}
+    assert set(group_names()) == {*OF_PRETRAIN, "dataset", "finetune", "preset", "small_data", "targets"}
 
 
 @pytest.mark.parametrize(("group", "option"), options(*OF_PRETRAIN), ids=lambda value: value)
@@ -72,6 +72,15 @@ def test_every_option_fits_pretraining(group, option, monkeypatch):
 @pytest.mark.parametrize("option", options_of("finetune"))
 def test_every_strategy_fits_finetuning(option):
     assert load_config("finetune", schema_of("finetune"), [*MANDATORY["finetune"], f"finetune={option}"]).finetune.method
+
+
+@pytest.mark.parametrize("option", options_of("preset"))
+def test_every_preset_of_finetuning_changes_it_and_gives_way_to_what_is_said(option):
+    words = [*MANDATORY["finetune"], f"preset={option}"]
+    schema = schema_of("finetune")
+    plain, preset = load_config("finetune", schema, MANDATORY["finetune"]), load_config("finetune", schema, words)
+    assert preset != plain
+    assert load_config("finetune", schema, [*words, "optimizer.learning_rate=7e-4"]).optimizer.learning_rate == 7e-4
 
 
 @pytest.mark.parametrize("option", options_of("targets"))

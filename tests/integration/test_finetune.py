@@ -211,6 +211,16 @@ def test_the_pretraining_run_is_replayed_without_naming_its_sets(files, pretrain
         assert any(not torch.equal(tensor, new[head].state_dict()[name]) for name, tensor in old[head].state_dict().items()), head
 
 
+def test_one_word_keeps_pretraining_and_needs_its_run(files, pretrained, tmp_path, capsys):
+    assert finetune(files, pretrained, tmp_path / "without", "preset=keep-pretraining", steps=1) == 2
+    assert "give that run's folder: pretrain_run=runs/..." in capsys.readouterr().err
+    words = ("preset=keep-pretraining", f"pretrain_run={pretrained}", "mixture.structures_per_step=10")
+    assert finetune(files, pretrained, tmp_path / "run", *words, steps=2) == 0
+    card = load_artifact(tmp_path / "run" / "last.safetensors").card
+    assert [item["name"] for item in card["datasets"][1:]] == ["metals", "molecules"]
+    assert len(list((tmp_path / "run" / "evaluations").glob("after_*.json"))) == 2  # what was forgotten is measured
+
+
 @pytest.mark.parametrize(
     ("overrides", "steps_of"),
     [
