@@ -26,7 +26,9 @@ SHORTER = {
     ],
     "md": ["n_steps=5"],
     "relax": ["max_steps=2"],
-    "study": ["frames=[10]", "seeds=[0]", "strategies.finetune.steps=2", "strategies.from-scratch.steps=2"],
+    "study": [
+        "frames=[10]", "seeds=[0]", "strategies.finetune.steps=2", "strategies.from-scratch.steps=2", 'overrides=["teacher.method=none"]',
+    ],
 }
 #: raw files of recipes that the README prepares are their samples, whose hashes are not those of the real files
 RECIPE = ["verify=false"]
