@@ -18,7 +18,7 @@ from ase.calculators.calculator import CalculationFailed
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from unipot.structure import Structure
-from unipot.workflows.teacher_labels import driven_by
+from unipot.workflows.lessons.teacher_labels import driven_by
 
 #: file -> sets of one level of theory and one zero of energy
 DIFFERENCES = {

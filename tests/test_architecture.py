@@ -110,6 +110,19 @@ def test_imports_go_down_only():
     assert violations == []
 
 
+def test_parts_of_workflows_do_not_know_what_is_made_of_them():
+    """`finetuning` < `lessons` < the commands < `studies`, which run whole commands."""
+    forbidden = {"finetuning": ("lessons", "studies", "finetune", "before_training"), "lessons": ("studies", "finetune", "before_training")}
+    violations = [
+        f"{name_of(path)} imports {module}"
+        for part, others in forbidden.items()
+        for path in sorted((PACKAGE / "workflows" / part).glob("*.py"))
+        for module in imported(tree_of(path))
+        if module.startswith("unipot.workflows.") and module.split(".")[2] in others
+    ]
+    assert violations == []
+
+
 def test_files_are_short():
     lengths = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in [*MODULES, *OTHERS]}
     assert {name: n for name, n in lengths.items() if n > MAX_LINES} == {}

@@ -71,7 +71,7 @@ VERBS: dict[str, Verb] = {
     ),
     "study": Verb(
         workflow="unipot.workflows.study:study",
-        schema="unipot.workflows.study_config:StudyConfig",
+        schema="unipot.workflows.studies.config:StudyConfig",
         summary="learning curves over frames, seeds, strategies and targets",
         example="unipot study learning-curve checkpoint=runs/a/best.safetensors data=mine.extxyz test_data=test.extxyz",
         kinds=("learning-curve",),

@@ -15,14 +15,14 @@ from unipot.cli import main
 from unipot.data.store import Store
 from unipot.reporting.evaluation import Evaluation
 from unipot.structure import Structure
-from unipot.workflows import teacher_choice, teacher_labels
 from unipot.workflows.compose import load_config
 from unipot.workflows.finetune import FinetuneConfig
+from unipot.workflows.finetuning.self_replay import label_structure
+from unipot.workflows.lessons import teacher_choice, teacher_labels
+from unipot.workflows.lessons.teacher_choice import FEW, FEW_CORRECTED
+from unipot.workflows.lessons.teacher_labels import driven_by, labels_by
 from unipot.workflows.report import SUMMARY_FILE
 from unipot.workflows.run_folder import RunFolder
-from unipot.workflows.self_replay import label_structure
-from unipot.workflows.teacher_choice import FEW, FEW_CORRECTED
-from unipot.workflows.teacher_labels import driven_by, labels_by
 from unipot.zoo.artifact import load_artifact, load_potential
 
 pytest.importorskip("tblite", reason="tblite is the teacher")

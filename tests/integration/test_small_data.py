@@ -12,7 +12,7 @@ from ase.io import write
 
 from unipot.cli import main
 from unipot.training.metrics_log import read_metrics
-from unipot.workflows.small_data_trials import TrialRunner
+from unipot.workflows.finetuning.small_data_trials import TrialRunner
 from unipot.zoo.artifact import load_artifact, load_potential
 
 

@@ -10,8 +10,8 @@ from ase.io import write
 from tests.integration.lesson_cases import methanol, parent_for_lessons, run_finetune, xtb
 from unipot.data.store import Store
 from unipot.reporting.evaluation import Evaluation
-from unipot.workflows import teacher, teacher_choice
-from unipot.workflows.self_replay import label_structure
+from unipot.workflows.finetuning.self_replay import label_structure
+from unipot.workflows.lessons import teacher, teacher_choice
 from unipot.zoo.artifact import load_artifact, load_potential
 
 pytest.importorskip("tblite", reason="tblite is the teacher")

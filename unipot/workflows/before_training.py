@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,20 +12,21 @@ from rich.console import Console
 
 from unipot.models.potential import Potential
 from unipot.reporting.evaluation import Evaluation
-from unipot.workflows.adaptation import Adaptation, show_alignment
 from unipot.workflows.config import MixtureConfig
-from unipot.workflows.corrected import learn_corrected, with_last_schedule
 from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.difference import corrected_lesson, is_corrected
-from unipot.workflows.finetune_module import training_module, trial_module
-from unipot.workflows.fold_models import FoldModels
-from unipot.workflows.further_sets import own_datasets
-from unipot.workflows.property_heads import add_property_heads
-from unipot.workflows.replay import weighted
+from unipot.workflows.finetuning.adaptation import Adaptation, show_alignment
+from unipot.workflows.finetuning.fold_models import FoldModels
+from unipot.workflows.finetuning.further_sets import own_datasets
+from unipot.workflows.finetuning.property_heads import add_property_heads
+from unipot.workflows.finetuning.replay import weighted
+from unipot.workflows.finetuning.small_data import SmallDataPlan, SmallDataReport, settle
+from unipot.workflows.finetuning.starting_point import AFTER_LESSON, ZERO_SHOT, cache_of, measure_start, starting_point
+from unipot.workflows.finetuning.training_module import training_module, trial_module
+from unipot.workflows.lessons.corrected import learn_corrected, with_last_schedule
+from unipot.workflows.lessons.difference import corrected_lesson, is_corrected
+from unipot.workflows.lessons.teacher import taught
+from unipot.workflows.lessons.teacher_labels import NONE
 from unipot.workflows.run_folder import RunFolder
-from unipot.workflows.small_data import SmallDataPlan, SmallDataReport, settle
-from unipot.workflows.starting_point import AFTER_LESSON, ZERO_SHOT, cache_of, measure_start, measure_untaught, starting_point
-from unipot.workflows.teacher import taught
 from unipot.workflows.user_frames import UserFrames
 from unipot.workflows.yardsticks import Yardstick
 
@@ -91,7 +93,7 @@ def prepared(plan: Plan, targets: Sequence[Yardstick], console: Console) -> Read
 def after_alignment(plan: Plan, targets: Sequence[Yardstick], console: Console) -> Ready:
     """The aligned model, after the lesson if there is one, and the settings that small-data mode finds for it."""
     config, frames, run, budget = plan.config, plan.frames, plan.run, plan.budget
-    untaught = measure_untaught(config, plan.pretrained, frames, targets, budget, run)
+    untaught = _measure_untaught(config, plan.pretrained, frames, targets, budget, run)
     build = partial(training_module, run=run)
     lesson = taught(config, plan.pretrained, frames.dataset, plan.replay, budget, cache_of(config, run), run, build, console)
     console.rule("fresh weights" if config.from_scratch else "alignment")
@@ -130,3 +132,13 @@ def add_properties(config: FinetuneConfig, start: Adaptation, frames: UserFrames
     """Heads for the user's properties beside those of energies, in place."""
     frozen = config.finetune.method == "heads-only"
     add_property_heads(start.potential, config.properties, frames, seed=config.seed, frozen_backbone=frozen, console=console)
+
+
+def _measure_untaught(
+    config: FinetuneConfig, pretrained: Potential, frames: UserFrames, targets: Sequence[Yardstick], budget: MixtureConfig, run: RunFolder
+) -> list[Evaluation]:
+    """Errors of the pretrained model as it is, aligned, before a lesson changes it; none without one."""
+    if config.teacher.method == NONE or not targets:
+        return []
+    start = starting_point(config, copy.deepcopy(pretrained), frames, budget, run, Console(quiet=True))
+    return measure_start(start, targets, ZERO_SHOT, budget)

@@ -23,8 +23,8 @@ from unipot.workflows.config import LabelConfig, MixtureConfig, TrainerConfig
 from unipot.workflows.datasets import OpenDataset, open_datasets
 from unipot.workflows.error_bars import judge_error_bars, write_error_bars
 from unipot.workflows.finetune import FinetuneConfig, stores_of
-from unipot.workflows.further_sets import open_further_sets, own_datasets
-from unipot.workflows.property_heads import intervals_of, properties_in, show_intervals
+from unipot.workflows.finetuning.further_sets import open_further_sets, own_datasets
+from unipot.workflows.finetuning.property_heads import intervals_of, properties_in, show_intervals
 from unipot.workflows.report import EVALUATIONS
 from unipot.workflows.user_frames import UserDataConfig, budget_for, frames_batches, name_of, open_frames, open_user_frames
 from unipot.workflows.yardsticks import Yardstick, pretrain_config, require_same_energy_kind, validation_sets

@@ -15,7 +15,6 @@ from unipot.models.potential import Potential
 from unipot.structure import Structure
 from unipot.training.module import TrainingModule
 from unipot.workflows import tables
-from unipot.workflows.adaptation import AUTO
 from unipot.workflows.before_training import Plan, Ready, prepared
 from unipot.workflows.charge_states import admit_states, show_ignored_states
 from unipot.workflows.config import (
@@ -30,29 +29,30 @@ from unipot.workflows.config import (
 )
 from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.export import export_artifact, golden_structures
-from unipot.workflows.finetune_module import training_module
-from unipot.workflows.finetune_results import card_of, chosen_potential, model_name, show_results, write_summary
-from unipot.workflows.fit import FitResult, fit, is_main_process, set_up_process
-from unipot.workflows.fold_models import FoldModels
-from unipot.workflows.further_sets import FurtherSetConfig, open_further_sets, own_datasets
-from unipot.workflows.model import build_settings, dtype_named
-from unipot.workflows.pretrain import mixture_data
-from unipot.workflows.property_heads import (
+from unipot.workflows.finetuning.adaptation import AUTO
+from unipot.workflows.finetuning.fold_models import FoldModels
+from unipot.workflows.finetuning.further_sets import FurtherSetConfig, open_further_sets, own_datasets
+from unipot.workflows.finetuning.property_heads import (
     calibrate_properties,
     check_properties,
     through_existing_head,
 )
-from unipot.workflows.replay import open_replay
+from unipot.workflows.finetuning.replay import open_replay
+from unipot.workflows.finetuning.results import card_of, chosen_potential, model_name, show_results, write_summary
+from unipot.workflows.finetuning.self_replay import SelfReplayConfig, drift_yardsticks
+from unipot.workflows.finetuning.small_data import STATED, SmallDataConfig, is_stated, keep_start, plan_search
+from unipot.workflows.finetuning.starting_point import cache_of
+from unipot.workflows.finetuning.strategy import StrategyConfig, add_updates, check_strategy
+from unipot.workflows.finetuning.training_module import training_module
+from unipot.workflows.finetuning.uncertainty import add_uncertainty, check_uncertainty
+from unipot.workflows.fit import FitResult, fit, is_main_process, set_up_process
+from unipot.workflows.lessons.teacher import check_teacher
+from unipot.workflows.lessons.teacher_choice import choose_teacher
+from unipot.workflows.lessons.teacher_labels import TeacherConfig
+from unipot.workflows.model import build_settings, dtype_named
+from unipot.workflows.pretrain import mixture_data
 from unipot.workflows.report import EVALUATIONS, forgetting_table
 from unipot.workflows.run_folder import RunFolder, open_run_folder
-from unipot.workflows.self_replay import SelfReplayConfig, drift_yardsticks
-from unipot.workflows.small_data import STATED, SmallDataConfig, is_stated, keep_start, plan_search
-from unipot.workflows.starting_point import cache_of
-from unipot.workflows.strategy import StrategyConfig, add_updates, check_strategy
-from unipot.workflows.teacher import check_teacher
-from unipot.workflows.teacher_choice import choose_teacher
-from unipot.workflows.teacher_labels import TeacherConfig
-from unipot.workflows.uncertainty import add_uncertainty, check_uncertainty
 from unipot.workflows.user_frames import (
     UserDataConfig,
     UserFrames,

@@ -15,9 +15,9 @@ from unipot.reporting.learning_curve_page import error_curve_table, learning_cur
 from unipot.reporting.learning_curves import RunResult, learning_curves, median_factors
 from unipot.reporting.tables import ReportTable
 from unipot.workflows.run_folder import write_json, write_whole
-from unipot.workflows.study_config import StudyConfig, strategies_of, targets_of
-from unipot.workflows.study_runs import LOG_FILE, ModelIdentity, PlannedRun, execute, make_room, plan_runs
-from unipot.workflows.study_targets import Target, open_target
+from unipot.workflows.studies.config import StudyConfig, strategies_of, targets_of
+from unipot.workflows.studies.runs import LOG_FILE, ModelIdentity, PlannedRun, execute, make_room, plan_runs
+from unipot.workflows.studies.targets import Target, open_target
 from unipot.zoo.artifact import load_artifact
 
 _METHOD = """Frames include those that choose the best weights. Errors are of the best weights on the test sets; step-0 is the aligned model

@@ -21,7 +21,7 @@ from unipot.properties import PROPERTIES
 from unipot.training.losses import without_zero_weights
 from unipot.workflows.config import DatasetConfig, LabelConfig, MixtureConfig, PropertyConfig
 from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.property_frames import scalars_of_config, store_with_scalars
+from unipot.workflows.finetuning.property_frames import scalars_of_config, store_with_scalars
 
 #: file names that say nothing about the data; the folder's name is used instead
 _NAMELESS = ("train", "training", "data", "frames", "test", "val", "validation", "all", "dataset")
@@ -62,7 +62,7 @@ class UserFrames:
         dataset: the frames used, split.
         test: store of test frames, or None.
         n_frames: used for training and for choosing the best weights.
-        further: other sets of the user's own, each with a head of its own (`unipot.workflows.further_sets`).
+        further: other sets of the user's own, each with a head of its own (`unipot.workflows.finetuning.further_sets`).
     """
 
     dataset: OpenDataset

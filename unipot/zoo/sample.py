@@ -1,6 +1,6 @@
 """The sample of a model: a few structures of each dataset it was trained on, geometry only, as text in its card.
 
-A later fine-tuning labels them with the model itself and replays them (`unipot.workflows.self_replay`). Numbers are written
+A later fine-tuning labels them with the model itself and replays them (`unipot.workflows.finetuning.self_replay`). Numbers are written
 as text, so that a card with a sample stays readable and nothing in it is executed.
 """
 

@@ -7,7 +7,7 @@ from ase.build import molecule
 from unipot.data.store import Store, StoreWriter
 from unipot.finetune.small_data import make_folds
 from unipot.structure import Structure
-from unipot.workflows.small_data import relatives
+from unipot.workflows.finetuning.small_data import relatives
 
 
 def frames(n, same=()):

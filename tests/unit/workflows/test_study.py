@@ -10,8 +10,8 @@ from unipot.cli import main
 from unipot.data.store import Store, StoreWriter
 from unipot.models import CompositionReference, Head, HeadBank, Potential, build_backbone
 from unipot.structure import Structure
-from unipot.workflows import study_runs
-from unipot.workflows.study_targets import frames_of
+from unipot.workflows.studies import runs as study_runs
+from unipot.workflows.studies.targets import frames_of
 from unipot.zoo.artifact import save_artifact
 
 WATER = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])

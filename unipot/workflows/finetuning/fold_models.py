@@ -14,9 +14,9 @@ from unipot.finetune.out_of_fold import FoldFrames
 from unipot.finetune.small_data import Rung
 from unipot.workflows.config import MixtureConfig
 from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.finetuning.small_data_trials import Fold, TrialRunner
 from unipot.workflows.frame_limits import evenly
 from unipot.workflows.run_folder import RunFolder
-from unipot.workflows.small_data_trials import Fold, TrialRunner
 from unipot.workflows.user_frames import counted_batches
 from unipot.zoo.artifact import load_potential
 

@@ -44,7 +44,7 @@ class Adaptation:
         statistics: of the new head from scratch, references included; empty when aligned.
         new_elements: of the frames, which no head of the checkpoint was trained on.
         further: of the heads of further sets of the user's own, in the same potential.
-        teacher: what a cheap method taught before, see `unipot.workflows.teacher`; empty without one.
+        teacher: what a cheap method taught before, see `unipot.workflows.lessons.teacher`; empty without one.
     """
 
     potential: Potential

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from unipot.workflows.adaptation import Adaptation
 from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.finetune_module import Build, train_in_memory
-from unipot.workflows.kept import MADE_WITH, kept_model
+from unipot.workflows.finetuning.adaptation import Adaptation
+from unipot.workflows.finetuning.kept_models import MADE_WITH, kept_model
+from unipot.workflows.finetuning.training_module import Build, train_in_memory
+from unipot.workflows.lessons.teacher import TAUGHT
+from unipot.workflows.lessons.teacher_labels import METHODS
 from unipot.workflows.model import dtype_named, of_length
 from unipot.workflows.run_folder import RunFolder, settings_fingerprint
-from unipot.workflows.teacher import TAUGHT
-from unipot.workflows.teacher_labels import METHODS
 from unipot.zoo.artifact import load_artifact, save_artifact
 
 if TYPE_CHECKING:

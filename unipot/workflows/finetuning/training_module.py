@@ -11,15 +11,15 @@ from rich.console import Console
 from unipot.training.metrics import MetricTable
 from unipot.training.module import TrainingModule
 from unipot.training.optim import ParameterPolicy, build_policy
-from unipot.workflows.adaptation import Adaptation
 from unipot.workflows.config import MixtureConfig
 from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.finetuning.adaptation import Adaptation
+from unipot.workflows.finetuning.property_heads import loss_with_properties
+from unipot.workflows.finetuning.strategy import add_updates, strategy_policy
 from unipot.workflows.fit import fit_in_memory, in_memory
 from unipot.workflows.model import build_settings
 from unipot.workflows.pretrain import mixture_data
-from unipot.workflows.property_heads import loss_with_properties
 from unipot.workflows.run_folder import RunFolder
-from unipot.workflows.strategy import add_updates, strategy_policy
 
 if TYPE_CHECKING:
     from unipot.workflows.finetune import FinetuneConfig

@@ -10,8 +10,8 @@ from typing import Any
 from omegaconf import MISSING
 from rich.console import Console
 
-from unipot.workflows.adaptation import AUTO
 from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.finetuning.adaptation import AUTO
 from unipot.workflows.user_frames import UserDataConfig, UserFrames, free_head_name, open_user_frames
 
 

@@ -14,7 +14,7 @@ from unipot.reporting.tables import uncertainty_table
 from unipot.structure import Structure
 from unipot.workflows.config import MixtureConfig
 from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.fold_models import FoldModels, fold_frames
+from unipot.workflows.finetuning.fold_models import FoldModels, fold_frames
 from unipot.workflows.frame_limits import evenly
 from unipot.workflows.user_frames import counted_batches
 from unipot.zoo.artifact import RESERVED, load_artifact, save_artifact

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +11,10 @@ from rich.console import Console
 
 from unipot.models.potential import Potential
 from unipot.reporting.evaluation import Evaluation
-from unipot.workflows.adaptation import Adaptation, align_to_frames, element_warnings, fresh_potential
 from unipot.workflows.config import MixtureConfig
 from unipot.workflows.export import write_references
+from unipot.workflows.finetuning.adaptation import Adaptation, align_to_frames, element_warnings, fresh_potential
 from unipot.workflows.run_folder import RunFolder
-from unipot.workflows.teacher_labels import NONE
 from unipot.workflows.user_frames import UserFrames, stated_units
 from unipot.workflows.yardsticks import Yardstick
 
@@ -52,16 +50,6 @@ def starting_point(
         others = {name: store for name, store in others.items() if store is not None}
         adapted.append(found.noting(element_warnings(pretrained, each.dataset, others)))
     return replace(adapted[0], further=tuple(adapted[1:]))
-
-
-def measure_untaught(
-    config: FinetuneConfig, pretrained: Potential, frames: UserFrames, targets: Sequence[Yardstick], budget: MixtureConfig, run: RunFolder
-) -> list[Evaluation]:
-    """Errors of the pretrained model as it is, aligned, before a lesson changes it; none without one."""
-    if config.teacher.method == NONE or not targets:
-        return []
-    start = starting_point(config, copy.deepcopy(pretrained), frames, budget, run, Console(quiet=True))
-    return measure_start(start, targets, ZERO_SHOT, budget)
 
 
 def measure_start(start: Adaptation, targets: Sequence[Yardstick], what: str, budget: MixtureConfig) -> list[Evaluation]:

@@ -33,13 +33,13 @@ _ELECTRONIC_TEMPERATURE, _ITERATIONS = 3000.0, 100
 
 @dataclass(kw_only=True)
 class TeacherConfig:
-    """`method`: none, gfn1-xtb or gfn2-xtb (tblite), or auto (see `unipot.workflows.teacher_choice`). `frames`: labelled in all.
-    `temperature`: K, of the Langevin dynamics that starts from every frame of the user's. `steps_before`, `steps_between`: of 1 fs,
-    before the first labelled frame and between two. `max_steps`, `structures_per_step`: of the training on them. `corrected`: whether
-    the labels are corrected by a model of the difference to the user's frames first, see `unipot.workflows.difference`; `own_share`: of
-    the draws then, that are the user's frames; `own_steps`, `own_rate`: of the training on them alone that follows, the latter in rates of
-    the optimizer. `periodic_atoms`: of all structures that are labelled together, where they are periodic. The values here are those of a
-    run from before there was the correction."""
+    """`method`: none, gfn1-xtb or gfn2-xtb (tblite), or auto (see `unipot.workflows.lessons.teacher_choice`). `frames`: labelled in all;
+    `periodic_atoms`: of all of them together, where they are periodic. `temperature`: K, of the Langevin dynamics that starts from every
+    frame of the user's. `steps_before`, `steps_between`: of 1 fs, before the first labelled frame and between two. `max_steps`,
+    `structures_per_step`: of the training on them. `corrected`: whether the labels are corrected by a model of the difference to the
+    user's frames first (`unipot.workflows.lessons.difference`); `own_share`: of the draws then, that are the user's frames; `own_steps`,
+    `own_rate`: of the training on them alone that follows, the latter in rates of the optimizer. The values here are those of a run from
+    before there was the correction."""
 
     method: str = NONE
     frames: int = 2000

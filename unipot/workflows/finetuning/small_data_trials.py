@@ -21,9 +21,9 @@ from unipot.finetune.lora import merged
 from unipot.finetune.small_data import DIVERGED, Rung, Trial, relative_error
 from unipot.training.metrics import MetricTable, evaluate
 from unipot.training.module import NonFiniteError, TrainingModule
-from unipot.workflows.adaptation import Adaptation
 from unipot.workflows.config import MixtureConfig
 from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.finetuning.adaptation import Adaptation
 from unipot.workflows.fit import fit_in_memory, in_memory
 from unipot.workflows.model import of_length
 from unipot.workflows.pretrain import mixture_data

@@ -20,17 +20,17 @@ from unipot.reporting.tables import ReportTable, small_data_table
 from unipot.structure import Structure
 from unipot.training.checkpoint import random_state, restore_random_state
 from unipot.training.module import TrainingModule
-from unipot.workflows.adaptation import Adaptation
 from unipot.workflows.compose import checked_config
 from unipot.workflows.config import MixtureConfig, OptimizerConfig
 from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.finetuning.adaptation import Adaptation
+from unipot.workflows.finetuning.fold_models import FoldModels, forget_trials, start_models, trial_models
+from unipot.workflows.finetuning.small_data_trials import Fold, TrialRunner
+from unipot.workflows.finetuning.strategy import StrategyConfig, check_strategy
 from unipot.workflows.fit import Export, FitResult
-from unipot.workflows.fold_models import FoldModels, forget_trials, start_models, trial_models
 from unipot.workflows.model import build_settings
 from unipot.workflows.report import SMALL_DATA_FILE
 from unipot.workflows.run_folder import RunFolder, write_json
-from unipot.workflows.small_data_trials import Fold, TrialRunner
-from unipot.workflows.strategy import StrategyConfig, check_strategy
 from unipot.workflows.user_frames import UserFrames
 
 if TYPE_CHECKING:

@@ -22,14 +22,14 @@ from unipot.data.spec import DatasetSpec
 from unipot.data.store import Store
 from unipot.models.potential import Potential
 from unipot.training.metrics import MetricTable
-from unipot.workflows.adaptation import align_to_frames
 from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.finetune_module import Build, train_in_memory
-from unipot.workflows.kept import MADE_WITH, kept_model
+from unipot.workflows.finetuning.adaptation import align_to_frames
+from unipot.workflows.finetuning.kept_models import MADE_WITH, kept_model
+from unipot.workflows.finetuning.replay import weighted
+from unipot.workflows.finetuning.training_module import Build, train_in_memory
+from unipot.workflows.lessons.teacher_labels import AUTO, METHODS, NONE, TeacherConfig, labelled_store
 from unipot.workflows.model import dtype_named
-from unipot.workflows.replay import weighted
 from unipot.workflows.run_folder import RunFolder, settings_fingerprint, write_json
-from unipot.workflows.teacher_labels import AUTO, METHODS, NONE, TeacherConfig, labelled_store
 from unipot.workflows.user_frames import free_head_name
 from unipot.zoo.artifact import save_artifact
 

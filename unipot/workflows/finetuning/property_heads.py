@@ -24,8 +24,8 @@ from unipot.training.losses import LossTerm, StepLoss
 from unipot.training.property_loss import ScalarTerm
 from unipot.workflows.config import LossConfig, MixtureConfig, PropertyConfig
 from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.finetuning.property_frames import scalars_of_config
 from unipot.workflows.model import build_loss
-from unipot.workflows.property_frames import scalars_of_config
 from unipot.workflows.user_frames import UserFrames, frames_batches
 from unipot.workflows.yardsticks import Yardstick
 from unipot.zoo.artifact import RESERVED, load_artifact, save_artifact

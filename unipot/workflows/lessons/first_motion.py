@@ -23,10 +23,10 @@ from unipot.calculator import UnipotCalculator
 from unipot.data.store import Store, StoreWriter
 from unipot.models.potential import Potential
 from unipot.structure import Structure
-from unipot.workflows.finetune_module import Build, train_in_memory
+from unipot.workflows.finetuning.starting_point import starting_point
+from unipot.workflows.finetuning.training_module import Build, train_in_memory
+from unipot.workflows.lessons.teacher_labels import METHODS, TeacherConfig, all_labels_by, thermal_motion
 from unipot.workflows.run_folder import RunFolder, settings_fingerprint
-from unipot.workflows.starting_point import starting_point
-from unipot.workflows.teacher_labels import METHODS, TeacherConfig, all_labels_by, thermal_motion
 from unipot.workflows.user_frames import UserFrames
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ from rich.console import Console
 
 from unipot.structure import Structure
 from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.difference import DIFFERENCE
+from unipot.workflows.finetuning.strategy import FULL
 from unipot.workflows.frame_limits import spread
+from unipot.workflows.lessons.difference import DIFFERENCE
+from unipot.workflows.lessons.teacher import FACTS
+from unipot.workflows.lessons.teacher_labels import AUTO, METHODS, NONE, labels_by
 from unipot.workflows.run_folder import RunFolder
-from unipot.workflows.strategy import FULL
-from unipot.workflows.teacher import FACTS
-from unipot.workflows.teacher_labels import AUTO, METHODS, NONE, labels_by
 
 if TYPE_CHECKING:
     from unipot.workflows.finetune import FinetuneConfig

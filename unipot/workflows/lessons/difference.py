@@ -30,18 +30,18 @@ from unipot.finetune.lora import merged
 from unipot.finetune.small_data import runner_up
 from unipot.models.potential import Potential
 from unipot.structure import Structure
-from unipot.workflows.adaptation import AUTO, Adaptation, align_to_frames
 from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.finetune_module import Build, train_in_memory
-from unipot.workflows.first_motion import moved_and_labelled
-from unipot.workflows.fold_models import FoldModels
-from unipot.workflows.kept import MADE_WITH, kept_model
+from unipot.workflows.finetuning.adaptation import AUTO, Adaptation, align_to_frames
+from unipot.workflows.finetuning.fold_models import FoldModels
+from unipot.workflows.finetuning.kept_models import MADE_WITH, kept_model
+from unipot.workflows.finetuning.self_replay import label_structure
+from unipot.workflows.finetuning.small_data import SmallDataPlan, SmallDataReport, plan_search, settle
+from unipot.workflows.finetuning.strategy import FULL
+from unipot.workflows.finetuning.training_module import Build, train_in_memory
+from unipot.workflows.lessons.first_motion import moved_and_labelled
+from unipot.workflows.lessons.teacher_labels import METHODS, NONE, all_labels_by, labelled_store
 from unipot.workflows.model import SMALLEST_SCALE, dtype_named
 from unipot.workflows.run_folder import RunFolder, settings_fingerprint
-from unipot.workflows.self_replay import label_structure
-from unipot.workflows.small_data import SmallDataPlan, SmallDataReport, plan_search, settle
-from unipot.workflows.strategy import FULL
-from unipot.workflows.teacher_labels import METHODS, NONE, all_labels_by, labelled_store
 from unipot.workflows.user_frames import UserFrames, counted_batches
 from unipot.zoo.artifact import load_potential, save_artifact
 

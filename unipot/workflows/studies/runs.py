@@ -16,12 +16,12 @@ from typing import Any
 
 from unipot.reporting.learning_curves import RunResult
 from unipot.workflows.run_folder import write_json
-from unipot.workflows.study_config import StudyConfig, StudyStrategyConfig
-from unipot.workflows.study_targets import Target, frames_of
+from unipot.workflows.studies.config import StudyConfig, StudyStrategyConfig
+from unipot.workflows.studies.targets import Target, frames_of
 
 SETTINGS_FILE, RESULT_FILE, LOG_FILE = "study_run.json", "result.json", "log.txt"
 #: module of the process that does one run
-WORKER = "unipot.workflows.study_worker"
+WORKER = "unipot.workflows.studies.worker"
 #: of the log, kept with a failed run
 _LAST_LINES = 5
 

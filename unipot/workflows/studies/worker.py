@@ -20,23 +20,23 @@ from unipot.finetune.readout_fit import SHIFT
 from unipot.models.potential import Potential
 from unipot.reporting.evaluation import Evaluation
 from unipot.reporting.learning_curves import Errors, RunResult
-from unipot.workflows.adaptation import Adaptation
 from unipot.workflows.charge_states import admit_states
 from unipot.workflows.compose import load_config
 from unipot.workflows.config import MixtureConfig
-from unipot.workflows.difference import is_corrected
 from unipot.workflows.finetune import FinetuneConfig, open_everything, with_light_steps
-from unipot.workflows.finetune_module import training_module
+from unipot.workflows.finetuning.adaptation import Adaptation
+from unipot.workflows.finetuning.small_data import plan_search
+from unipot.workflows.finetuning.starting_point import cache_of, starting_point
+from unipot.workflows.finetuning.training_module import training_module
 from unipot.workflows.frame_limits import spread
+from unipot.workflows.lessons.difference import is_corrected
+from unipot.workflows.lessons.teacher import taught
+from unipot.workflows.lessons.teacher_choice import choose_teacher
+from unipot.workflows.lessons.teacher_labels import NONE
 from unipot.workflows.model import dtype_named
 from unipot.workflows.report import read_finetune_run
 from unipot.workflows.run_folder import RunFolder, write_json
-from unipot.workflows.small_data import plan_search
-from unipot.workflows.starting_point import cache_of, starting_point
-from unipot.workflows.study_runs import RESULT_FILE
-from unipot.workflows.teacher import taught
-from unipot.workflows.teacher_choice import choose_teacher
-from unipot.workflows.teacher_labels import NONE
+from unipot.workflows.studies.runs import RESULT_FILE
 from unipot.workflows.user_frames import budget_for
 from unipot.workflows.yardsticks import Yardstick
 from unipot.zoo.artifact import load_potential
@@ -108,7 +108,7 @@ def _before(
 ) -> tuple[Errors, Errors]:
     """Errors of the aligned model before the first step, and of the pretrained parent head with the composition shift alone.
 
-    The two differ where a layer was solved for, and after a lesson (`unipot.workflows.teacher`). The alignment is closed-form and
+    The two differ where a layer was solved for, and after a lesson (`unipot.workflows.lessons.teacher`). The alignment is closed-form and
     seeded, so doing it again gives what the run started from.
     """
     start = _aligned(config, folder, budget, console)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from unipot.models.potential import Potential
 from unipot.workflows.datasets import OpenDataset, open_datasets
-from unipot.workflows.self_replay import self_labelled_sets
+from unipot.workflows.finetuning.self_replay import self_labelled_sets
 from unipot.workflows.yardsticks import require_same_energy_kind, validation_sets
 from unipot.zoo.card import read_card
 

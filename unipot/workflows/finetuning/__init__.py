@@ -1,0 +1,1 @@
+"""Parts of fine-tuning: alignment, strategies, replay, the search of settings, error bars."""

@@ -1,0 +1,1 @@
+"""Parts of `unipot study`: targets, planned runs, and the process of one run."""
