@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 _APART = 25
 #: a trajectory ends where a force is so many times the largest of the user's labels, and above so many eV/Å: there the model knows nothing
 _TOO_LARGE, _NEVER_TOO_LARGE = 2.0, 5.0
+#: the structure after which it is said how long all of them will take
+_TIMED = 9
 
 
 def moved_and_labelled(
@@ -127,8 +130,11 @@ def _trajectory(options: TeacherConfig, dynamics: Langevin, n_structures: int, l
 
 
 def _labelled(method: str, structures: Sequence[Structure], labels: Sequence[str], console: Console) -> Iterator[Structure]:
-    n_failed = 0
-    for structure, found in zip(structures, all_labels_by(method, structures, labels), strict=True):
+    n_failed, began = 0, time.perf_counter()
+    for k, (structure, found) in enumerate(zip(structures, all_labels_by(method, structures, labels), strict=True)):
+        if k == _TIMED:
+            minutes = (time.perf_counter() - began) / (_TIMED + 1) * len(structures) / 60
+            console.print(f"  which takes {'about ' + format(minutes, '.0f') if minutes >= 1 else 'less than 1'} min", highlight=False)
         if found is None:
             n_failed += 1
         else:
