@@ -125,5 +125,5 @@ def test_large_periodic_structures_go_fewer_to_a_step(periodic, n_atoms, n):
     assert _structures_per_step(config, SimpleNamespace(store=store)) == n
 
 
-def test_what_was_decided_is_kept_when_a_run_is_continued(run):
+def test_the_frames_alone_come_last(run):
     assert json.loads((run / "finetune_summary.json").read_text())["n_steps"] == 4

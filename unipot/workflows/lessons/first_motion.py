@@ -1,6 +1,6 @@
 """Structures in thermal motion under a first model of the user's frames, for a teacher that is too slow to drive them itself.
 
-A semi-empirical method takes seconds for a periodic cell of hundred atoms, a dynamics of thousands of steps with it hours. A model that
+A semi-empirical method takes seconds for a periodic cell of a hundred atoms, a dynamics of thousands of steps with it hours. A model that
 has learned the frames for a minute is wrong by tenths of the forces, but what its atoms pass through in a tenth of a picosecond is what
 atoms pass through; the method is asked for labels of some of these structures alone.
 """
@@ -11,8 +11,9 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,12 @@ from ase.md.langevin import Langevin
 from rich.console import Console
 
 from unipot.calculator import UnipotCalculator
-from unipot.data.store import Store, StoreWriter
+from unipot.data.store import Store
 from unipot.models.potential import Potential
 from unipot.structure import Structure
 from unipot.workflows.finetuning.starting_point import starting_point
 from unipot.workflows.finetuning.training_module import Build, train_in_memory
-from unipot.workflows.lessons.teacher_labels import METHODS, TeacherConfig, all_labels_by, thermal_motion
+from unipot.workflows.lessons.teacher_labels import METHODS, TeacherConfig, all_labels_by, store_of, thermal_motion
 from unipot.workflows.run_folder import RunFolder, settings_fingerprint
 from unipot.workflows.user_frames import UserFrames
 
@@ -68,17 +69,8 @@ def moved_and_labelled(
     for start in starts:
         digest.update(start.input_bytes())
     path = cache / f"{options.method}-{digest.hexdigest()[:12]}.unipot"
-    if not path.exists():
-        model = _first_model(config, pretrained, frames, budget, run, build)
-        moved = _moved(options, model, frames.dataset.spec.head, starts, config.seed, console)
-        console.print(f"  {len(moved)} structures of a dynamics under a first model are labelled", highlight=False)
-        cache.mkdir(parents=True, exist_ok=True)
-        with StoreWriter(
-            path, name=options.method, level_of_theory=f"{METHODS[options.method]} (tblite)", energy_kind="total", labels=tuple(labels),
-            provenance={"teacher": asdict(options)},
-        ) as writer:  # fmt: skip
-            writer.extend(_labelled(options.method, moved, labels, console))
-    return Store(path)
+    moved = partial(_moved_by_first_model, config, pretrained, frames, starts, budget, run, build, console)
+    return store_of(path, options, labels, _labelled(options.method, moved, labels, console))
 
 
 def n_labelled(options: TeacherConfig, starts: Sequence[Structure]) -> int:
@@ -87,13 +79,14 @@ def n_labelled(options: TeacherConfig, starts: Sequence[Structure]) -> int:
     return min(options.frames, max(len(starts), round(options.periodic_atoms / n_atoms)))
 
 
-def _first_model(
-    config: FinetuneConfig, pretrained: Potential, frames: UserFrames, budget: MixtureConfig, run: RunFolder, build: Build
-) -> Potential:
-    """The aligned model after the training that the configuration asks for."""
+def _moved_by_first_model(
+    config: FinetuneConfig, pretrained: Potential, frames: UserFrames, starts: Sequence[Structure], budget: MixtureConfig, run: RunFolder,
+    build: Build, console: Console,
+) -> list[Structure]:  # fmt: skip
+    """Structures under the aligned model after the training that the configuration asks for."""
     start = starting_point(config, copy.deepcopy(pretrained), frames, budget, run, Console(quiet=True))
     train_in_memory(config, start, [frames.dataset], budget, build)
-    return start.potential.eval()
+    return _moved(config.teacher, start.potential.eval(), frames.dataset.spec.head, starts, config.seed, console)
 
 
 def _moved(
@@ -101,7 +94,7 @@ def _moved(
 ) -> list[Structure]:
     """Structures of one Langevin dynamics per start, without labels."""
     calculator = UnipotCalculator(model, head)
-    largest = max(float(np.abs(start.labels["forces"]).max()) for start in starts if "forces" in start.labels)
+    largest = max((float(np.abs(start.labels["forces"]).max()) for start in starts if "forces" in start.labels), default=0.0)
     limit, n_wanted = max(_TOO_LARGE * largest, _NEVER_TOO_LARGE), n_labelled(options, starts)
     found: list[Structure] = []
     n_ended = 0
@@ -129,7 +122,11 @@ def _trajectory(options: TeacherConfig, dynamics: Langevin, n_structures: int, l
         yield dynamics.atoms.positions.copy()
 
 
-def _labelled(method: str, structures: Sequence[Structure], labels: Sequence[str], console: Console) -> Iterator[Structure]:
+def _labelled(
+    method: str, moved: Callable[[], list[Structure]], labels: Sequence[str], console: Console
+) -> Iterator[Structure]:
+    structures = moved()
+    console.print(f"  {len(structures)} structures of a dynamics under a first model are labelled", highlight=False)
     n_failed, began = 0, time.perf_counter()
     for k, (structure, found) in enumerate(zip(structures, all_labels_by(method, structures, labels), strict=True)):
         if k == _TIMED:
@@ -141,5 +138,3 @@ def _labelled(method: str, structures: Sequence[Structure], labels: Sequence[str
             yield structure.with_labels(**found)
     if n_failed:
         console.print(f"warning: {METHODS[method]} failed on {n_failed} of {len(structures)} structures", style="yellow")
-    if n_failed == len(structures):
-        raise ValueError(f"teacher.method={method} could not label any structure; check its elements, charge and geometry")

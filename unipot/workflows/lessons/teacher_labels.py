@@ -62,14 +62,32 @@ def labelled_store(options: TeacherConfig, starts: Sequence[Structure], seed: in
     for start in starts:
         digest.update(start.input_bytes())
     path = cache / f"{options.method}-{digest.hexdigest()[:12]}.unipot"
+    return store_of(path, options, ("energy", "forces"), _labelled(options, starts, seed, console))
+
+
+def store_of(path: Path, options: TeacherConfig, labels: Sequence[str], structures: Iterator[Structure]) -> Store:
+    """The store at `path`, made of labelled `structures` unless it is there; those are not asked for then.
+
+    Raises:
+        ValueError: the method could label no structure.
+    """
     if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with StoreWriter(
-            path, name=options.method, level_of_theory=f"{METHODS[options.method]} (tblite)", energy_kind="total",
-            labels=("energy", "forces"), provenance={"teacher": asdict(options)},
+            path, name=options.method, level_of_theory=f"{METHODS[options.method]} (tblite)", energy_kind="total", labels=tuple(labels),
+            provenance={"teacher": asdict(options)},
         ) as writer:  # fmt: skip
-            writer.extend(_labelled(options, starts, seed, console))
+            writer.extend(_some(structures, options.method))
     return Store(path)
+
+
+def _some(structures: Iterator[Structure], method: str) -> Iterator[Structure]:
+    n_found = 0
+    for structure in structures:
+        n_found += 1
+        yield structure
+    if not n_found:
+        raise ValueError(f"teacher.method={method} could not label any structure; check its elements, charge and geometry")
 
 
 def _labelled(options: TeacherConfig, starts: Sequence[Structure], seed: int, console: Console) -> Iterator[Structure]:
@@ -92,8 +110,6 @@ def _labelled(options: TeacherConfig, starts: Sequence[Structure], seed: int, co
             yield replace(start, positions=atoms.positions.copy(), labels=labels, id=f"{number}-{k}", group=str(number))
     if failed:
         console.print(f"warning: {METHODS[options.method]} failed on {failed} of {len(starts)} trajectories", style="yellow")
-    if not found:
-        raise ValueError(f"teacher.method={options.method} could not label any structure; check its elements, charge and geometry")
 
 
 def thermal_motion(atoms: Atoms, temperature: float, seed: int, number: int) -> Langevin:
