@@ -4,7 +4,8 @@
 
 `alloys.extxyz` (experiment=few-shot): `snap_NbMoTaW` shares frames with the fine-tuning target `mlearn_Mo`; every frame of pure
 molybdenum is left out and counted. `difference-*.extxyz` (experiment=few-shot-organics): molecules whose labels are those of DFT less
-those of GFN2-xTB (tblite), so that the parent knows how two levels of theory differ.
+those of GFN2-xTB (tblite), so that the parent knows how two levels of theory differ; one of them is of the molecules in
+`pbe-organics.unipot` (experiment=few-shot-dft), where that store lies in the folder already.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ase import Atoms
 from ase.calculators.calculator import CalculationFailed
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from unipot.data.store import Store
 from unipot.structure import Structure
 from unipot.workflows.lessons.teacher_labels import driven_by
 
@@ -26,6 +28,9 @@ DIFFERENCES = {
     "difference-wb97m": ("spice_sub",),
     "difference-wb97m-atoms": ("spice_dipep",),
 }
+
+#: molecules that `unipot prepare recipe=pbe_organics` labelled
+ORGANICS = "pbe-organics"
 
 
 def without_pure(source: Path, target: Path, symbol: str) -> tuple[int, int]:
@@ -40,13 +45,22 @@ def differences(sources: list[Path], target: Path) -> tuple[int, int]:
     """Write the frames of `sources` with their labels less those of GFN2-xTB; returns how many were kept and how many it failed on."""
     kept, failed = [], 0
     for source in sources:
-        for frame in ase.io.read(source, index=":"):
+        for frame in _frames(source):
             try:
                 kept.append(_less_xtb(frame))
             except CalculationFailed:
                 failed += 1
     _write(target, kept)
     return len(kept), failed
+
+
+def _training_frames(data: Path, own: str) -> Path:
+    return data / (own if "_" in own else f"rmd17_{own}") / "train.extxyz"
+
+
+def _frames(source: Path) -> list[Atoms]:
+    """Of a structure file or a store, with their labels."""
+    return [structure.to_ase() for structure in Store(source)] if source.suffix == ".unipot" else ase.io.read(source, index=":")
 
 
 def _less_xtb(frame: Atoms) -> Atoms:
@@ -71,9 +85,12 @@ def main() -> None:
     options = parser.parse_args()
     kept, dropped = without_pure(options.data / "snap_NbMoTaW" / "train.extxyz", options.out / "alloys.extxyz", "Mo")
     print(f"{options.out / 'alloys.extxyz'}: {kept} frames kept, {dropped} of pure Mo left out", flush=True)
-    for name, sets in DIFFERENCES.items():
-        folders = [options.data / (own if "_" in own else f"rmd17_{own}") for own in sets]
-        kept, failed = differences([folder / "train.extxyz" for folder in folders], options.out / f"{name}.extxyz")
+    wanted = {name: [_training_frames(options.data, own) for own in sets] for name, sets in DIFFERENCES.items()}
+    organics = options.out / f"{ORGANICS}.unipot"
+    if organics.is_dir():
+        wanted[f"difference-{ORGANICS}"] = [organics]
+    for name, sources in wanted.items():
+        kept, failed = differences(sources, options.out / f"{name}.extxyz")
         print(f"{options.out / name}.extxyz: {kept} frames kept, {failed} left out where GFN2-xTB failed", flush=True)
 
 

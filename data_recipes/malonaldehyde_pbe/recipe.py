@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unipot.data.catalog.pbe import pbe_def2_svp
 from unipot.structure import Structure
-from unipot.units import BOHR, HARTREE
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -48,7 +48,7 @@ def structures(n_frames: int = 50, seed: int = 0, split: str = "train", first: i
         raise ValueError(f"split {split!r} of recipe 'malonaldehyde_pbe' is not known; use one of: {', '.join(SPLITS)}")
     for k, atoms in enumerate(_trajectory(n_frames, np.random.default_rng((seed, SPLITS[split])))):
         if k >= first:
-            energy, forces = _pbe(atoms)
+            energy, forces = pbe_def2_svp(atoms)
             labels = {"energy": np.array(energy), "forces": forces}
             yield Structure.from_ase(atoms, labels=labels, id=f"{split}-{seed}-{k:04d}", group=f"{split}-{seed}")
 
@@ -71,21 +71,3 @@ def _trajectory(n_frames: int, rng: np.random.Generator) -> Iterator[Atoms]:
     for k in range(n_frames):
         dynamics.run(STEPS_BETWEEN if k else FIRST_STEPS)
         yield Atoms(atoms.numbers, positions=atoms.positions - atoms.get_center_of_mass())
-
-
-def _pbe(atoms: Atoms) -> tuple[float, np.ndarray]:
-    """Energy (eV) and forces (n_atoms, 3) (eV/Å).
-
-    Raises:
-        RuntimeError: the self-consistent field did not converge.
-    """
-    from pyscf import dft, gto
-
-    molecule = gto.M(atom=list(zip(atoms.symbols, atoms.positions, strict=True)), basis="def2-svp", unit="Angstrom", verbose=0)
-    field = dft.RKS(molecule, xc="PBE").density_fit(auxbasis="def2-universal-jfit")
-    field.grids.level = 3
-    field.conv_tol = 1e-8
-    energy = field.kernel()
-    if not field.converged:
-        raise RuntimeError(f"PySCF: the self-consistent field did not converge for positions {atoms.positions.round(3).tolist()}")
-    return energy * HARTREE, -field.nuc_grad_method().kernel() * HARTREE / BOHR
