@@ -44,6 +44,14 @@ def files(tmp_path_factory, toy_data):
     return folder
 
 
+def in_two_processes(words):
+    """What the command prints."""
+    command = [sys.executable, "-m", "unipot.cli", *words, "trainer.devices=2", "trainer.strategy=ddp"]
+    finished = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return " ".join(finished.stdout.split())
+
+
 PROPERTY = ("properties.size={key: size, unit: A, threshold: 0.1}",)
 FURTHER = ("self_replay.structures=sample", "+also.other.path={folder}/other.extxyz", "+also.other.level_of_theory=EMT shifted")
 
@@ -57,11 +65,29 @@ def test_two_ranks_fine_tune_as_one(files, tmp_path, options):
         *(option.replace("{folder}", str(files)) for option in options),
     ]  # fmt: skip
     assert main([*words, f"run={tmp_path / 'one'}"]) == 0
-    command = [sys.executable, "-m", "unipot.cli", *words, f"run={tmp_path / 'two'}", "trainer.devices=2", "trainer.strategy=ddp"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
+    in_two_processes([*words, f"run={tmp_path / 'two'}"])
     one, two = (torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-6, atol=1e-8, msg=name)
+
+
+def test_several_processes_say_what_one_would_do_with_few_frames(files, tmp_path):
+    pytest.importorskip("tblite", reason="tblite gives the lesson")
+    words = [
+        "finetune", f"checkpoint={files / 'pretrain' / 'last.safetensors'}", f"data={files / 'mine.extxyz'}", f"run={tmp_path / 'run'}",
+        "schedule.max_steps=2", "schedule.warmup_steps=1", "trainer.threads=1", "trainer.progress=false", "uncertainty=none",
+    ]  # fmt: skip
+    said = in_two_processes(words)
+    assert "small-data mode searches in one process, so it is off in this run of several" in said
+    assert "a lesson first: none, because a lesson runs in one process; so few frames" in said
+
+
+def test_a_step_of_fewer_structures_than_processes_is_refused_in_one_sentence(files, tmp_path, capsys):
+    words = [
+        "finetune", f"checkpoint={files / 'pretrain' / 'last.safetensors'}", f"data={files / 'mine.extxyz'}", f"run={tmp_path / 'run'}",
+        "mixture.structures_per_step=3", "trainer.devices=4", "trainer.progress=false", "teacher.method=none",
+    ]  # fmt: skip
+    assert main(words) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "4 processes cannot share structures_per_step=3; set it to at least 4, or ask for fewer trainer.devices" in said

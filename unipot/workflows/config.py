@@ -83,11 +83,11 @@ class DatasetConfig:
 
 @dataclass(kw_only=True)
 class MixtureConfig:
-    """How datasets share a step, and the budgets of a micro-batch."""
+    """How datasets share a step, and the budgets of a micro-batch. `micro_batches_per_step`: None is one per process."""
 
     temperature: float = MISSING
     structures_per_step: int = MISSING
-    micro_batches_per_step: int = MISSING
+    micro_batches_per_step: int | None = None
     max_atoms: int = MISSING
     max_edges: int = MISSING
     max_cost: float | None = None
@@ -212,9 +212,13 @@ class TrainerConfig:
     thresholds: dict[str, float] = field(default_factory=dict)
 
     @property
+    def n_processes(self) -> int:
+        """As many as the run asks for, or was started in."""
+        return max(self.devices * self.num_nodes, int(os.environ.get("WORLD_SIZE", "1")))
+
+    @property
     def in_several_processes(self) -> bool:
-        """Whether the run asks for them, or was started as one of them."""
-        return self.devices * self.num_nodes > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
+        return self.n_processes > 1
 
 
 @dataclass(kw_only=True)

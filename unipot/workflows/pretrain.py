@@ -122,7 +122,7 @@ def mixture_data(
         mixture=MixtureSpec(
             temperature=mixture.temperature,
             structures_per_step=mixture.structures_per_step,
-            micro_batches_per_step=mixture.micro_batches_per_step,
+            micro_batches_per_step=_micro_batches(mixture, trainer.n_processes),
             max_atoms=mixture.max_atoms,
             max_edges=mixture.max_edges,
             max_cost=mixture.max_cost,
@@ -136,6 +136,18 @@ def mixture_data(
         neighbors=trainer.neighbors,
         pin_memory=trainer.accelerator == "gpu",
     )
+
+
+def _micro_batches(mixture: MixtureConfig, n_processes: int) -> int:
+    """As configured, or one per process."""
+    if mixture.micro_batches_per_step is not None:
+        return mixture.micro_batches_per_step
+    if mixture.structures_per_step < n_processes:
+        raise ValueError(
+            f"mixture: {n_processes} processes cannot share structures_per_step={mixture.structures_per_step}; set it to at least "
+            f"{n_processes}, or ask for fewer trainer.devices"
+        )
+    return n_processes
 
 
 def scales_of(datasets: Sequence[OpenDataset], statistics: Sequence[HeadStatistics]) -> list[float]:

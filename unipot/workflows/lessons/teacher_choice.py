@@ -69,11 +69,13 @@ def choose_teacher(config: FinetuneConfig, own: OpenDataset, run: RunFolder, con
 def _choice(config: FinetuneConfig, own: OpenDataset) -> tuple[str, str]:
     """Method or none, and why; no reason where nobody would expect a lesson."""
     few = FEW_CORRECTED if config.teacher.corrected else FEW
-    if config.from_scratch or config.trainer.in_several_processes or "forces" not in own.spec.labels or len(own.train_indices) >= few:
+    if config.from_scratch or "forces" not in own.spec.labels or len(own.train_indices) >= few:
         return NONE, ""
     frames = [own.store[int(index)] for index in np.asarray(own.train_indices)]
     if not _affordable(frames) or (frames[0].pbc.any() and (not config.teacher.corrected or config.also or config.properties)):
         return NONE, ""
+    if config.trainer.in_several_processes:
+        return NONE, f"because a lesson runs in one process; so few frames ({len(frames)}) are best learned in one (trainer.devices=1)"
     if importlib.util.find_spec("tblite") is None:
         return NONE, "because tblite is not installed; with it (pip install tblite) these systems would be learned from xTB first"
     method = method_for(own)
