@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from ase.io import write
+from rich.console import Console
 
 from tests.integration.lesson_cases import methanol, parent_for_lessons, run_finetune, xtb
 from unipot.data.store import Store
 from unipot.reporting.evaluation import Evaluation
+from unipot.structure import Structure
 from unipot.workflows.finetuning.self_replay import label_structure
-from unipot.workflows.lessons import teacher, teacher_choice
+from unipot.workflows.lessons import teacher, teacher_choice, teacher_labels
 from unipot.zoo.artifact import load_artifact, load_potential
 
 pytest.importorskip("tblite", reason="tblite is the teacher")
@@ -167,3 +169,16 @@ def test_contradictions_are_refused_in_one_sentence(files, tmp_path, capsys, ove
     assert finetune(files, tmp_path, *override.split()) == 2
     error = " ".join(capsys.readouterr().err.split())
     assert sentence in error and "Traceback" not in error
+
+
+def test_trajectories_beside_one_another_are_those_of_one_after_the_other(tmp_path, monkeypatch):
+    options = teacher_labels.TeacherConfig(method="gfn2-xtb", frames=10, steps_before=4, steps_between=2)
+    starts = [Structure.from_ase(atoms, labels={}, id=str(k), group=str(k)) for k, atoms in enumerate(methanol(4))]
+    found = []
+    for at_once in (1, 4):
+        monkeypatch.setattr(teacher_labels, "_at_once", lambda at_once=at_once: at_once)
+        found.append(list(teacher_labels.labelled_store(options, starts, 0, tmp_path / str(at_once), Console(quiet=True))))
+    assert [s.id for s in found[0]] == [s.id for s in found[1]] == [f"{n}-{k}" for n in range(3) for k in range(3)] + ["3-0"]
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one.positions, other.positions)
+        np.testing.assert_array_equal(one.labels["forces"], other.labels["forces"])

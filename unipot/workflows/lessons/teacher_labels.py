@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,24 +93,32 @@ def _some(structures: Iterator[Structure], method: str) -> Iterator[Structure]:
 
 def _labelled(options: TeacherConfig, starts: Sequence[Structure], seed: int, console: Console) -> Iterator[Structure]:
     """Frames of one Langevin dynamics per start, under the teacher's own forces; a trajectory ends where the method fails."""
-    from ase.calculators.calculator import CalculationFailed
-
     each = -(-options.frames // len(starts))
-    found, failed = 0, 0
-    for number, start in enumerate(starts):
-        dynamics = thermal_motion(driven_by(options.method, start), options.temperature, seed, number)
-        atoms = dynamics.atoms
-        for k in range(min(each, options.frames - found)):
-            try:
-                dynamics.run(options.steps_between if k else options.steps_before)
-            except CalculationFailed:
-                failed += 1
-                break
-            labels = {"energy": np.array(atoms.get_potential_energy()), "forces": atoms.get_forces(apply_constraint=False)}
-            found += 1
-            yield replace(start, positions=atoms.positions.copy(), labels=labels, id=f"{number}-{k}", group=str(number))
+    wanted = [min(each, max(options.frames - each * number, 0)) for number in range(len(starts))]
+    failed = 0
+    with ThreadPoolExecutor(_at_once()) as pool:
+        trajectories = pool.map(partial(_trajectory, options, seed), range(len(starts)), starts, wanted)
+        for n_wanted, frames in zip(wanted, trajectories, strict=True):
+            failed += len(frames) < n_wanted
+            yield from frames
     if failed:
         console.print(f"warning: {METHODS[options.method]} failed on {failed} of {len(starts)} trajectories", style="yellow")
+
+
+def _trajectory(options: TeacherConfig, seed: int, number: int, start: Structure, n_frames: int) -> list[Structure]:
+    """At most `n_frames` labelled frames of a dynamics from `start`; fewer where the method fails on the way."""
+    from ase.calculators.calculator import CalculationFailed
+
+    dynamics = thermal_motion(driven_by(options.method, start), options.temperature, seed, number)
+    atoms, frames = dynamics.atoms, []
+    for k in range(n_frames):
+        try:
+            dynamics.run(options.steps_between if k else options.steps_before)
+        except CalculationFailed:
+            break
+        labels = {"energy": np.array(atoms.get_potential_energy()), "forces": atoms.get_forces(apply_constraint=False)}
+        frames.append(replace(start, positions=atoms.positions.copy(), labels=labels, id=f"{number}-{k}", group=str(number)))
+    return frames
 
 
 def thermal_motion(atoms: Atoms, temperature: float, seed: int, number: int) -> Langevin:
@@ -150,6 +159,10 @@ def labels_by(method: str, structure: Structure, labels: Sequence[str]) -> dict[
 
 def all_labels_by(method: str, structures: Sequence[Structure], labels: Sequence[str]) -> Iterator[dict[str, np.ndarray] | None]:
     """`labels_by` of every structure in turn, calculated beside one another where there are cores for it."""
-    at_once = max(1, n_available_cores() // torch.get_num_threads())
-    with ThreadPoolExecutor(at_once) as pool:
+    with ThreadPoolExecutor(_at_once()) as pool:
         yield from pool.map(lambda structure: labels_by(method, structure, labels), structures)
+
+
+def _at_once() -> int:
+    """Calculations beside one another: tblite takes as many threads as torch has."""
+    return max(1, n_available_cores() // torch.get_num_threads())
