@@ -1,5 +1,7 @@
 """Recipe `pbe_organics`: which structures of `xtb_organics` it labels, without PySCF."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -59,3 +61,9 @@ def test_a_store_of_something_else_is_named(tmp_path, calculated):
     path = _store(tmp_path / "other.unipot", ["frame-7"])
     with pytest.raises(ValueError, match=r"other.unipot: structure 'frame-7' is not of recipe xtb_organics; prepare that and give"):
         list(RECIPE.structures(of=path))
+
+
+def test_without_pyscf_it_is_said_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyscf", None)
+    with pytest.raises(ValueError, match=r"with PySCF, which is not installed: pip install 'unipot\[dft\]'"):
+        list(RECIPE.structures(of=_store(tmp_path / "a.unipot", ["C-0-00000-0"])))

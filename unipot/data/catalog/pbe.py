@@ -24,9 +24,12 @@ def pbe_def2_svp(atoms: Atoms, grid_level: int = 3) -> tuple[float, np.ndarray]:
 
     Raises:
         RuntimeError: the self-consistent field did not converge.
+        ValueError: PySCF is not installed.
     """
-    from pyscf import dft, gto
-
+    try:
+        from pyscf import dft, gto
+    except ImportError as error:
+        raise ValueError("this recipe computes its labels with PySCF, which is not installed: pip install 'unipot[dft]'") from error
     molecule = gto.M(atom=list(zip(atoms.symbols, atoms.positions, strict=True)), basis="def2-svp", unit="Angstrom", verbose=0)
     field = dft.RKS(molecule, xc="PBE").density_fit(auxbasis="def2-universal-jfit")
     field.grids.level = grid_level
