@@ -78,7 +78,7 @@ def pretrain(config: PretrainConfig) -> FitResult:
     console.rule(f"training {schedule.max_steps} steps" + (f", continuing the run in {run.path}" if run.resume else ""))
     golden = golden_structures(datasets) if config.sample_structures else []
     card = {**training_card("pretrain", run.path.name, config, datasets), "references": references_of(statistics)}
-    card |= sample_facts(datasets, config.sample_structures)
+    card |= sample_facts(datasets, config.sample_structures, config.sample_differences)
     export = partial(export_artifact, card=card, golden=golden)
     result = fit(
         module, data, run=run, trainer=config.trainer, logger=config.logger, dataset_weights=config.loss.dataset_weights, export=export,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,10 @@ import numpy as np
 
 from unipot.structure import Structure
 from unipot.workflows.datasets import OpenDataset
-from unipot.zoo.sample import SAMPLE, SampleSet, packed_sample
+from unipot.zoo.sample import DIFFERENCES, MAX_BYTES, SAMPLE, SampleSet, packed_sample
+
+#: kind of energy of a dataset of differences, what of their labels the card carries, and of how many of one composition at most
+DIFFERENCE, _CARRIED, _OF_ONE_COMPOSITION = "difference", ("energy", "forces"), 50
 
 #: atoms of a structure of the sample, at most, unless all of a dataset are larger
 PREFERRED_ATOMS = 64
@@ -17,26 +21,44 @@ PREFERRED_ATOMS = 64
 _CANDIDATES = 4096
 
 
-def sample_facts(datasets: Sequence[OpenDataset], n_structures: int) -> dict[str, Any]:
-    """The sample for the card: `n_structures` training structures of each dataset; nothing with 0.
+def sample_facts(datasets: Sequence[OpenDataset], n_structures: int, n_differences: int) -> dict[str, Any]:
+    """The samples for the card.
+
+    Args:
+        datasets: of the pretraining.
+        n_structures: training structures of each dataset by geometry only; with 0 nothing of the data is in the card.
+        n_differences: training structures of each dataset of differences between levels of theory, with energies and forces.
 
     Raises:
-        ValueError: the number is negative.
+        ValueError: a number is negative.
     """
-    if n_structures < 0:
-        raise ValueError(f"sample_structures is {n_structures}; give a number of structures per dataset, 0 to ship none")
+    for name, n in (("sample_structures", n_structures), ("sample_differences", n_differences)):
+        if n < 0:
+            raise ValueError(f"{name} is {n}; give a number of structures per dataset, 0 to ship none")
     if n_structures == 0:
         return {}
-    sets = [
-        SampleSet(
-            dataset=item.spec.name,
-            head=item.spec.head,
-            labels=tuple(item.store.metadata["label_counts"]),
-            structures=tuple(telling_structures(item, n_structures)),
-        )
-        for item in datasets
-    ]
-    return {SAMPLE: packed_sample(sets)}
+    found = {SAMPLE: [_sample_set(item, [s.with_labels() for s in telling_structures(item, n_structures)]) for item in datasets]}
+    labelled = [item for item in datasets if item.store.energy_kind == DIFFERENCE]
+    if labelled and n_differences:
+        found[DIFFERENCES] = [_sample_set(item, _various(item, n_differences)) for item in labelled]
+    return {key: packed_sample(sets, MAX_BYTES[key]) for key, sets in found.items()}
+
+
+def _sample_set(item: OpenDataset, structures: Sequence[Structure]) -> SampleSet:
+    labels = tuple(item.store.metadata["label_counts"])
+    return SampleSet(dataset=item.spec.name, head=item.spec.head, labels=labels, structures=tuple(structures))
+
+
+def _various(item: OpenDataset, n: int) -> list[Structure]:
+    """Up to `n` structures with their labels, of no composition more than a few dozen: more of the same molecule says little."""
+    found: list[Structure] = []
+    seen: Counter[bytes] = Counter()
+    for structure in telling_structures(item, _CANDIDATES):
+        composition = np.sort(structure.atomic_numbers).tobytes()
+        if len(found) < n and seen[composition] < _OF_ONE_COMPOSITION and all(name in structure.labels for name in _CARRIED):
+            seen[composition] += 1
+            found.append(structure.with_labels(**{name: structure.labels[name] for name in _CARRIED}))
+    return found
 
 
 def telling_structures(item: OpenDataset, n: int) -> list[Structure]:

@@ -1,7 +1,9 @@
-"""The sample of a model: a few structures of each dataset it was trained on, geometry only, as text in its card.
+"""The sample of a model: a few structures of each dataset it was trained on, as text in its card.
 
-A later fine-tuning labels them with the model itself and replays them (`unipot.workflows.finetuning.self_replay`). Numbers are written
-as text, so that a card with a sample stays readable and nothing in it is executed.
+Most are there by geometry only: a later fine-tuning labels them with the model itself and replays them
+(`unipot.workflows.finetuning.self_replay`). Of differences between two levels of theory there are more, and with their labels, because a
+difference is learned best beside those known already (`unipot.workflows.lessons.known_differences`). Numbers are written as text, so that
+nothing in a card is executed.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ import numpy as np
 from unipot.structure import Structure
 from unipot.zoo.card import ArtifactError
 
-#: key in the card
-SAMPLE = "sample"
-#: of all sets together, as JSON
-MAX_BYTES = 1_000_000
+#: keys in the card: structures by geometry only, and differences with their labels
+SAMPLE, DIFFERENCES = "sample", "differences"
+#: of all sets of a key together, as JSON
+MAX_BYTES = {SAMPLE: 1_000_000, DIFFERENCES: 2_000_000}
+#: labels that are written, and their decimals (eV, eV/Å)
+_LABEL_DECIMALS = {"energy": 6, "forces": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +34,7 @@ class SampleSet:
         dataset: its name.
         head: that was trained on it.
         labels: that it was trained on.
-        structures: without labels, the most telling first.
+        structures: the most telling first; their labels are those that are written.
     """
 
     dataset: str
@@ -39,8 +43,9 @@ class SampleSet:
     structures: tuple[Structure, ...]
 
 
-def packed_sample(sets: Sequence[SampleSet], max_bytes: int = MAX_BYTES) -> list[dict[str, Any]]:
-    """JSON-able form for the card; positions and cells in Å to 1e-4, no labels, ids or constraints.
+def packed_sample(sets: Sequence[SampleSet], max_bytes: int = MAX_BYTES[SAMPLE]) -> list[dict[str, Any]]:
+    """JSON-able form for the card; positions and cells in Å to 1e-4, energies in eV to 1e-6 and forces in eV/Å to 1e-4 where a structure
+    has them, no ids or constraints.
 
     Where it would be larger than `max_bytes`, the largest set gives up its last structure, again and again.
     """
@@ -56,8 +61,8 @@ def packed_sample(sets: Sequence[SampleSet], max_bytes: int = MAX_BYTES) -> list
     ]
 
 
-def sample_of(card: Mapping[str, Any]) -> list[SampleSet]:
-    """The sample in a card; empty where there is none.
+def sample_of(card: Mapping[str, Any], key: str = SAMPLE) -> list[SampleSet]:
+    """The sample in a card, or with `DIFFERENCES` as `key` its labelled differences; empty where there are none.
 
     Raises:
         ArtifactError: it is malformed.
@@ -70,7 +75,7 @@ def sample_of(card: Mapping[str, Any]) -> list[SampleSet]:
                 labels=tuple(entry["labels"]),
                 structures=tuple(_unpacked(packed, f"{entry['dataset']}-{k}") for k, packed in enumerate(entry["structures"])),
             )
-            for entry in card.get(SAMPLE, [])
+            for entry in card.get(key, [])
         ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"the sample in the card is malformed ({error}); download or copy the model again") from error
@@ -85,6 +90,9 @@ def _packed(structure: Structure) -> dict[str, Any]:
         entry["total_charge"] = structure.total_charge
     if structure.spin_multiplicity is not None:
         entry["spin_multiplicity"] = structure.spin_multiplicity
+    for name, decimals in _LABEL_DECIMALS.items():
+        if name in structure.labels:
+            entry[name] = _text(np.asarray(structure.labels[name]), decimals)
     return entry
 
 
@@ -97,12 +105,18 @@ def _unpacked(entry: Mapping[str, Any], name: str) -> Structure:
         pbc=[axis == "T" for axis in entry.get("pbc", "FFF")],
         total_charge=entry.get("total_charge", 0.0),
         spin_multiplicity=entry.get("spin_multiplicity"),
+        labels=_unpacked_labels(entry),
         id=name,
     )
 
 
-def _text(rows: np.ndarray) -> str:
-    return " ".join(f"{value:.4f}" for value in rows.ravel().tolist())
+def _unpacked_labels(entry: Mapping[str, Any]) -> dict[str, Any]:
+    labels: dict[str, Any] = {"energy": float(entry["energy"])} if "energy" in entry else {}
+    return labels | ({"forces": _numbers(entry["forces"])} if "forces" in entry else {})
+
+
+def _text(numbers: np.ndarray, decimals: int = 4) -> str:
+    return " ".join(f"{value:.{decimals}f}" for value in numbers.ravel().tolist())
 
 
 def _numbers(text: str) -> np.ndarray:
@@ -111,11 +125,16 @@ def _numbers(text: str) -> np.ndarray:
 
 def kept_sample(card: Mapping[str, Any]) -> dict[str, Any]:
     """For the card of a model that keeps the heads of another: that one's sample, nothing where it has none."""
-    return {SAMPLE: card[SAMPLE]} if card.get(SAMPLE) else {}
+    return {key: card[key] for key in (SAMPLE, DIFFERENCES) if card.get(key)}
 
 
 def describe_sample(card: Mapping[str, Any]) -> str:
     """One line for a table."""
-    entries: Iterable[Mapping[str, Any]] = card.get(SAMPLE, [])
-    n = sum(len(entry.get("structures", [])) for entry in entries)
-    return f"{n} structures of {len(card[SAMPLE])} dataset(s), geometry only" if n else "none"
+    kinds = {SAMPLE: "geometry only", DIFFERENCES: "differences with their labels"}
+    said = [f"{_n_structures(card, key)} structures of {len(card[key])} dataset(s), {what}" for key, what in kinds.items() if card.get(key)]
+    return "; ".join(said) or "none"
+
+
+def _n_structures(card: Mapping[str, Any], key: str) -> int:
+    entries: Iterable[Mapping[str, Any]] = card[key]
+    return sum(len(entry.get("structures", [])) for entry in entries)

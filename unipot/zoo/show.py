@@ -53,7 +53,7 @@ def describe_artifact(path: str | Path) -> RenderableType:
 
 _SHOWN_ELSEWHERE = {
     *("format", "format_version", "unipot_version", "name", "licence", "potential", "conditions", "heads"),
-    *("n_parameters", "units", "sha256", "golden", "references", "sample"),
+    *("n_parameters", "units", "sha256", "golden", "references", "sample", "differences"),
 }
 
 

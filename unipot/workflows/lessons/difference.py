@@ -39,6 +39,7 @@ from unipot.workflows.finetuning.small_data import SmallDataPlan, SmallDataRepor
 from unipot.workflows.finetuning.strategy import FULL
 from unipot.workflows.finetuning.training_module import Build, train_in_memory
 from unipot.workflows.lessons.first_motion import moved_and_labelled
+from unipot.workflows.lessons.known_differences import beside_known, beside_plan, known_differences
 from unipot.workflows.lessons.teacher_labels import METHODS, NONE, all_labels_by, labelled_store
 from unipot.workflows.model import SMALLEST_SCALE, dtype_named
 from unipot.workflows.run_folder import RunFolder, settings_fingerprint
@@ -123,22 +124,34 @@ def corrected_lesson(
     start = difference_start(config, pretrained, own, budget, console)
     plan = plan_search(config, own, start.potential, Console(quiet=True))  # what it says was said of the frames themselves
     own = plan.frames if plan else own
-    settled, searched, folds = settle(config, plan, start, [own.dataset], budget, run, partial(build, datasets=[own.dataset]), console)
+    known = known_differences(config, pretrained, start.parent, cache)
+    beside, datasets, wider = beside_known(config, own.dataset, known, budget, console)
+    plan = beside_plan(plan, beside) if plan and known else plan
+    settled, searched, folds = settle(beside, plan, start, datasets, wider, run, partial(build, datasets=datasets), console)
     configs = _members(settled, plan, searched)
     files = [run.path / (DIFFERENCE if k == 0 else f"{Path(DIFFERENCE).stem}-{k + 1}.safetensors") for k in range(len(configs))]
     for file, member in zip(files, configs, strict=True):
-        _keep(file, config, member, start, own.dataset, budget, build)
+        _keep(file, config, member, start, datasets, wider, build)
     taught = _taught(config, pretrained, frames, budget, cache, run, build, console)
     store = _corrected_store(taught, files, dtype_named(config.trainer.dtype), frames.dataset, cache)
     seconds = round(time.perf_counter() - began, 1)
     said = f"{len(store)} structures labelled by {METHODS[options.method]} and {_models(len(files))}; {seconds:.0f} s"
     console.print(f"  {said}", highlight=False)
     steps = [member.schedule.max_steps if member else 0 for member in configs]
+    n_known = sum(len(item.store) for item in known)
     facts = {
-        **asdict(options), "start": start.parent, "n_frames": own.n_frames, "steps": steps, "n_labelled": len(store), "seconds": seconds
+        **asdict(options), "start": start.parent, "n_known": n_known, "n_frames": own.n_frames, "steps": steps, "n_labelled": len(store),
+        "seconds": seconds,
     }  # fmt: skip
-    folds = None if folds is None else replace(folds, dataset=own.dataset)
+    if folds is not None:
+        folds = of_difference(folds, own.dataset, files[0] if searched and searched.keeps_start else None)
     return CorrectedLesson(dataset=_open(store, frames.dataset), searched=searched, folds=folds, facts=facts)
+
+
+def of_difference(folds: FoldModels, difference: OpenDataset, start: Path | None) -> FoldModels:
+    """Models of the folds as those of the difference; where nothing was trained they are its `start`, not the result of the run."""
+    models = folds.models if start is None else tuple(replace(model, path=start) for model in folds.models)
+    return replace(folds, models=models, dataset=difference)
 
 
 def difference_frames(config: FinetuneConfig, frames: UserFrames, cache: Path, console: Console) -> UserFrames:
@@ -260,16 +273,16 @@ def _members(
 
 
 def _keep(
-    file: Path, config: FinetuneConfig, member: FinetuneConfig | None, start: Adaptation, dataset: OpenDataset, budget: MixtureConfig,
-    build: Build,
+    file: Path, config: FinetuneConfig, member: FinetuneConfig | None, start: Adaptation, datasets: Sequence[OpenDataset],
+    budget: MixtureConfig, build: Build,
 ) -> None:  # fmt: skip
     """Train a model of the difference on all frames and write it, unless the very same is there; without a `member` it is the start."""
-    made_with = [settings_fingerprint(config), dataset.store.path.name]
+    made_with = [settings_fingerprint(config), *(item.store.path.name for item in datasets)]
     if kept_model(file, made_with, start.potential.dtype) is not None:
         return
     own = replace(start, potential=copy.deepcopy(start.potential))
     if member is not None:
-        train_in_memory(member, own, [dataset], budget, build)
+        train_in_memory(member, own, datasets, budget, build)
     save_artifact(file, merged(own.potential.eval()), card={"name": "the difference to the teacher", MADE_WITH: made_with})
 
 

@@ -43,6 +43,7 @@ _HELD_OUT = 0.1
 #: options that must be positive
 _POSITIVE = (
     "frames", "temperature", "steps_before", "steps_between", "max_steps", "structures_per_step", "own_steps", "own_rate", "periodic_atoms",
+    "known_steps", "known_rate",
 )  # fmt: skip
 
 
@@ -70,6 +71,8 @@ def check_teacher(config: FinetuneConfig) -> None:
             raise ValueError(f"teacher.{name} is {getattr(options, name)}; it must be positive")
     if not 0 < options.own_share < 1:
         raise ValueError(f"teacher.own_share is {options.own_share}; it must be above 0 and below 1")
+    if not 0 <= options.known_share < 1:
+        raise ValueError(f"teacher.known_share is {options.known_share}; it must be at least 0 (none) and below 1")
     if options.method == AUTO:
         return
     if config.from_scratch:

@@ -39,8 +39,9 @@ class TeacherConfig:
     frame of the user's. `steps_before`, `steps_between`: of 1 fs, before the first labelled frame and between two. `max_steps`,
     `structures_per_step`: of the training on them. `corrected`: whether the labels are corrected by a model of the difference to the
     user's frames first (`unipot.workflows.lessons.difference`); `own_share`: of the draws then, that are the user's frames; `own_steps`,
-    `own_rate`: of the training on them alone that follows, the latter in rates of the optimizer. The values here are those of a run from
-    before there was the correction."""
+    `own_rate`: of the training on them alone that follows, the latter in rates of the optimizer. `known_share`: of the draws while the
+    difference is learned, that are differences which the checkpoint carries (`unipot.workflows.lessons.known_differences`), for
+    `known_steps` at `known_rate` rates of the optimizer. The values here are those of a run from before there were these options."""
 
     method: str = NONE
     frames: int = 2000
@@ -54,6 +55,9 @@ class TeacherConfig:
     own_steps: int = 600
     own_rate: float = 0.15
     periodic_atoms: int = 20000
+    known_share: float = 0.0
+    known_steps: int = 1500
+    known_rate: float = 2.0
 
 
 def labelled_store(options: TeacherConfig, starts: Sequence[Structure], seed: int, cache: Path, console: Console) -> Store:
