@@ -240,7 +240,7 @@ class PretrainConfig:
     seed: int = MISSING
     cache: str | None = None
     sample_structures: int = 32
-    sample_differences: int = 1000
+    sample_differences: int = 2000
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     datasets: dict[str, DatasetConfig] = field(default_factory=dict)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)

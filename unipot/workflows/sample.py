@@ -13,7 +13,7 @@ from unipot.workflows.datasets import OpenDataset
 from unipot.zoo.sample import DIFFERENCES, MAX_BYTES, SAMPLE, SampleSet, packed_sample
 
 #: kind of energy of a dataset of differences, what of their labels the card carries, and of how many of one composition at most
-DIFFERENCE, _CARRIED, _OF_ONE_COMPOSITION = "difference", ("energy", "forces"), 50
+DIFFERENCE, _CARRIED, _OF_ONE_COMPOSITION = "difference", ("energy", "forces"), 100
 
 #: atoms of a structure of the sample, at most, unless all of a dataset are larger
 PREFERRED_ATOMS = 64
@@ -50,7 +50,7 @@ def _sample_set(item: OpenDataset, structures: Sequence[Structure]) -> SampleSet
 
 
 def _various(item: OpenDataset, n: int) -> list[Structure]:
-    """Up to `n` structures with their labels, of no composition more than a few dozen: more of the same molecule says little."""
+    """Up to `n` structures with their labels, of no composition more than a hundred: more of the same molecules says little."""
     found: list[Structure] = []
     seen: Counter[bytes] = Counter()
     for structure in telling_structures(item, _CANDIDATES):

@@ -21,7 +21,7 @@ from unipot.zoo.card import ArtifactError
 #: keys in the card: structures by geometry only, and differences with their labels
 SAMPLE, DIFFERENCES = "sample", "differences"
 #: of all sets of a key together, as JSON
-MAX_BYTES = {SAMPLE: 1_000_000, DIFFERENCES: 2_000_000}
+MAX_BYTES = {SAMPLE: 1_000_000, DIFFERENCES: 3_000_000}
 #: labels that are written, and their decimals (eV, eV/Å)
 _LABEL_DECIMALS = {"energy": 6, "forces": 4}
 
