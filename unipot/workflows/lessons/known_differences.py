@@ -83,7 +83,7 @@ def beside_known(
     console.print(f"  learned beside {n_known:,} differences that the checkpoint carries, {share}", highlight=False)
     budget = replace(budget, structures_per_step=round(budget.structures_per_step / (1 - options.known_share)))
     optimizer = replace(config.optimizer, learning_rate=options.known_rate * config.optimizer.learning_rate)
-    stated = [name for name in config.stated if name.partition(".")[0] != "schedule"]  # the steps are not those that the user may have stated
+    stated = [name for name in config.stated if name.partition(".")[0] != "schedule"]  # of other steps than these
     schedule = of_length(config.schedule, options.known_steps)
     config = replace(config, optimizer=optimizer, schedule=schedule, mixture=budget, stated=stated)
     return config, weighted([own], known, options.known_share), budget
