@@ -83,7 +83,7 @@ def test_the_training_beside_them_is_the_one_candidate_and_its_folds_calibrate_t
     card = load_artifact(run / "best.safetensors").card
     trials = card["finetune"]["small_data"]["trials"]
     assert [(trial["candidate"], trial["fold"], trial["steps"]) for trial in trials] == [
-        ("beside known differences", 0, 40), ("beside known differences", 1, 40),
+        ("beside known differences", 0, 20), ("beside known differences", 1, 20),
     ]  # fmt: skip
     assert card["uncertainty"]["calibration"] == "calibrated out of fold on 8 frames of 2 folds"
     assert facts_of(run)["steps"] == [40]

@@ -27,6 +27,7 @@ from unipot.models.potential import Potential
 from unipot.structure import Structure
 from unipot.workflows.finetuning.starting_point import starting_point
 from unipot.workflows.finetuning.training_module import Build, train_in_memory
+from unipot.workflows.lessons.kept_parts import KeptParts
 from unipot.workflows.lessons.teacher_labels import METHODS, TeacherConfig, all_labels_by, store_of, thermal_motion
 from unipot.workflows.run_folder import RunFolder, settings_fingerprint
 from unipot.workflows.user_frames import UserFrames
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 _APART = 25
 #: a trajectory ends where a force is so many times the largest of the user's labels, and above so many eV/Å: there the model knows nothing
 _TOO_LARGE, _NEVER_TOO_LARGE = 2.0, 5.0
-#: the structure after which it is said how long all of them will take
-_TIMED = 9
+#: structures that are kept at a time; after the first so many it is said how long all of them will take
+_PART = 10
 
 
 def moved_and_labelled(
@@ -70,7 +71,7 @@ def moved_and_labelled(
         digest.update(start.input_bytes())
     path = cache / f"{options.method}-{digest.hexdigest()[:12]}.unipot"
     moved = partial(_moved_by_first_model, config, pretrained, frames, starts, budget, run, build, console)
-    return store_of(path, options, labels, _labelled(options.method, moved, labels, console))
+    return store_of(path, options, labels, partial(_labelled, options.method, moved, labels, console))
 
 
 def n_labelled(options: TeacherConfig, starts: Sequence[Structure]) -> int:
@@ -123,18 +124,33 @@ def _trajectory(options: TeacherConfig, dynamics: Langevin, n_structures: int, l
 
 
 def _labelled(
-    method: str, moved: Callable[[], list[Structure]], labels: Sequence[str], console: Console
+    method: str, moved: Callable[[], list[Structure]], labels: Sequence[str], console: Console, parts: KeptParts
 ) -> Iterator[Structure]:
     structures = moved()
-    console.print(f"  {len(structures)} structures of a dynamics under a first model are labelled", highlight=False)
-    n_failed, began = 0, time.perf_counter()
+    known = {(structure.id, structure.input_bytes()): structure for structure in parts.everything()}
+    missing = [structure for structure in structures if (structure.id, structure.input_bytes()) not in known]
+    also = f", {len(known)} of which a killed run has kept" if known else ""
+    console.print(f"  {len(structures)} structures of a dynamics under a first model are labelled{also}", highlight=False)
+    for structure in _kept_as_they_come(method, missing, labels, len(known), parts, console):
+        known[structure.id, structure.input_bytes()] = structure
+    if failed := len(structures) - len(known):
+        console.print(f"warning: {METHODS[method]} failed on {failed} of {len(structures)} structures", style="yellow")
+    every = (known.get((structure.id, structure.input_bytes())) for structure in structures)
+    yield from (structure for structure in every if structure is not None)
+
+
+def _kept_as_they_come(
+    method: str, structures: Sequence[Structure], labels: Sequence[str], n_before: int, parts: KeptParts, console: Console
+) -> Iterator[Structure]:
+    """Those that the method could label; a part is kept as soon as it is full, named after the structures before it."""
+    began, part = time.perf_counter(), []
     for k, (structure, found) in enumerate(zip(structures, all_labels_by(method, structures, labels), strict=True)):
-        if k == _TIMED:
-            minutes = (time.perf_counter() - began) / (_TIMED + 1) * len(structures) / 60
+        if k == _PART - 1:
+            minutes = (time.perf_counter() - began) / _PART * len(structures) / 60
             console.print(f"  which takes {'about ' + format(minutes, '.0f') if minutes >= 1 else 'less than 1'} min", highlight=False)
-        if found is None:
-            n_failed += 1
-        else:
-            yield structure.with_labels(**found)
-    if n_failed:
-        console.print(f"warning: {METHODS[method]} failed on {n_failed} of {len(structures)} structures", style="yellow")
+        if found is not None:
+            part.append(structure.with_labels(**found))
+            yield part[-1]
+        if len(part) == _PART:
+            parts.keep(n_before + k, part)
+            part = []

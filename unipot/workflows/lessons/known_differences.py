@@ -1,7 +1,10 @@
 """Differences that the checkpoint was trained on, replayed with their labels while that of the user's frames is learned.
 
 Thirty frames say how two levels of theory differ along the bonds of one molecule; a thousand other molecules say how they differ along
-bonds. Models of ethanol's difference that saw both had a fifth less error than those of the thirty frames alone, from the same checkpoint.
+bonds. From the same checkpoint, ethanol's difference (PBE less GFN2-xTB, 30 frames, 150 test frames) was learned to 17.4 meV/Å alone, to
+15.2, 14.0 and 13.5 beside 549, 1,098 and 1,589 other structures (1,500 steps at 4e-3) and to 13.0 with 2,500 steps; beside the 362 of
+hydrogen, carbon and oxygen alone to 15.1. Rates of 1e-3, 2e-3, 4e-3 and 7e-3: 15.0, 14.4, 13.9 and 14.2; means of two such models are no
+better than the better one, so there is one.
 """
 
 from __future__ import annotations
@@ -90,8 +93,11 @@ def beside_known(
 
 
 def beside_plan(plan: SmallDataPlan, config: FinetuneConfig) -> SmallDataPlan:
-    """One candidate, `config`, on every fold: what is left to find is whether it beats the start, and how wrong it is on unseen frames."""
-    steps = config.schedule.max_steps
+    """One candidate, `config`, on every fold: what is left to find is whether it beats the start, and how wrong it is on unseen frames.
+
+    Half of the steps tell that: on ethanol, errors after 1,500 steps were 4 % larger than after 2,500.
+    """
+    steps = max(1, config.schedule.max_steps // 2)
     rung = Rung(n_candidates=1, folds=tuple(range(len(plan.folds))), steps=steps, every=steps)
     return replace(plan, candidates={_BESIDE: config}, rungs=(rung,), longer=(), budget=rung.cost, look_at_length=False)
 

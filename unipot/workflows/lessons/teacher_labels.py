@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,6 +21,7 @@ from unipot.data.store import Store, StoreWriter
 from unipot.resources import n_available_cores
 from unipot.structure import Structure
 from unipot.units import voigt_to_matrix
+from unipot.workflows.lessons.kept_parts import KeptParts
 
 NONE, AUTO = "none", "auto"
 #: option -> name of the method in tblite
@@ -56,7 +57,7 @@ class TeacherConfig:
     own_rate: float = 0.15
     periodic_atoms: int = 20000
     known_share: float = 0.0
-    known_steps: int = 1500
+    known_steps: int = 2500
     known_rate: float = 2.0
 
 
@@ -67,22 +68,30 @@ def labelled_store(options: TeacherConfig, starts: Sequence[Structure], seed: in
     for start in starts:
         digest.update(start.input_bytes())
     path = cache / f"{options.method}-{digest.hexdigest()[:12]}.unipot"
-    return store_of(path, options, ("energy", "forces"), _labelled(options, starts, seed, console))
+    return store_of(path, options, ("energy", "forces"), partial(_labelled, options, starts, seed, console))
 
 
-def store_of(path: Path, options: TeacherConfig, labels: Sequence[str], structures: Iterator[Structure]) -> Store:
+def store_of(path: Path, options: TeacherConfig, labels: Sequence[str], structures: Callable[[KeptParts], Iterator[Structure]]) -> Store:
     """The store at `path`, made of labelled `structures` unless it is there; those are not asked for then.
+
+    Args:
+        path: of the store.
+        options: for its provenance.
+        labels: of its structures.
+        structures: labels them, without asking again for the parts that a killed run has kept.
 
     Raises:
         ValueError: the method could label no structure.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
+        parts = KeptParts(path, labels)
         with StoreWriter(
             path, name=options.method, level_of_theory=f"{METHODS[options.method]} (tblite)", energy_kind="total", labels=tuple(labels),
             provenance={"teacher": asdict(options)},
         ) as writer:  # fmt: skip
-            writer.extend(_some(structures, options.method))
+            writer.extend(_some(structures(parts), options.method))
+        parts.forget()
     return Store(path)
 
 
@@ -95,24 +104,32 @@ def _some(structures: Iterator[Structure], method: str) -> Iterator[Structure]:
         raise ValueError(f"teacher.method={method} could not label any structure; check its elements, charge and geometry")
 
 
-def _labelled(options: TeacherConfig, starts: Sequence[Structure], seed: int, console: Console) -> Iterator[Structure]:
+def _labelled(
+    options: TeacherConfig, starts: Sequence[Structure], seed: int, console: Console, parts: KeptParts
+) -> Iterator[Structure]:
     """Frames of one Langevin dynamics per start, under the teacher's own forces; a trajectory ends where the method fails."""
     each = -(-options.frames // len(starts))
     wanted = [min(each, max(options.frames - each * number, 0)) for number in range(len(starts))]
     failed = 0
     with ThreadPoolExecutor(_at_once()) as pool:
-        trajectories = pool.map(partial(_trajectory, options, seed), range(len(starts)), starts, wanted)
-        for n_wanted, frames in zip(wanted, trajectories, strict=True):
+        trajectories = pool.map(partial(_trajectory, options, seed, parts), range(len(starts)), starts, wanted)
+        for number, (n_wanted, frames) in enumerate(zip(wanted, trajectories, strict=True)):
             failed += len(frames) < n_wanted
+            parts.keep(number, frames)
             yield from frames
     if failed:
         console.print(f"warning: {METHODS[options.method]} failed on {failed} of {len(starts)} trajectories", style="yellow")
 
 
-def _trajectory(options: TeacherConfig, seed: int, number: int, start: Structure, n_frames: int) -> list[Structure]:
+def _trajectory(
+    options: TeacherConfig, seed: int, parts: KeptParts, number: int, start: Structure, n_frames: int
+) -> list[Structure]:
     """At most `n_frames` labelled frames of a dynamics from `start`; fewer where the method fails on the way."""
     from ase.calculators.calculator import CalculationFailed
 
+    kept = parts.find(number)
+    if kept is not None:
+        return kept
     dynamics = thermal_motion(driven_by(options.method, start), options.temperature, seed, number)
     atoms, frames = dynamics.atoms, []
     for k in range(n_frames):
