@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def describe_artifact(path: str | Path) -> RenderableType:
-    """The card of the artifact at `path` as tables for `rich.print`; no weights are read.
+    """The card of the artifact at `path` as tables for `rich.print`, long sections by their telling facts; no weights are read.
 
     Raises:
         FileNotFoundError, ArtifactError: see `unipot.zoo.card.read_card`.
@@ -35,7 +35,7 @@ def describe_artifact(path: str | Path) -> RenderableType:
     facts.add_row("parameters", f"{card.get('n_parameters', 0):,} ({card.get('potential', {}).get('dtype')})")
     facts.add_row("licence", str(card.get("licence")))
     for key in sorted(set(card) - _SHOWN_ELSEWHERE):
-        facts.add_row(key, _brief(card[key]))
+        facts.add_row(key, _shortened(key, card[key]))
     facts.add_row("sha256", str(card.get("sha256")))
     facts.add_row("format", f"{card.get('format')} {card.get('format_version')}, written by unipot {card.get('unipot_version')}")
     facts.add_row("sample", describe_sample(card))
@@ -48,13 +48,47 @@ def describe_artifact(path: str | Path) -> RenderableType:
         references = _references(card.get("references", {}).get(name, {}))
         heads.add_row(name, str(head.get("level_of_theory")), kind, references, " ".join(head.get("elements", [])))
     scalars = card.get("potential", {}).get("property_heads", {})
-    return Group(facts, heads, *([_properties(scalars)] if scalars else []))
+    trained = [_datasets(card)] if card.get("datasets") else []
+    return Group(facts, heads, *trained, *([_properties(scalars)] if scalars else []))
 
 
+#: of a value that has no row or table of its own, so many characters are shown
+_LONGEST = 400
+#: of what is shown of some sections, these facts
+_TOLD = {
+    "training": ("command", "seed", "step"),
+    "finetune": ("checkpoint", "method", "head"),
+    "uncertainty": ("method", "calibration"),
+}
 _SHOWN_ELSEWHERE = {
-    *("format", "format_version", "unipot_version", "name", "licence", "potential", "conditions", "heads"),
+    *("format", "format_version", "unipot_version", "name", "licence", "potential", "conditions", "heads", "datasets"),
     *("n_parameters", "units", "sha256", "golden", "references", "sample", "differences"),
 }
+
+
+def _datasets(card: dict[str, Any]) -> RenderableType:
+    """What the model was trained on, with the errors on held-out structures that its training reported."""
+    from rich.table import Table
+
+    found = card.get("training", {}).get("validation", {})
+    table = Table(title="datasets, errors on their held-out structures", title_justify="left")
+    for column in ("name", "head", "labels", "training", "held out", "energy meV/atom", "forces meV/A", "licence"):
+        table.add_column(column, overflow="fold")
+    for item in card["datasets"]:
+        errors = [found.get(f"{item.get('name')}/{key}/mae") for key in ("energy_per_atom", "forces")]
+        shown = ["" if error is None else f"{1000 * error:.3g}" for error in errors]
+        licence = str(item.get("licence") or item.get("provenance", {}).get("licence") or "")
+        numbers = [f"{item[key]:,}" if key in item else "" for key in ("n_training", "n_validation")]
+        table.add_row(str(item.get("name")), str(item.get("head", "")), ", ".join(item.get("labels", [])), *numbers, *shown, licence)
+    return table
+
+
+def _shortened(key: str, value: Any) -> str:
+    """The telling facts of a section, or the beginning of a long value."""
+    if key in _TOLD and isinstance(value, dict):
+        value = {name: value[name] for name in _TOLD[key] if name in value} or value
+    text = _brief(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} … ({len(text):,} characters; unipot.zoo.read_card gives all of it)"
 
 
 def _properties(heads: dict[str, dict[str, Any]]) -> RenderableType:

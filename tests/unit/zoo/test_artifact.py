@@ -298,3 +298,17 @@ def test_description_shows_heads_and_licence_without_reading_weights(saved):
     console.print(describe_artifact(path))
     shown = console.file.getvalue()
     assert "level 1" in shown and "CC-BY-4.0" in shown and "H C N O Al Cu" in shown
+
+
+def test_description_of_a_long_card_is_short_and_has_the_errors_of_every_dataset(make_potential, tmp_path):
+    names = [f"set-{k}" for k in range(30)]
+    datasets = [{"name": name, "head": "a", "labels": ["energy", "forces"], "n_training": 1234, "elements": ["H"] * 90} for name in names]
+    errors = {f"{name}/{key}/mae": value for name in names for key, value in (("energy_per_atom", 0.00123), ("forces", 0.0456))}
+    card = {"datasets": datasets, "training": {"command": "pretrain", "step": 7, "validation": errors}, "other": "long " * 1000}
+    path = save_artifact(tmp_path / "m.safetensors", make_potential(), card=card)
+    console = Console(file=io.StringIO(), width=160)
+    console.print(describe_artifact(path))
+    lines = console.file.getvalue().splitlines()
+    rows = {name: next(line for line in lines if f" {name} " in line) for name in names}
+    assert len(lines) < 80 and "5,000 characters" in " ".join(lines)
+    assert all(number in row for row in rows.values() for number in ("1,234", "1.23", "45.6"))
