@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up .venv-test (first time only) and runs ruff and the tests; arguments go to pytest: bash scripts/test.sh -k stress
+# Sets up .venv-test (first time only) and runs ruff and the tests, in two processes (UNIPOT_TEST_PROCESSES says how many); arguments go to
+# pytest: bash scripts/test.sh -k stress
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
@@ -9,4 +10,4 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" WANDB_MODE=offline HF_HUB_OFFLINE
 say "style: ruff check"
 .venv-test/bin/ruff check .
 say "tests: pytest"
-PATH="$PWD/.venv-test/bin:$PATH" exec .venv-test/bin/python -m pytest "$@"
+PATH="$PWD/.venv-test/bin:$PATH" exec .venv-test/bin/python -m pytest -n "${UNIPOT_TEST_PROCESSES:-2}" --dist loadfile "$@"
