@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from ase.io import write
 from tests.integration.lesson_cases import methanol, run_finetune, xtb
 from unipot.cli import main
 from unipot.data.store import Store
+from unipot.structure import Structure
 from unipot.workflows.finetuning.fold_models import FoldModel, FoldModels
 from unipot.workflows.finetuning.small_data_trials import Fold
-from unipot.workflows.lessons.difference import of_difference
+from unipot.workflows.lessons.difference import knowing_head, of_difference
 from unipot.zoo.artifact import load_artifact, load_potential
 from unipot.zoo.card import read_card
 from unipot.zoo.sample import DIFFERENCES, sample_of
@@ -103,6 +105,16 @@ def test_models_of_folds_where_nothing_was_trained_are_the_start_of_the_differen
     kept = of_difference(folds, "the difference", Path("difference.safetensors"))
     assert [model.path for model in kept.models] == [Path("difference.safetensors")] and kept.dataset == "the difference"
     assert of_difference(folds, "the difference", None).models == folds.models
+
+
+@pytest.mark.parametrize(("left", "head"), [(0.49, "less"), (0.51, None)])
+def test_only_a_head_that_leaves_less_than_half_of_the_difference_has_its_training_set_learned_beside_it(left, head):
+    (frame,) = less_xtb(methanol(1))
+    structure = Structure.from_ase(frame).with_labels(forces=frame.arrays["forces"])
+    dataset = SimpleNamespace(store=[structure], train_indices=np.arange(1))
+    size = float(np.abs(frame.arrays["forces"]).mean())
+    assert knowing_head(SimpleNamespace(parent="less", scores=[SimpleNamespace(force_mae=left * size)]), dataset) == head
+    assert knowing_head(SimpleNamespace(parent="less", scores=[]), dataset) is None
 
 
 def test_a_share_of_zero_learns_the_difference_from_the_frames_alone(files, tmp_path, capsys):
