@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,11 @@ from tests.integration.lesson_cases import methanol, run_finetune, xtb
 from unipot.cli import main
 from unipot.data.store import Store
 from unipot.structure import Structure
+from unipot.workflows.compose import load_config
+from unipot.workflows.finetune import FinetuneConfig
 from unipot.workflows.finetuning.fold_models import FoldModel, FoldModels
 from unipot.workflows.finetuning.small_data_trials import Fold
+from unipot.workflows.lessons import known_differences
 from unipot.workflows.lessons.difference import knowing_head, of_difference
 from unipot.zoo.artifact import load_artifact, load_potential
 from unipot.zoo.card import read_card
@@ -154,6 +158,19 @@ def test_a_checkpoint_without_them_is_learned_as_before(files, tmp_path, toy_dat
     assert DIFFERENCES not in read_card(tmp_path / "bare" / "last.safetensors")
     assert run_finetune({**files, "checkpoint": tmp_path / "bare" / "last.safetensors"}, tmp_path / "run", *LESSON) == 0
     assert facts_of(tmp_path / "run")["n_known"] == 0
+
+
+def test_carried_structures_without_labels_are_not_learned(files, tmp_path, monkeypatch):
+    card = json.loads(json.dumps(read_card(files["checkpoint"])))
+    for entry in card[DIFFERENCES][0]["structures"][5:]:
+        del entry["forces"]
+    monkeypatch.setattr(known_differences, "read_card", lambda path: card)
+    config = load_config("finetune", FinetuneConfig, [f"checkpoint={files['checkpoint']}", "data=mine"])
+    (found,) = known_differences.known_differences(config, load_potential(files["checkpoint"]), "less", tmp_path)
+    assert len(found.store) == 5
+    for entry in card[DIFFERENCES][0]["structures"]:
+        entry.pop("energy")
+    assert known_differences.known_differences(config, load_potential(files["checkpoint"]), "less", tmp_path) == []
 
 
 @pytest.mark.parametrize(

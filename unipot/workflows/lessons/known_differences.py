@@ -57,9 +57,11 @@ def known_differences(config: FinetuneConfig, pretrained: Potential, head: str |
     """
     if head is None or config.teacher.known_share == 0:
         return []
-    carried = [item for item in sample_of(read_card(config.checkpoint), DIFFERENCES) if item.head == head]
+    carried = [_labelled(item) for item in sample_of(read_card(config.checkpoint), DIFFERENCES) if item.head == head]
     found = []
     for item in carried:
+        if not item.structures:
+            continue
         store = _store(item, pretrained, cache)
         compositions = {np.sort(structure.atomic_numbers).tobytes() for structure in item.structures}
         spec = DatasetSpec(
@@ -100,6 +102,11 @@ def beside_plan(plan: SmallDataPlan, config: FinetuneConfig) -> SmallDataPlan:
     steps = max(1, config.schedule.max_steps // 2)
     rung = Rung(n_candidates=1, folds=tuple(range(len(plan.folds))), steps=steps, every=steps)
     return replace(plan, candidates={_BESIDE: config}, rungs=(rung,), longer=(), budget=rung.cost, look_at_length=False)
+
+
+def _labelled(item: SampleSet) -> SampleSet:
+    """Its structures that have both labels; a card that others have written may lack some."""
+    return replace(item, structures=tuple(s for s in item.structures if all(name in s.labels for name in _LABELS)))
 
 
 def _store(item: SampleSet, potential: Potential, cache: Path) -> Store:
