@@ -98,12 +98,14 @@ def property_named(name: str) -> Property:
     return PROPERTIES[name]
 
 
+#: the kind of energy that one level of theory less another has
+DIFFERENCE_KIND = "difference"
 #: what an energy of zero means; energies of different kinds are never compared and never share a head
 ENERGY_KINDS: dict[str, str] = {
     "total": "of all atoms of the structure, as the calculation gives it; its zero belongs to the level of theory",
     "adsorption": "of slab with adsorbate minus clean slab minus adsorbate references",
     "formation": "minus reference energies of the elements in it, such as their bulk phases or free atoms",
-    "difference": "of one level of theory minus that of another, forces and stress likewise",
+    DIFFERENCE_KIND: "of one level of theory minus that of another, forces and stress likewise",
 }
 
 

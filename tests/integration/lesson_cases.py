@@ -30,14 +30,24 @@ def xtb(method):
     return lambda: TBLite(method=method, verbosity=0)
 
 
-def parent_for_lessons(run, toy_data):
-    """Checkpoint of a short pretraining."""
+def parent_for_lessons(run, toy_data, *further):
+    """Checkpoint of a short pretraining, with `further` options."""
     arguments = [
         "pretrain", f"run={run}", "experiment=smoke", "trainer.threads=1", "trainer.progress=false",
         f"datasets.molecules.path={toy_data['molecules']}", "datasets.molecules.level_of_theory=EMT-molecules",
+        *further,
     ]  # fmt: skip
     assert main(arguments) == 0
     return run / "last.safetensors"
+
+
+def parent_with_differences(run, toy_data, less, *further):
+    """Checkpoint that knows the differences in the file `less` through a head of that name."""
+    options = (
+        f"datasets.less.path={less}", "datasets.less.level_of_theory=EMT less GFN2-xTB", "datasets.less.energy_kind=difference",
+        "schedule.max_steps=150", *further,
+    )  # fmt: skip
+    return parent_for_lessons(run, toy_data, *options)
 
 
 def run_finetune(files, run, *overrides):

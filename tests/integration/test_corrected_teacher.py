@@ -10,8 +10,7 @@ import torch
 from ase.io import write
 from rich.console import Console
 
-from tests.integration.lesson_cases import methanol, parent_for_lessons, run_finetune
-from unipot.cli import main
+from tests.integration.lesson_cases import methanol, parent_for_lessons, parent_with_differences, run_finetune
 from unipot.data.store import Store
 from unipot.reporting.evaluation import Evaluation
 from unipot.structure import Structure
@@ -149,14 +148,8 @@ def test_a_frame_that_the_teacher_fails_on_is_learned_all_the_same(files, tmp_pa
 def test_a_head_for_differences_is_where_the_difference_starts(files, run, toy_data, tmp_path, capsys):
     store = store_called(run, "difference")
     write(tmp_path / "less.extxyz", [s.to_ase() for s in store])
-    arguments = [
-        "pretrain", f"run={tmp_path / 'parent'}", "experiment=smoke", "trainer.threads=1", "trainer.progress=false",
-        f"datasets.molecules.path={toy_data['molecules']}", "datasets.molecules.level_of_theory=EMT-molecules",
-        f"datasets.less.path={tmp_path / 'less.extxyz'}", "datasets.less.level_of_theory=EMT less GFN2-xTB",
-        "datasets.less.energy_kind=difference", "schedule.max_steps=150",
-    ]  # fmt: skip
-    assert main(arguments) == 0
-    assert finetune({**files, "checkpoint": tmp_path / "parent" / "last.safetensors"}, tmp_path / "run") == 0
+    parent = parent_with_differences(tmp_path / "parent", toy_data, tmp_path / "less.extxyz")
+    assert finetune({**files, "checkpoint": parent}, tmp_path / "run") == 0
     assert "starts from head 'less'" in capsys.readouterr().out
 
 

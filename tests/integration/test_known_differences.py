@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from ase.io import write
 
-from tests.integration.lesson_cases import methanol, run_finetune, xtb
-from unipot.cli import main
+from tests.integration.lesson_cases import methanol, parent_with_differences, run_finetune, xtb
 from unipot.data.store import Store
 from unipot.structure import Structure
 from unipot.workflows.compose import load_config
@@ -50,14 +49,7 @@ def files(tmp_path_factory, toy_data):
     folder = tmp_path_factory.mktemp("known")
     write(folder / "mine.extxyz", methanol(8))
     write(folder / "less.extxyz", less_xtb(methanol(30, seed=5)))
-    arguments = [
-        "pretrain", f"run={folder / 'pretrain'}", "experiment=smoke", "trainer.threads=1", "trainer.progress=false",
-        f"datasets.molecules.path={toy_data['molecules']}", "datasets.molecules.level_of_theory=EMT-molecules",
-        f"datasets.less.path={folder / 'less.extxyz'}", "datasets.less.level_of_theory=EMT less GFN2-xTB",
-        "datasets.less.energy_kind=difference", "schedule.max_steps=150",
-    ]  # fmt: skip
-    assert main(arguments) == 0
-    return {"folder": folder, "checkpoint": folder / "pretrain" / "last.safetensors"}
+    return {"folder": folder, "checkpoint": parent_with_differences(folder / "pretrain", toy_data, folder / "less.extxyz")}
 
 
 @pytest.fixture(scope="module")
@@ -149,14 +141,9 @@ def test_a_fine_tuned_model_still_carries_them(files, run):
 
 
 def test_a_checkpoint_without_them_is_learned_as_before(files, tmp_path, toy_data, capsys):
-    arguments = [
-        "pretrain", f"run={tmp_path / 'bare'}", "experiment=smoke", "trainer.threads=1", "trainer.progress=false",
-        f"datasets.less.path={files['folder'] / 'less.extxyz'}", "datasets.less.level_of_theory=EMT less GFN2-xTB",
-        "datasets.less.energy_kind=difference", "sample_differences=0", "schedule.max_steps=150",
-    ]  # fmt: skip
-    assert main(arguments) == 0
-    assert DIFFERENCES not in read_card(tmp_path / "bare" / "last.safetensors")
-    assert run_finetune({**files, "checkpoint": tmp_path / "bare" / "last.safetensors"}, tmp_path / "run", *LESSON) == 0
+    bare = parent_with_differences(tmp_path / "bare", toy_data, files["folder"] / "less.extxyz", "sample_differences=0")
+    assert DIFFERENCES not in read_card(bare)
+    assert run_finetune({**files, "checkpoint": bare}, tmp_path / "run", *LESSON) == 0
     assert facts_of(tmp_path / "run")["n_known"] == 0
 
 

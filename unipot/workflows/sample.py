@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from unipot.properties import DIFFERENCE_KIND
 from unipot.structure import Structure
 from unipot.workflows.datasets import OpenDataset
-from unipot.zoo.sample import DIFFERENCES, MAX_BYTES, SAMPLE, SampleSet, packed_sample
+from unipot.zoo.sample import CARRIED_LABELS, DIFFERENCES, MAX_BYTES, SAMPLE, SampleSet, packed_sample
 
-#: kind of energy of a dataset of differences, what of their labels the card carries, and of how many of one composition at most
-DIFFERENCE, _CARRIED, _OF_ONE_COMPOSITION = "difference", ("energy", "forces"), 100
+#: differences of one composition that the card carries, at most
+_OF_ONE_COMPOSITION = 100
 
 #: atoms of a structure of the sample, at most, unless all of a dataset are larger
 PREFERRED_ATOMS = 64
@@ -38,7 +39,7 @@ def sample_facts(datasets: Sequence[OpenDataset], n_structures: int, n_differenc
     if n_structures == 0:
         return {}
     found = {SAMPLE: [_sample_set(item, [s.with_labels() for s in telling_structures(item, n_structures)]) for item in datasets]}
-    labelled = [item for item in datasets if item.store.energy_kind == DIFFERENCE]
+    labelled = [item for item in datasets if item.store.energy_kind == DIFFERENCE_KIND]
     if labelled and n_differences:
         found[DIFFERENCES] = [_sample_set(item, _various(item, n_differences)) for item in labelled]
     return {key: packed_sample(sets, MAX_BYTES[key]) for key, sets in found.items()}
@@ -55,9 +56,9 @@ def _various(item: OpenDataset, n: int) -> list[Structure]:
     seen: Counter[bytes] = Counter()
     for structure in telling_structures(item, _CANDIDATES):
         composition = np.sort(structure.atomic_numbers).tobytes()
-        if len(found) < n and seen[composition] < _OF_ONE_COMPOSITION and all(name in structure.labels for name in _CARRIED):
+        if len(found) < n and seen[composition] < _OF_ONE_COMPOSITION and all(name in structure.labels for name in CARRIED_LABELS):
             seen[composition] += 1
-            found.append(structure.with_labels(**{name: structure.labels[name] for name in _CARRIED}))
+            found.append(structure.with_labels(**{name: structure.labels[name] for name in CARRIED_LABELS}))
     return found
 
 

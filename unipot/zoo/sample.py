@@ -24,6 +24,8 @@ SAMPLE, DIFFERENCES = "sample", "differences"
 MAX_BYTES = {SAMPLE: 1_000_000, DIFFERENCES: 3_000_000}
 #: labels that are written, and their decimals (eV, eV/Å)
 _LABEL_DECIMALS = {"energy": 6, "forces": 4}
+#: that every difference in a card has
+CARRIED_LABELS = tuple(_LABEL_DECIMALS)
 
 
 @dataclass(frozen=True, kw_only=True)

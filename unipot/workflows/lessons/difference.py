@@ -29,6 +29,7 @@ from unipot.finetune.align import restart_readout
 from unipot.finetune.lora import merged
 from unipot.finetune.small_data import runner_up
 from unipot.models.potential import Potential
+from unipot.properties import DIFFERENCE_KIND
 from unipot.structure import Structure
 from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.finetuning.adaptation import AUTO, Adaptation, align_to_frames
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from unipot.workflows.config import MixtureConfig
     from unipot.workflows.finetune import FinetuneConfig
 
-KIND = "difference"
 #: in a run folder: the model of the difference; a second one is called difference-2
 DIFFERENCE = "difference.safetensors"
 #: a head of the checkpoint is the start of the difference where its error is below so much of the difference itself
@@ -171,15 +171,15 @@ def difference_frames(config: FinetuneConfig, frames: UserFrames, cache: Path, c
     digest = hashlib.sha256(method.encode())
     for structure in (s for part in parts.values() for s in part):
         digest.update(structure.input_bytes() + b"".join(np.asarray(v).tobytes() for _, v in sorted(structure.labels.items())))
-    path = cache / f"{KIND}-{digest.hexdigest()[:12]}.unipot"
+    path = cache / f"{DIFFERENCE_KIND}-{digest.hexdigest()[:12]}.unipot"
     found = _labels_of(frames)
     labels = tuple(name for name in own.spec.labels if name in found or name not in (*_LABELS, "stress"))
     n_frames = sum(map(len, parts.values()))
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with StoreWriter(
-            path, name=own.spec.name, level_of_theory=f"{own.spec.level_of_theory} less {METHODS[method]} (tblite)", energy_kind=KIND,
-            labels=labels,
+            path, name=own.spec.name, level_of_theory=f"{own.spec.level_of_theory} less {METHODS[method]} (tblite)",
+            energy_kind=DIFFERENCE_KIND, labels=labels,
         ) as writer:  # fmt: skip
             writer.extend(_differences(method, parts, labels))
     store = Store(path)
@@ -187,7 +187,7 @@ def difference_frames(config: FinetuneConfig, frames: UserFrames, cache: Path, c
         said = f"warning: {METHODS[method]} failed on {n_frames - len(store)} of {n_frames} frames, which say nothing of the difference"
         console.print(said, style="yellow", highlight=False)
     of_part = np.array([str(name).partition("-")[0] == _TRAINING for name in store.ids])
-    spec = replace(own.spec, path=str(path), level_of_theory=store.level_of_theory, energy_kind=KIND, labels=labels)
+    spec = replace(own.spec, path=str(path), level_of_theory=store.level_of_theory, energy_kind=DIFFERENCE_KIND, labels=labels)
     dataset = OpenDataset(
         spec=spec, store=store, train_indices=np.flatnonzero(of_part), validation_store=store, validation_indices=np.flatnonzero(~of_part)
     )
@@ -203,7 +203,7 @@ def difference_start(
     """
     potential, dataset = copy.deepcopy(pretrained), own.dataset
     kinds = {name: potential.heads[name].energy_kind for name in potential.head_names}
-    heads = [name for name, kind in kinds.items() if kind == KIND]
+    heads = [name for name, kind in kinds.items() if kind == DIFFERENCE_KIND]
     start = align_to_frames(potential, dataset, AUTO, budget, config.new_elements, parents=heads or [potential.head_names[0]])
     size = _mean_size(dataset)
     if heads and start.scores[0].force_mae < _WORTH_COPYING * size:

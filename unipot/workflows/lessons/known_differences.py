@@ -28,14 +28,12 @@ from unipot.workflows.finetuning.replay import weighted
 from unipot.workflows.finetuning.small_data import SmallDataPlan
 from unipot.workflows.model import of_length
 from unipot.zoo.card import read_card
-from unipot.zoo.sample import DIFFERENCES, SampleSet, sample_of
+from unipot.zoo.sample import CARRIED_LABELS, DIFFERENCES, SampleSet, sample_of
 
 if TYPE_CHECKING:
     from unipot.workflows.config import MixtureConfig
     from unipot.workflows.finetune import FinetuneConfig
 
-#: labels of every carried difference
-_LABELS = ("energy", "forces")
 #: name of the only candidate of small-data mode
 _BESIDE = "beside known differences"
 
@@ -65,8 +63,8 @@ def known_differences(config: FinetuneConfig, pretrained: Potential, head: str |
         store = _store(item, pretrained, cache)
         compositions = {np.sort(structure.atomic_numbers).tobytes() for structure in item.structures}
         spec = DatasetSpec(
-            name=store.name, path=str(store.path), level_of_theory=store.level_of_theory, energy_kind=store.energy_kind, labels=_LABELS,
-            head=head, weight=float(len(compositions)),
+            name=store.name, path=str(store.path), level_of_theory=store.level_of_theory, energy_kind=store.energy_kind,
+            labels=CARRIED_LABELS, head=head, weight=float(len(compositions)),
         )  # fmt: skip
         every, none = np.arange(len(store)), np.empty(0, dtype=np.int64)
         found.append(OpenDataset(spec=spec, store=store, train_indices=every, validation_store=store, validation_indices=none))
@@ -106,7 +104,7 @@ def beside_plan(plan: SmallDataPlan, config: FinetuneConfig) -> SmallDataPlan:
 
 def _labelled(item: SampleSet) -> SampleSet:
     """Its structures that have both labels; a card that others have written may lack some."""
-    return replace(item, structures=tuple(s for s in item.structures if all(name in s.labels for name in _LABELS)))
+    return replace(item, structures=tuple(s for s in item.structures if all(name in s.labels for name in CARRIED_LABELS)))
 
 
 def _store(item: SampleSet, potential: Potential, cache: Path) -> Store:
@@ -119,7 +117,7 @@ def _store(item: SampleSet, potential: Potential, cache: Path) -> Store:
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with StoreWriter(
-            path, name=f"known-{item.dataset}", level_of_theory=head.level_of_theory, energy_kind=head.energy_kind, labels=_LABELS
+            path, name=f"known-{item.dataset}", level_of_theory=head.level_of_theory, energy_kind=head.energy_kind, labels=CARRIED_LABELS
         ) as writer:
             writer.extend(item.structures)
     return Store(path)
