@@ -80,13 +80,25 @@ def test_forgetting_of_a_model_that_did_not_move_is_one(study):
     assert all(row["ratio"] == pytest.approx(1.0, rel=1e-5) for row in rows)
 
 
-def test_errors_are_those_of_unipot_evaluate(study, tmp_path):
-    best = study / "out" / "water" / "finetune" / "n22-seed3" / "best.safetensors"
-    assert main(["evaluate", f"checkpoint={best}", f"data={study / 'warm.extxyz'}", "head=water", f"output={tmp_path}"]) == 0
-    (table,) = json.loads((tmp_path / "metrics.json").read_text())
-    found = {row["property"]: row for row in table["rows"] if row["element"] is None}
+@pytest.fixture(scope="module")
+def evaluated(study, tmp_path_factory):
+    """What `unipot evaluate` writes of the run's weights on one of its test sets."""
+    best, output = study / "out" / "water" / "finetune" / "n22-seed3" / "best.safetensors", tmp_path_factory.mktemp("evaluated")
+    assert main(["evaluate", f"checkpoint={best}", f"data={study / 'warm.extxyz'}", "head=water", f"output={output}"]) == 0
+    (table,) = json.loads((output / "metrics.json").read_text())
+    return table
+
+
+def test_errors_are_those_of_unipot_evaluate(study, evaluated):
+    found = {row["property"]: row for row in evaluated["rows"] if row["element"] is None}
     for property, numbers in recorded(study)["errors"]["warm"].items():
         assert numbers == pytest.approx({key: found[property][key] for key in numbers}, rel=1e-6)
+
+
+def test_coverage_of_error_bars_is_that_of_unipot_evaluate(study, evaluated):
+    found = {row["property"]: row["coverage"] for row in evaluated["error_bars"]}
+    assert {name: row["coverage"] for name, row in recorded(study)["error_bars"]["warm"].items()} == pytest.approx(found)
+    assert "## Error bars" in (study / "out" / "study.md").read_text()
 
 
 def test_a_finished_run_is_not_repeated(study):

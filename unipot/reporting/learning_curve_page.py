@@ -23,6 +23,13 @@ _ERRORS = (
     ("force RMSE meV/Å", "forces", "rmse"),
     ("stress MAE meV/Å³", "stress", "mae"),
 )
+#: columns of the error-bar table: heading, property, statistic, factor
+_BARS = (
+    ("energies in 90 % intervals, %", "energy", "coverage", 1e2),
+    ("forces in 90 % intervals, %", "forces", "coverage", 1e2),
+    ("energies, rank correlation", "energy", "spearman", 1.0),
+    ("forces, rank correlation", "forces", "spearman", 1.0),
+)
 _LINES = ("-", "--", ":", "-.")
 
 
@@ -41,6 +48,17 @@ def error_curve_table(points: Sequence[CurvePoint]) -> ReportTable:
     head = ("target", "test set", "strategy", "frames", "seeds", *(c[0] for c in columns))
     tail = ("parent, force MAE meV/Å", "step 0, force MAE meV/Å", "data efficiency")
     return ReportTable(title="Errors against frames, mean ± standard deviation over seeds", columns=(*head, *tail), rows=rows)
+
+
+def error_bar_table(points: Sequence[CurvePoint]) -> ReportTable:
+    """Shares of errors (of forces by component) within their 90 % intervals, and whether error bars rank errors; of points with them."""
+    rows = tuple(
+        (p.target, p.test, p.strategy, p.n_frames, *(_in_words(p.error_bars.get((name, kind)), factor) for _, name, kind, factor in _BARS))
+        for p in points
+        if p.error_bars
+    )
+    columns = ("target", "test set", "strategy", "frames", *(heading for heading, *_ in _BARS))
+    return ReportTable(title="Error bars, mean ± standard deviation over seeds", columns=columns, rows=rows)
 
 
 def short_table(points: Sequence[CurvePoint]) -> ReportTable:
@@ -131,8 +149,8 @@ def _draw(axis: Axes, points: Sequence[CurvePoint], spreads: Sequence[Spread], *
         axis.errorbar(frames, means, yerr=[below, [1e3 * (s.deviation or 0.0) for s in spreads]], markersize=4, capsize=2, **style)
 
 
-def _in_words(spread: Spread | None) -> str:
+def _in_words(spread: Spread | None, factor: float = 1e3) -> str:
     if spread is None:
         return "–"
-    mean = cell_text(1e3 * spread.mean)
-    return mean if spread.deviation is None else f"{mean} ± {cell_text(1e3 * spread.deviation)}"
+    mean = cell_text(factor * spread.mean)
+    return mean if spread.deviation is None else f"{mean} ± {cell_text(factor * spread.deviation)}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from unipot.reporting.data_efficiency import Bounded, Median, data_efficiency, median_of
 
-#: test set -> property -> statistic (mae or rmse) -> number in canonical units
+#: test set -> property -> statistic -> number: mae and rmse in canonical units; of error bars coverage (a share) and spearman
 Errors = dict[str, dict[str, dict[str, float]]]
 #: property and statistic that frames are compared by
 COMPARED = ("forces", "mae")
@@ -28,6 +28,8 @@ class RunResult:
         errors: of the chosen weights.
         start: the same before the first step; empty from scratch.
         parent: the same of the parent head after the composition shift alone; empty from scratch.
+        error_bars: share of the errors of the chosen weights within their 90 % intervals, and the rank correlation of both; of energy and
+            forces, empty for heads without error bars.
         forgetting: rows {dataset, head, property, before, after, ratio} of the MAE of pretraining sets.
         seconds: wall time of the whole command, search and lesson included; of the last call where a run was continued.
         n_steps, best_step: of training.
@@ -42,6 +44,7 @@ class RunResult:
     errors: Errors = field(default_factory=dict)
     start: Errors = field(default_factory=dict)
     parent: Errors = field(default_factory=dict)
+    error_bars: Errors = field(default_factory=dict)
     forgetting: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     n_steps: int = 0
@@ -73,7 +76,7 @@ class CurvePoint:
     """Every seed of one target, test set, strategy and number of frames.
 
     Attributes:
-        errors, start, parent: (property, statistic) -> spread over seeds, canonical units.
+        errors, start, parent, error_bars: (property, statistic) -> spread over seeds, see `RunResult`.
         factor: data-efficiency; None of the reference itself, and where forces or its curve are missing.
     """
 
@@ -84,6 +87,7 @@ class CurvePoint:
     errors: dict[tuple[str, str], Spread]
     start: dict[tuple[str, str], Spread]
     parent: dict[tuple[str, str], Spread]
+    error_bars: dict[tuple[str, str], Spread] = field(default_factory=dict)
     factor: Bounded | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,7 +95,8 @@ class CurvePoint:
         flat = lambda table: {f"{p}/{s}": asdict(spread) for (p, s), spread in table.items()}  # noqa: E731
         own = {"target": self.target, "test": self.test, "strategy": self.strategy, "n_frames": self.n_frames}
         factor = None if self.factor is None else self.factor.to_dict()
-        return {**own, "errors": flat(self.errors), "start": flat(self.start), "parent": flat(self.parent), "data_efficiency": factor}
+        tables = {name: flat(getattr(self, name)) for name in ("errors", "start", "parent", "error_bars")}
+        return {**own, **tables, "data_efficiency": factor}
 
 
 def learning_curves(results: Iterable[RunResult], reference: str) -> list[CurvePoint]:
@@ -137,10 +142,8 @@ def forgotten(result: RunResult) -> tuple[float, float] | None:
 
 def _point(key: tuple[str, str, str, int], group: Sequence[RunResult]) -> CurvePoint:
     target, test, strategy, n_frames = key
-    return CurvePoint(
-        target=target, test=test, strategy=strategy, n_frames=n_frames, errors=_spreads([r.errors.get(test, {}) for r in group]),
-        start=_spreads([r.start.get(test, {}) for r in group]), parent=_spreads([r.parent.get(test, {}) for r in group]),
-    )  # fmt: skip
+    tables = {name: _spreads([getattr(r, name).get(test, {}) for r in group]) for name in ("errors", "start", "parent", "error_bars")}
+    return CurvePoint(target=target, test=test, strategy=strategy, n_frames=n_frames, **tables)
 
 
 def _spreads(tables: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[tuple[str, str], Spread]:

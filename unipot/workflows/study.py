@@ -11,7 +11,14 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from unipot import __version__
-from unipot.reporting.learning_curve_page import error_curve_table, learning_curve_figure, median_table, run_table, short_table
+from unipot.reporting.learning_curve_page import (
+    error_bar_table,
+    error_curve_table,
+    learning_curve_figure,
+    median_table,
+    run_table,
+    short_table,
+)
 from unipot.reporting.learning_curves import RunResult, learning_curves, median_factors
 from unipot.reporting.tables import ReportTable
 from unipot.workflows.run_folder import write_json, write_whole
@@ -91,7 +98,8 @@ def write_study(
     medians = median_factors(points, {target.name: next(iter(target.tests)) for target in targets})
     median = [median_table(medians, str(config.reference))] if medians else []
     tables = [error_curve_table(points)] if points else []
-    tables += [*median, *([run_table(ordered)] if ordered else [])]
+    bars = [error_bar_table(points)] if any(point.error_bars for point in points) else []
+    tables += [*median, *bars, *([run_table(ordered)] if ordered else [])]
     failed = [result for result in ordered if result.failure]
     content = {
         "settings": asdict(config),

@@ -1,6 +1,6 @@
 import pytest
 
-from unipot.reporting.learning_curve_page import error_curve_table, learning_curve_figure, median_table, run_table
+from unipot.reporting.learning_curve_page import error_bar_table, error_curve_table, learning_curve_figure, median_table, run_table
 from unipot.reporting.learning_curves import RunResult, force_curve, forgotten, learning_curves, median_factors
 
 
@@ -57,3 +57,10 @@ def test_tables_and_figure_show_every_point_and_run():
     medians = median_factors(points, {"water": "test", "silver": "test"})
     assert median_table(medians, "scratch").rows == (("tuned", 10, "10.0", 1, 0),)
     assert learning_curve_figure(points).startswith(b"\x89PNG")
+
+
+def test_error_bars_have_a_table_over_seeds_and_models_without_them_no_row():
+    own = [{"test": {"forces": {"coverage": share, "spearman": 0.5}}} for share in (0.86, 0.94)]
+    tuned = [result("tuned", 10, 0.01, seed=seed, error_bars=bars) for seed, bars in enumerate(own)]
+    table = error_bar_table(learning_curves([*SCRATCH, *tuned], "scratch"))
+    assert table.rows == (("water", "test", "tuned", 10, "–", "90.0 ± 5.66", "–", "0.500 ± 0.00"),)

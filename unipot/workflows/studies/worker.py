@@ -23,6 +23,7 @@ from unipot.reporting.learning_curves import Errors, RunResult
 from unipot.workflows.charge_states import admit_states
 from unipot.workflows.compose import load_config
 from unipot.workflows.config import MixtureConfig
+from unipot.workflows.error_bars import judge_error_bars
 from unipot.workflows.finetune import FinetuneConfig, open_everything, with_light_steps
 from unipot.workflows.finetuning.adaptation import Adaptation
 from unipot.workflows.finetuning.small_data import plan_search
@@ -84,6 +85,7 @@ def measured(settings: dict[str, Any], *, seconds: float) -> RunResult:
         errors=_errors(adapted, tests, budget),
         start=start,
         parent=parent,
+        error_bars=_error_bars(adapted, tests, budget),
         forgetting=forgetting_rows(recorded.before, recorded.after),
         seconds=round(seconds, 1),
         n_steps=recorded.summary["n_steps"],
@@ -148,6 +150,15 @@ def _errors(potential: Potential, tests: Sequence[Yardstick], budget: MixtureCon
         evaluation = test.measure(potential.eval(), "study", budget)
         numbers = {p: {s: evaluation.get(p, s) for s in statistics} for p, statistics in _KEPT.items()}
         found[test.name] = {p: own for p, own in numbers.items() if None not in own.values()}  # type: ignore[misc]
+    return found
+
+
+def _error_bars(potential: Potential, tests: Sequence[Yardstick], budget: MixtureConfig) -> Errors:
+    found: Errors = {}
+    for test in tests:
+        quality = judge_error_bars(potential, test, budget, len(test.indices), Console(quiet=True))
+        shares = {q.property: {"coverage": q.coverage, "spearman": q.spearman} for q in quality}
+        found[test.name] = {p: {s: v for s, v in own.items() if v is not None} for p, own in shares.items()}
     return found
 
 
