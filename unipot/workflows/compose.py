@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -197,10 +198,20 @@ def _refuse_unknown(value: Any, annotation: Any, where: str) -> None:
                 place = f" in {where!r}" if where else ""
                 hint = _closest(str(key), names)
                 raise ValueError(f"option {_join(where, key)!r} is not known{hint}; options{place} are: {', '.join(names)}")
+            if isinstance(item, Mapping) and not _takes_keys(hints[key]):
+                here = _join(_join(where, key), next(iter(item), "..."))
+                instead = "; keys and units of labels go into sources.<label>='{key: ..., unit: ...}'" if "sources" in names else ""
+                raise ValueError(f"option {here!r} is not known: {_join(where, key)!r} has no options of its own{instead}")
             _refuse_unknown(item, hints[key], _join(where, key))
     elif get_origin(annotation) is dict:
         for key, item in value.items():
             _refuse_unknown(item, get_args(annotation)[1], _join(where, key))
+
+
+def _takes_keys(annotation: Any) -> bool:
+    """Whether a value of this type may be a mapping."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return any(kind is Any or is_dataclass(kind) or (get_origin(kind) or kind) is dict for kind in kinds)
 
 
 def _stated(schema: type, choices: Sequence[str], *layers: Mapping[str, Any]) -> list[str]:

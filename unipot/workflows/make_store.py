@@ -213,6 +213,7 @@ def _finish(job: Job, conversion: Conversion, path: Path, options: StoreOptions,
         console.print(quarantine_table(summarize_quarantine(finished.entries)))
     for note in finished.notes:
         console.print(f"  {note}", highlight=False, soft_wrap=True)
+    _refuse_nothing_left(job, finished)
     if options.check_labels:
         census.consistency().refuse_contradictions(job.name)
     with writing_to(path, f"making {path}"):
@@ -234,6 +235,16 @@ def _finish(job: Job, conversion: Conversion, path: Path, options: StoreOptions,
             overwrite=options.overwrite,
         )
     return finished
+
+
+def _refuse_nothing_left(job: Job, finished: Finished) -> None:
+    if finished.keep.any() or not finished.entries:
+        return
+    reasons = "; ".join(row.in_words() for row in summarize_quarantine(finished.entries))
+    raise ValueError(
+        f"dataset {job.name!r}: nothing is left to store, all structures read are in quarantine: {reasons}; correct the source, or, where "
+        "the numbers are meant, change the limit: unipot prepare ... quarantine.<reason>=<number or null>"
+    )
 
 
 def _report(store: Store, finished: Finished, options: StoreOptions, console: Console) -> Store:

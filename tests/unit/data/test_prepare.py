@@ -73,7 +73,7 @@ def test_a_broken_structure_may_be_skipped_and_is_counted(run):
 
 
 def test_nothing_usable_is_refused(run):
-    with pytest.raises(ValueError, match="no structures to store"):
+    with pytest.raises(ValueError, match="nothing is left to store, .*: 1 for invalid .for example h2-0: .*forces contain 2 non-finite"):
         run([molecule(1, force=np.nan)], on_invalid="skip")
 
 
@@ -143,3 +143,8 @@ def test_a_recipe_without_level_of_theory_is_refused(recipes):
     (recipes / "pairs" / "card.yaml").write_text(yaml.safe_dump(card))
     with pytest.raises(ValueError, match="pairs/card.yaml: key 'level_of_theory' is missing"):
         load_recipe(recipes, "pairs")
+
+
+def test_a_source_of_which_all_is_in_quarantine_says_why(run):
+    with pytest.raises(ValueError, match="1 for max_force 1e-06 eV/A .for example h2-0: .*quarantine.<reason>=<number or null>"):
+        run([molecule(0)], quarantine={"max_force": 1e-6})

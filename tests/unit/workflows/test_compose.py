@@ -35,6 +35,8 @@ def test_file_may_name_datasets_and_group_options(tmp_path):
         ("backbone=nativ-small", "backbone=nativ-small is not known .did you mean 'native-small'"),
         ("schedule.max_steps=many", "schedule.max_steps: Value 'many'"),
         ("datasets.a=3", "datasets.a"),
+        ("datasets.a.labels.energy.key=E", "'datasets.a.labels.energy' is not known: 'datasets.a.labels' has no options .*sources.<label>"),
+        ("seed.first=3", "'seed.first' is not known: 'seed' has no options of its own$"),
         ("seed=1,2", "seed: Value '1,2'"),
         ("~seed", "deletes or sweeps"),
         ("seed", "cannot read 'seed'; write key=value"),

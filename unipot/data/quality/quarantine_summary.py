@@ -41,6 +41,12 @@ class ReasonSummary:
         if further or not self.example:
             self.worst, self.example, self.detail = entry.value, entry.id, entry.detail
 
+    def in_words(self) -> str:
+        """Count, reason with its limit and unit, and the worst example."""
+        limit = "" if self.limit is None else f" {self.limit:g} {UNITS.get(self.reason, '')}".rstrip()
+        worst = self.detail or ("" if self.worst is None else f"{self.worst:.4g}")
+        return f"{self.count:,} for {self.reason}{limit} (for example {self.example}{f': {worst}' if worst else ''})"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {"reason": self.reason, "limit": self.limit, "structures": self.count, "worst": self.worst, "example": self.example}

@@ -93,7 +93,8 @@ def default_labels(path: str | Path, asked: Sequence[str] = ("energy",)) -> dict
             without = "; unipot finetune trains on forces alone with labels=[forces]" if name == "energy" and "forces" in found else ""
             raise ValueError(
                 f"{file}: no frame has the label key {name!r}; keys in the file are: {', '.join(sorted(keys)) or 'none'}; "
-                f"name the right one, for example labels.{name}.key=REF_{name} labels.{name}.unit=...{without}"
+                f"name the right one, unipot prepare with labels.{name}.key=... labels.{name}.unit=..., other commands with "
+                f"sources.{name}='{{key: ..., unit: ...}}'{without}"
             )
     return {name: source for name, source in offered.items() if name in found}
 
