@@ -237,11 +237,11 @@ def _general_help() -> str:
 
 
 def _verb_help(name: str) -> str:
-    from unipot.workflows.compose import group_names, options_of
+    from unipot.workflows.compose import groups_for, options_of
 
     verb = VERBS[name]
     lines = [f"unipot {name}: {verb.summary}", "", f"example:\n  {verb.example}", "", _OPTIONS_HELP, "groups and their options:"]
-    lines += [f"  {group:<10} {', '.join(options_of(group))}" for group in group_names()]
+    lines += [f"  {group:<10} {', '.join(options_of(group))}" for group in groups_for(_attribute(verb.schema))]
     from unipot.resources import conf_dir
 
     lines += ["", f"settings ({conf_dir() / (name + '.yaml')}):", "", (conf_dir() / f"{name}.yaml").read_text()]

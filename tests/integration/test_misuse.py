@@ -135,6 +135,22 @@ CASES: dict[str, tuple[Words, list[str]]] = {
         ],
         ["PBE", "LDA", "'h'"],
     ),
+    "no threads": (
+        lambda f: ["finetune", f"checkpoint={f['model']}", f"data={f['metals']}", f"run={f['folder']}/r7", "trainer.threads=0"],
+        ["trainer.threads is 0; it must be at least 1"],
+    ),
+    "labels stated as in unipot prepare": (
+        lambda f: ["finetune", f"checkpoint={f['model']}", f"data={f['metals']}", "labels.energy.key=E", "labels.energy.unit=eV"],
+        ["'labels' has no options of its own", "sources.<label>='{key: ..., unit: ...}'"],
+    ),
+    "batches of no atoms": (
+        lambda f: ["evaluate", f"checkpoint={f['model']}", f"data={f['metals']}", "head=metals", "max_atoms=0"],
+        ["max_atoms is 0; it must be at least 1"],
+    ),
+    "negative threshold": (
+        lambda f: ["evaluate", f"checkpoint={f['model']}", f"data={f['metals']}", "head=metals", "thresholds.forces=-1"],
+        ["threshold for 'forces' is -1.0; it must be positive"],
+    ),
     "file that is not there": (
         lambda f: ["finetune", f"checkpoint={f['model']}", "data=nowhere.extxyz", f"run={f['folder']}/r6"],
         ["nowhere.extxyz"],

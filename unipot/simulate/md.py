@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def molecular_dynamics(
     Raises:
         ValueError: there is no calculator, a number is out of range, or the run exploded (with the step).
     """
-    _check(atoms, ensemble, n_steps, timestep, temperature, interval)
+    _check(atoms, ensemble, {"n_steps": n_steps, "timestep": timestep, "interval": interval}, temperature, friction)
     atoms, calculator = atoms.copy(), atoms.calc
     atoms.calc = calculator
     generator = np.random.Generator(np.random.PCG64(seed))
@@ -134,16 +134,18 @@ def _run(driver: Any, n_steps: int, timestep: float) -> None:
         ) from error
 
 
-def _check(atoms: Atoms, ensemble: str, n_steps: int, timestep: float, temperature: float, interval: int) -> None:
+def _check(atoms: Atoms, ensemble: str, positive: Mapping[str, float], temperature: float, friction: float) -> None:
     if atoms.calc is None:
         raise ValueError("atoms have no calculator; set atoms.calc = UnipotCalculator(...) first")
     if ensemble not in ENSEMBLES:
         raise ValueError(f"ensemble {ensemble!r} is not known; use one of: {', '.join(ENSEMBLES)}")
-    for name, value in (("n_steps", n_steps), ("timestep", timestep), ("interval", interval)):
+    for name, value in positive.items():
         if not value > 0:
             raise ValueError(f"{name} is {value}; it must be positive")
     if not temperature >= 0:
         raise ValueError(f"temperature is {temperature}; it must not be negative (K)")
+    if not friction >= 0:
+        raise ValueError(f"friction is {friction}; it must not be negative (1/fs)")
 
 
 def thermalise(atoms: Atoms, temperature: float, generator: np.random.Generator) -> None:

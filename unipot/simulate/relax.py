@@ -63,15 +63,12 @@ def relax(
         on_step: called with (step, energy in eV, largest force in eV/Å).
 
     Raises:
-        ValueError: there is no calculator, the optimizer is unknown, or the cell cannot be relaxed.
+        ValueError: there is no calculator, the optimizer is unknown, a number is out of range, or the cell cannot be relaxed.
     """
     from ase.filters import FrechetCellFilter
 
     factory = _optimizer(optimizer)
-    if atoms.calc is None:
-        raise ValueError("atoms have no calculator; set atoms.calc = UnipotCalculator(...) first")
-    if relax_cell and not atoms.pbc.all():
-        raise ValueError(f"pbc is {atoms.pbc.tolist()}: the cell can be relaxed only if all axes are periodic; set relax_cell to false")
+    _check(atoms, fmax, max_steps, relax_cell)
     calculator = atoms.calc
     atoms = atoms.copy()
     atoms.calc = calculator
@@ -92,6 +89,17 @@ def relax(
     return Relaxation(
         atoms=atoms, converged=converged, n_steps=len(energies) - 1, energies=np.array(energies), max_forces=np.array(forces)
     )
+
+
+def _check(atoms: Atoms, fmax: float, max_steps: int, relax_cell: bool) -> None:
+    if not fmax > 0:
+        raise ValueError(f"fmax is {fmax}; it must be positive (eV/Å)")
+    if max_steps < 1:
+        raise ValueError(f"max_steps is {max_steps}; it must be at least 1")
+    if atoms.calc is None:
+        raise ValueError("atoms have no calculator; set atoms.calc = UnipotCalculator(...) first")
+    if relax_cell and not atoms.pbc.all():
+        raise ValueError(f"pbc is {atoms.pbc.tolist()}: the cell can be relaxed only if all axes are periodic; set relax_cell to false")
 
 
 def append_frame(path: Path | str, atoms: Atoms, *, first: bool) -> None:

@@ -135,6 +135,9 @@ class MetricAccumulator:
         unknown = sorted(set(thresholds or {}) - {*THRESHOLDS, *self.properties})
         if unknown:
             raise ValueError(f"threshold for {unknown[0]!r} is not known; known are: {', '.join([*THRESHOLDS, *self.properties])}")
+        wrong = next((name for name, value in (thresholds or {}).items() if not value > 0), None)
+        if wrong is not None:
+            raise ValueError(f"threshold for {wrong!r} is {(thresholds or {})[wrong]}; it must be positive")
         self.dataset_names = tuple(dataset_names)
         stated = {name: prop.threshold for name, prop in self.properties.items() if prop.threshold is not None}
         self.thresholds = {**THRESHOLDS, **stated, **(thresholds or {})}

@@ -35,7 +35,8 @@ def load_config(verb: str, schema: type, overrides: Sequence[str]) -> Any:
             mandatory value is missing.
         FileNotFoundError: the user's file or the run folder to resume is not there.
     """
-    choices, values, file = _parsed(overrides)
+    groups = groups_for(schema)
+    choices, values, file = _parsed(overrides, groups)
     file_choices: list[str] = []
     resumed = _resumed(values)
     if resumed is not None:
@@ -44,7 +45,7 @@ def load_config(verb: str, schema: type, overrides: Sequence[str]) -> Any:
         base: Any = resumed
         from_file: dict[str, Any] = {}
     else:
-        file_choices, from_file = _user_file(file)
+        file_choices, from_file = _user_file(file, groups)
         base = _composed(verb, file_choices + choices)
     stated = _stated(schema, [*file_choices, *choices], from_file, values)
     return checked_config(schema, base, {"stated": sorted({*base.get("stated", []), *stated})} if stated else {}, from_file, values)
@@ -80,18 +81,24 @@ def group_names() -> list[str]:
     return sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir())
 
 
+def groups_for(schema: type) -> list[str]:
+    """Groups that a command has: all but those that share their name with one of its own plain settings."""
+    kinds = get_type_hints(schema)
+    return [name for name in group_names() if name not in kinds or _takes_keys(kinds[name])]
+
+
 def options_of(group: str) -> list[str]:
     """Options of a group."""
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
-def _parsed(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any], str | None]:
+def _parsed(overrides: Sequence[str], groups: Sequence[str]) -> tuple[list[str], dict[str, Any], str | None]:
     """Group choices (as Hydra overrides), values (nested), and the user's file."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     choices, values, file = [], OmegaConf.create(), None
-    parser, groups = OverridesParser.create(), group_names()
+    parser = OverridesParser.create()
     for text in overrides:
         try:
             override = parser.parse_override(text)
@@ -145,7 +152,7 @@ def _composed(verb: str, choices: Sequence[str]) -> DictConfig:
         raise ValueError(f"unipot {verb}: {str(error).splitlines()[0]}") from error
 
 
-def _user_file(file: str | None) -> tuple[list[str], dict[str, Any]]:
+def _user_file(file: str | None, groups: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     if file is None:
         return [], {}
     path = Path(file)
@@ -159,7 +166,6 @@ def _user_file(file: str | None) -> tuple[list[str], dict[str, Any]]:
         raise ValueError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file}: expected keys and values at the top, found {type(content).__name__}")
-    groups = group_names()
     chosen = {k: v for k, v in content.items() if k in groups and not isinstance(v, dict)}
     return [_choice(str(k), v) for k, v in chosen.items()], {str(k): v for k, v in content.items() if k not in chosen}
 

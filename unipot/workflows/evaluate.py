@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import MISSING, OmegaConf
 from rich.console import Console
 
@@ -21,6 +20,7 @@ from unipot.reporting.plots import element_error_figure, parity_figure
 from unipot.workflows.compose import RESOLVED_CONFIG, checked_config
 from unipot.workflows.config import LabelConfig, MixtureConfig, TrainerConfig
 from unipot.workflows.datasets import OpenDataset, open_datasets
+from unipot.workflows.devices import device_named, optional_dtype
 from unipot.workflows.error_bars import judge_error_bars, write_error_bars
 from unipot.workflows.finetune import FinetuneConfig, stores_of
 from unipot.workflows.finetuning.further_sets import open_further_sets, own_datasets
@@ -69,7 +69,7 @@ def evaluate(config: EvaluateConfig) -> list[Evaluation]:
         FileNotFoundError: a path is not there.
     """
     console = Console()
-    artifact = load_artifact(config.checkpoint, device=_device(config.device), dtype=_dtype(config.dtype))
+    artifact = load_artifact(config.checkpoint, device=device_named(config.device), dtype=optional_dtype(config.dtype))
     potential = artifact.potential.eval()
     output = Path(config.output) if config.output else Path(config.checkpoint).parent / "evaluation"
     if config.data is None:
@@ -235,18 +235,3 @@ def _free(name: str, taken: Sequence[str]) -> str:
         number += 1
         candidate = f"{name}-{number}"
     return candidate
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device is {name!r}, but torch finds no GPU here; use device=cpu or device=auto")
-    return name
-
-
-def _dtype(name: str | None) -> torch.dtype | None:
-    dtypes = {None: None, "float32": torch.float32, "float64": torch.float64}
-    if name not in dtypes:
-        raise ValueError(f"dtype is {name!r}; use float32, float64, or null for the one the model was saved in")
-    return dtypes[name]

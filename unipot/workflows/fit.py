@@ -155,6 +155,8 @@ def set_up_process(trainer: TrainerConfig, seed: int) -> None:
     for name in ("devices", "num_nodes", "validate_every", "checkpoint_every", "log_every"):
         if getattr(trainer, name) < 1:
             raise ValueError(f"trainer.{name} is {getattr(trainer, name)}; it must be at least 1")
+    if trainer.threads is not None and trainer.threads < 1:
+        raise ValueError(f"trainer.threads is {trainer.threads}; it must be at least 1, or null for what torch chooses")
     if trainer.patience is not None and trainer.patience < 1:
         raise ValueError(f"trainer.patience is {trainer.patience}; it must be at least 1, or null for no early stopping")
     if trainer.accelerator not in ("cpu", "gpu", "auto"):

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unipot.workflows.devices import device_named, optional_dtype
+
 if TYPE_CHECKING:
     from ase import Atoms
 
     from unipot.calculator import UnipotCalculator
-
-DTYPES = ("float32", "float64")
 
 
 def read_atoms(path: str, index: str) -> list[Atoms]:
@@ -32,6 +32,8 @@ def read_atoms(path: str, index: str) -> list[Atoms]:
         raise FileNotFoundError(f"structure file {path!r} is not there; give a file that ASE can read, for example .extxyz, .cif or POSCAR")
     try:
         found = ase.io.read(path, index=index)
+    except (StopIteration, IndexError) as error:  # ASE's words for an index that is not there
+        raise ValueError(f"{path}: there is no structure {index!r}; use '-1' for the last one or ':' for all") from error
     except Exception as error:  # ASE readers raise whatever their formats make them raise
         raise ValueError(f"{path}: ASE cannot read structure(s) {index!r}: {type(error).__name__}: {error}") from error
     structures = found if isinstance(found, list) else [found]
@@ -56,18 +58,9 @@ def make_calculator(
     Raises:
         ValueError: the device or dtype is not available, or the skin is negative.
     """
-    import torch
-
     from unipot.calculator import UnipotCalculator
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but torch finds no GPU here; use device=cpu or device=auto")
-    if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}; use one of: {', '.join(DTYPES)}, or null for that of the model")
-    chosen = None if dtype is None else getattr(torch, dtype)
-    return UnipotCalculator(checkpoint, head=head, device=device, dtype=chosen, skin=skin, trusted=trusted)
+    return UnipotCalculator(checkpoint, head=head, device=device_named(device), dtype=optional_dtype(dtype), skin=skin, trusted=trusted)
 
 
 def numbered(path: str, number: int, total: int) -> Path:

@@ -224,7 +224,14 @@ def frames_batches(
 
 
 def budget_for(stores: Sequence[Store], mixture: MixtureConfig, cutoff: float, console: Console) -> MixtureConfig:
-    """`mixture` with budgets that hold the largest structure: a user's own frames are not refused for their size."""
+    """`mixture` with budgets that hold the largest structure: a user's own frames are not refused for their size.
+
+    Raises:
+        ValueError: a budget is below 1.
+    """
+    for name in ("max_atoms", "max_edges"):
+        if getattr(mixture, name) < 1:
+            raise ValueError(f"{name} is {getattr(mixture, name)}; it must be at least 1")
     needed = {"max_atoms": max(int(s.n_atoms.max()) for s in stores), "max_edges": max(int(s.n_edges(cutoff).max()) for s in stores)}
     raised = {name: value for name, value in needed.items() if value > getattr(mixture, name)}
     for name, value in raised.items():

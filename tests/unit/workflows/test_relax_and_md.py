@@ -30,6 +30,29 @@ def test_relax_writes_every_selected_structure_with_its_energy(folder, capsys):
     assert "of 2 relaxed below" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("optimizer", ["fire", "lbfgs", "bfgs"])
+def test_every_optimizer_of_relax_is_taken_from_the_command_line(folder, optimizer):
+    """`optimizer` is a group of configurations in pretraining, and a plain setting here."""
+    words = ["checkpoint=model.safetensors", "structure=in.extxyz", "head=a", "max_steps=2"]
+    (folder / "my.yaml").write_text(f"optimizer: {optimizer}\n")
+    assert main(["relax", *words, f"optimizer={optimizer}"]) == 0
+    assert main(["relax", *words, "config=my.yaml"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("optimizer=adamw", "optimizer 'adamw' is not known"),
+        ("fmax=0", "fmax is 0.0; it must be positive (eV/Å)"),
+        ("max_steps=0", "max_steps is 0; it must be at least 1"),
+    ],
+)
+def test_misuse_of_relax_is_one_sentence_and_exit_code_2(folder, capsys, word, message):
+    assert main(["relax", "checkpoint=model.safetensors", "structure=in.extxyz", "head=a", word]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
 def test_md_writes_a_trajectory_and_reports_the_drift(folder, capsys):
     arguments = ["checkpoint=model.safetensors", "structure=in.extxyz", "head=b", "ensemble=nve", "n_steps=10", "interval=5"]
     assert main(["md", *arguments]) == 0
@@ -54,6 +77,10 @@ def test_md_with_a_bath_claims_no_drift(folder, capsys):
         (["structure=in.extxyz", "head=a", "n_step=3"], "option 'n_step' is not known (did you mean 'n_steps'?)"),
         (["structure=in.extxyz", "head=a", "index=':'"], "dynamics takes one"),
         (["structure=in.extxyz", "checkpoint=gone.safetensors"], "gone.safetensors is not there"),
+        (["structure=in.extxyz", "head=a", "index=7"], "in.extxyz: there is no structure '7'; use '-1' for the last one"),
+        (["structure=in.extxyz", "head=a", "device=gpu"], "device is 'gpu'; use one of: auto, cpu, cuda, cuda:<number>"),
+        (["structure=in.extxyz", "head=a", "device=cuda:99"], "device is 'cuda:99', but torch finds"),
+        (["structure=in.extxyz", "head=a", "friction=-1"], "friction is -1.0; it must not be negative (1/fs)"),
     ],
 )
 def test_misuse_is_one_sentence_and_exit_code_2(folder, capsys, arguments, message):
