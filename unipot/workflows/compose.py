@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from unipot.resources import conf_dir
@@ -208,6 +208,8 @@ def _refuse_unknown(value: Any, annotation: Any, where: str) -> None:
                 here = _join(_join(where, key), next(iter(item), "..."))
                 instead = "; keys and units of labels go into sources.<label>='{key: ..., unit: ...}'" if "sources" in names else ""
                 raise ValueError(f"option {here!r} is not known: {_join(where, key)!r} has no options of its own{instead}")
+            if isinstance(item, str | int | float) and item != MISSING and _takes_lists_only(hints[key]):
+                raise ValueError(f"option {_join(where, key)!r} takes a list, here it is {item!r}; write '{_join(where, key)}=[{item}]'")
             _refuse_unknown(item, hints[key], _join(where, key))
     elif get_origin(annotation) is dict:
         for key, item in value.items():
@@ -216,8 +218,16 @@ def _refuse_unknown(value: Any, annotation: Any, where: str) -> None:
 
 def _takes_keys(annotation: Any) -> bool:
     """Whether a value of this type may be a mapping."""
-    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    return any(kind is Any or is_dataclass(kind) or (get_origin(kind) or kind) is dict for kind in kinds)
+    return any(kind is Any or is_dataclass(kind) or (get_origin(kind) or kind) is dict for kind in _kinds(annotation))
+
+
+def _takes_lists_only(annotation: Any) -> bool:
+    """Whether a value of this type is a list or null."""
+    return all((get_origin(kind) or kind) is list for kind in _kinds(annotation) if kind is not NoneType)
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
 
 
 def _stated(schema: type, choices: Sequence[str], *layers: Mapping[str, Any]) -> list[str]:

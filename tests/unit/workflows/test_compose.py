@@ -36,6 +36,7 @@ def test_file_may_name_datasets_and_group_options(tmp_path):
         ("schedule.max_steps=many", "schedule.max_steps: Value 'many'"),
         ("datasets.a=3", "datasets.a"),
         ("datasets.a.labels.energy.key=E", "'datasets.a.labels.energy' is not known: 'datasets.a.labels' has no options .*sources.<label>"),
+        ("datasets.a.labels=energy", "'datasets.a.labels' takes a list, here it is 'energy'; write 'datasets.a.labels=.energy.'"),
         ("seed.first=3", "'seed.first' is not known: 'seed' has no options of its own$"),
         ("seed=1,2", "seed: Value '1,2'"),
         ("~seed", "deletes or sweeps"),
