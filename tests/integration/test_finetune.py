@@ -314,6 +314,16 @@ def test_alignment_candidates_and_error_bars_are_in_the_artifact(files, run):
     assert atoms.calc.results["forces_uncertainty"].shape == (len(atoms), 3)
 
 
+def test_an_energy_of_a_composition_that_the_frames_leave_open_is_as_uncertain_as_the_shift(files, run):
+    atoms, own = molecule("H2O"), read(files["test"], 0)
+    for each in (atoms, own):
+        each.calc = UnipotCalculator(run / "best.safetensors", head="methanol", uncertainty=True)
+        each.get_potential_energy()
+    unlike = 3 * np.hypot(1 / 6, 1 / 6)  # atoms times the distance between the atomic fractions of H2O and of CH3OH
+    assert atoms.calc.results["energy_uncertainty"] > 0.8 * abs(LEVEL_SHIFT) * unlike
+    assert own.calc.results["energy_uncertainty"] < 0.1 * abs(LEVEL_SHIFT)
+
+
 def test_uncertainty_none_leaves_the_artifact_without_error_bars(files, pretrained, tmp_path):
     assert finetune(files, pretrained, tmp_path, "uncertainty=none", "alignment=last-layer", "n_train=10", steps=2) == 0
     artifact = load_artifact(tmp_path / "best.safetensors")

@@ -95,6 +95,7 @@ def fit_posterior(
     groups: Sequence[Any] | None = None,
     folds: Iterable[FoldFrames] | None = None,
     start_has_seen: bool = False,
+    open_zero: np.ndarray | None = None,
 ) -> PosteriorReport:
     """Give head `name` a covariance of its last layer around its present weights, which do not change.
 
@@ -108,6 +109,7 @@ def fit_posterior(
         groups: of `batches`, frame by frame: relatives are resampled and left out together; None: every frame for itself.
         folds: models trained without part of `batches`, whose errors on them take the place of `held_out` where that is empty.
         start_has_seen: see `unipot.finetune.calibration.OutOfFold`.
+        open_zero: (119, 119) eV/atom, see `unipot.finetune.composition_shift.open_compositions`; None: not known.
 
     Raises:
         KeyError: there is no such head.
@@ -115,6 +117,8 @@ def fit_posterior(
         ValueError: the head predicts forces directly, or an element has no reference.
     """
     posterior, rows, sums, solution = attach_uncalibrated(potential, name, batches, method=method, groups=groups)
+    if open_zero is not None:
+        posterior.open_compositions = torch.from_numpy(open_zero).to(potential.device)
     chosen = left_out_calibrations(rows, sums, posterior.factor.cpu().numpy())
     calibrated_on, n_frames, n_folds, crossed = LEFT_OUT, rows.n_frames, 0, None
     if held_out:

@@ -120,6 +120,36 @@ def fit_composition_shift(
     )
 
 
+def open_compositions(counts: np.ndarray, scale: float) -> np.ndarray:
+    """Where compositions leave the energy zero open: G such that |NᵀG| is the standard deviation of that of N atoms of each element.
+
+    The shift of `fit_composition_shift` moves directions of composition without variance, and elements that no frame has, with the
+    common shift. What they would need beside it is unknown: normal, with the standard deviation `scale` per atom. Compositions that
+    the frames determine, mixtures of theirs, have zero.
+
+    Args:
+        counts: (n_frames, 119) atoms of each element, of frames with energies; at least one.
+        scale: eV/atom, how far shifts of elements lie from one another; the shifts that were needed say it.
+
+    Returns:
+        (119, 119) eV per atom, a row per atomic number.
+
+    Raises:
+        ValueError: there are no frames, or `scale` is negative or not finite.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    if len(counts) == 0 or not (np.isfinite(scale) and scale >= 0):
+        raise ValueError(f"open compositions need at least one frame and a scale of 0 or more, got {len(counts)} and {scale}")
+    fractions = counts / counts.sum(axis=1, keepdims=True)
+    centre, present = fractions.mean(axis=0), counts.any(axis=0)
+    complement = _complement_of_ones(int(present.sum()))
+    _, singular, right = np.linalg.svd((fractions - centre)[:, present] @ complement, full_matrices=True)
+    undetermined = complement @ right[int((singular > RANK_TOLERANCE * np.sqrt(len(counts))).sum()) :].T
+    directions = np.diag((~present).astype(np.float64))
+    directions[np.ix_(present, np.flatnonzero(present)[: undetermined.shape[1]])] = undetermined
+    return scale * (directions - centre @ directions)
+
+
 def _check(counts: np.ndarray, differences: np.ndarray, elements: tuple[int, ...]) -> None:
     if counts.ndim != 2 or counts.shape[0] == 0 or counts.shape[1] != len(elements) or differences.shape != counts.shape[:1]:
         raise ValueError(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unipot.batch import AtomBatch
 from unipot.models.backbone import AtomFeatures
-from unipot.models.last_layer import POSTERIOR_VERSION, LastLayerPosterior
+from unipot.models.last_layer import POSTERIOR_VERSIONS, LastLayerPosterior
 from unipot.models.references import CompositionReference
 from unipot.properties import check_energy_kind
 
@@ -96,11 +96,12 @@ class Head(nn.Module):
         self.reference = reference if reference is not None else CompositionReference()
         self.register_buffer("scale", torch.tensor(float(scale), dtype=torch.float64))
         self.force_readout = nn.Linear(n_vector_channels, 1, bias=False) if direct_forces else None
-        if posterior not in (None, POSTERIOR_VERSION):
+        if posterior not in (None, *POSTERIOR_VERSIONS):
             raise ValueError(
-                f"head {name!r} has a posterior of version {posterior}, this unipot reads version {POSTERIOR_VERSION}; upgrade unipot"
+                f"head {name!r} has a posterior of version {posterior}, this unipot reads up to version {max(POSTERIOR_VERSIONS)}; "
+                "upgrade unipot"
             )
-        self.posterior = None if posterior is None else LastLayerPosterior(n_hidden)
+        self.posterior = None if posterior is None else LastLayerPosterior(n_hidden, posterior)
 
     @property
     def direct_forces(self) -> bool:
@@ -143,7 +144,7 @@ class Head(nn.Module):
             "energy_kind": self.energy_kind,
             "n_hidden": self.n_hidden,
             "direct_forces": self.direct_forces,
-            **({} if self.posterior is None else {"posterior": POSTERIOR_VERSION}),
+            **({} if self.posterior is None else {"posterior": self.posterior.version}),
         }
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]

@@ -4,6 +4,9 @@ A structure's energy is w·Φ_s plus terms without w, with Φ_s the hidden featu
 the head's scale. With w ~ N(mean, Σ) the energy has variance ΦᵀΣΦ, a force component gᵀΣg with g = −∂Φ/∂R, and any linear
 combination of energies dᵀΣd with d = Σ_s c_s Φ_s, in which errors that structures share cancel (Bigi, Chong, Ceriotti, "A
 prediction rigidity formalism for low-cost uncertainties in trained neural networks", Mach. Learn.: Sci. Technol. 5, 045018, 2024).
+
+The energy zero is no weight of that layer. Where the frames do not determine it, for compositions outside of what theirs span, its own
+uncertainty comes on top (`open_compositions`), which cancels in differences between structures of the same atoms.
 """
 
 from __future__ import annotations
@@ -18,14 +21,14 @@ from torch import Tensor, nn
 
 from unipot.batch import AtomBatch, collate
 from unipot.models.derivatives import feature_forces, make_deformable
-from unipot.structure import Structure
+from unipot.structure import MAX_ATOMIC_NUMBER, Structure
 
 if TYPE_CHECKING:
     from unipot.models.heads import Head
     from unipot.models.potential import Potential
 
-#: of the tensors of a posterior in an artifact
-POSTERIOR_VERSION = 1
+#: of the tensors of a posterior in an artifact: 1 does not know which compositions are open
+POSTERIOR_VERSIONS = (1, 2)
 #: standard normal quantile of a central 90 % interval
 NORMAL_90 = 1.6448536269514722
 
@@ -48,6 +51,7 @@ class LastLayerPosterior(nn.Module):
 
     Args:
         n_hidden: weights of the last layer.
+        version: of its tensors, one of `POSTERIOR_VERSIONS`.
 
     Attributes:
         mean: (n_hidden,) the weights it belongs to.
@@ -55,19 +59,24 @@ class LastLayerPosterior(nn.Module):
             column per member, its difference from the mean over √(members − 1), the others zero.
         calibration: (2,) factors on the standard deviations of energies and of forces, from held-out frames; 1 is none.
         fingerprint: (32,) uint8, SHA-256 of the weights that the features come from, see `fingerprint_of`.
+        open_compositions: (119, 119) G, eV per atom: the energy zero of N atoms of each element has the standard deviation |NᵀG|, zero
+            for compositions that the frames determine; None where it is not known (version 1).
     """
 
     mean: Tensor
     factor: Tensor
     calibration: Tensor
     fingerprint: Tensor
+    open_compositions: Tensor | None
 
-    def __init__(self, n_hidden: int) -> None:
+    def __init__(self, n_hidden: int, version: int = POSTERIOR_VERSIONS[0]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(n_hidden, dtype=torch.float64))
         self.register_buffer("factor", torch.eye(n_hidden, dtype=torch.float64))
         self.register_buffer("calibration", torch.ones(2, dtype=torch.float64))
         self.register_buffer("fingerprint", torch.zeros(32, dtype=torch.uint8))
+        n = MAX_ATOMIC_NUMBER + 1
+        self.register_buffer("open_compositions", None if version == 1 else torch.zeros(n, n, dtype=torch.float64))
 
     def set(self, mean: Tensor, factor: Tensor, calibration: Sequence[float], fingerprint: bytes) -> None:
         """Fill the buffers.
@@ -86,15 +95,26 @@ class LastLayerPosterior(nn.Module):
         self.fingerprint.copy_(torch.tensor(list(fingerprint), dtype=torch.uint8))
 
     @property
+    def version(self) -> int:
+        """Of the tensors, see `POSTERIOR_VERSIONS`."""
+        return 1 if self.open_compositions is None else 2
+
+    def zero_shifts(self, batch: AtomBatch) -> Tensor:
+        """(n_structures, 119) NᵀG, eV, whose norm is the standard deviation of the energy zero."""
+        if self.open_compositions is None:
+            return torch.zeros(batch.n_structures, 1, dtype=torch.float64, device=self.mean.device)
+        return batch.sum_over_atoms(self.open_compositions[batch.atomic_numbers])
+
+    @property
     def columns(self) -> Tensor:
         """(n_hidden, n_columns) those of `factor` that are not zero: each is a pass for the uncertainties of forces."""
         return self.factor[:, self.factor.abs().amax(dim=0) > 0]
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
-        kept = {name: buffer for name, buffer in self._buffers.items()}
+        kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
         super()._apply(fn, recurse)
         for name, buffer in kept.items():  # another device, never another dtype
-            self._buffers[name] = buffer.to(self._buffers[name].device)
+            self._buffers[name] = buffer.to(self._buffers[name].device)  # type: ignore[union-attr]
         return self
 
 
@@ -122,6 +142,7 @@ def predict_uncertainty(potential: Potential, batch: AtomBatch, *, forces: bool 
         geometry = make_deformable(batch, stress=False)
         features = structure_features(head, potential.backbone(geometry.batch).scalars, batch) @ posterior.columns
         energy = torch.linalg.vector_norm(features.detach(), dim=1) * posterior.calibration[0]
+        energy = torch.hypot(energy, torch.linalg.vector_norm(posterior.zero_shifts(batch), dim=1))
         if not forces:
             return Uncertainty(energy=energy)
         variance = torch.zeros(batch.n_atoms, 3, dtype=torch.float64, device=energy.device)
@@ -133,7 +154,7 @@ def predict_uncertainty(potential: Potential, batch: AtomBatch, *, forces: bool 
 def energy_difference_uncertainty(
     potential: Potential, structures: Sequence[Structure], coefficients: Sequence[float], head: str | None = None
 ) -> float:
-    """Standard deviation (eV) of Σ_s c_s E_s; what the energies have in common cancels.
+    """Standard deviation (eV) of Σ_s c_s E_s; what the energies have in common cancels, the energy zero where atoms balance.
 
     An adsorption energy is (+1, −1, −1) of the pair, slab and molecule, a barrier (+1, −1) of the saddle point and minimum.
 
@@ -155,13 +176,15 @@ def energy_difference_uncertainty(
     name = _only_head(potential) if head is None else head
     chosen, index = potential.heads[name], potential.heads.index(name)
     posterior = require_posterior(chosen)
-    rows = []
+    rows, zeros = [], []
     with torch.no_grad():
         for structure in structures:
             batch = collate([structure], cutoff=potential.cutoff, head_index=[index], dtype=potential.dtype).to(potential.device)
             rows.append(structure_features(chosen, potential.backbone(batch).scalars, batch)[0])
-    difference = torch.einsum("s,sk->k", numbers.to(rows[0].device), torch.stack(rows))
-    return float(torch.linalg.vector_norm(difference @ posterior.columns) * posterior.calibration[0])
+            zeros.append(posterior.zero_shifts(batch)[0])
+    difference, shift = (torch.einsum("s,sk->k", numbers.to(potential.device), torch.stack(each)) for each in (rows, zeros))
+    width = torch.linalg.vector_norm(difference @ posterior.columns) * posterior.calibration[0]
+    return float(torch.hypot(width, torch.linalg.vector_norm(shift)))
 
 
 def require_posterior(head: Head) -> LastLayerPosterior:

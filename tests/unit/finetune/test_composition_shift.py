@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from unipot.finetune.composition_shift import fit_composition_shift
+from unipot.finetune.composition_shift import fit_composition_shift, open_compositions
 
 ELEMENTS = (1, 6, 8)
 TRUE_SHIFT = np.array([-12.5, -1030.25, -2040.5])
@@ -89,3 +91,40 @@ def test_wrong_shapes_are_named(counts, n_differences):
 def test_non_finite_differences_are_refused():
     with pytest.raises(ValueError, match="1 of 2 energy differences are not finite"):
         fit_composition_shift(np.ones((2, 3)), np.array([1.0, np.nan]), ELEMENTS)
+
+
+def in_table(counts):
+    """(n, 119) from counts of `ELEMENTS`."""
+    table = np.zeros((len(counts), 119))
+    table[:, ELEMENTS] = counts
+    return table
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(*[st.integers(0, 6)] * 3).filter(any), min_size=1, max_size=4), st.integers(0, 2**16))
+def test_mixtures_of_the_frames_compositions_have_a_certain_zero(counts, seed):
+    table = in_table(counts)
+    parts = np.random.default_rng(seed).integers(0, 3, size=len(counts))
+    assert np.linalg.norm(parts @ table @ open_compositions(table, 100.0)) < 1e-9
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(*[st.integers(0, 6)] * 3).filter(any), min_size=1, max_size=4), st.tuples(*[st.integers(0, 6)] * 3))
+def test_any_other_composition_has_an_open_zero(counts, other):
+    table, new = in_table(counts), in_table([other])
+    determined = np.linalg.matrix_rank(np.concatenate([table, new])) == np.linalg.matrix_rank(table)
+    width = np.linalg.norm(new @ open_compositions(table, 100.0))
+    assert width < 1e-9 if determined else width > 1.0
+
+
+def test_an_element_that_no_frame_has_is_open_by_the_scale_for_each_of_its_atoms():
+    open_zero = open_compositions(in_table([(2, 0, 1)]), 30.0)
+    platinum = np.zeros(119)
+    platinum[78] = 2
+    assert 60.0 <= np.linalg.norm(platinum @ open_zero) <= 2 * 60.0
+
+
+@pytest.mark.parametrize("n_frames, scale", [(0, 1.0), (1, -1.0), (1, np.nan)])
+def test_open_compositions_need_frames_and_a_scale(n_frames, scale):
+    with pytest.raises(ValueError, match="at least one frame and a scale"):
+        open_compositions(np.ones((n_frames, 119)), scale)

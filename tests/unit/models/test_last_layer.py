@@ -10,6 +10,7 @@ from ase.build import molecule
 import unipot
 from unipot.batch import collate
 from unipot.calculator import UnipotCalculator
+from unipot.finetune.composition_shift import open_compositions
 from unipot.models.last_layer import (
     LastLayerPosterior,
     drop_posteriors,
@@ -115,6 +116,36 @@ def test_shared_errors_cancel_in_a_difference_of_neighbours(potential):
     assert energy_difference_uncertainty(potential, structures, [1, -1]) < 0.2 * min(both)
 
 
+def open_zero(potential, scale=50.0):
+    """Gives head `sure` the knowledge that its frames had H2O and H2 only."""
+    counts = np.zeros((2, 119))
+    counts[0, [1, 8]], counts[1, 1] = (2, 1), 2
+    posterior = potential.heads["sure"].posterior
+    posterior.open_compositions = torch.from_numpy(open_compositions(counts, scale))
+    return posterior
+
+
+def test_energies_of_compositions_that_the_frames_leave_open_are_as_uncertain_as_the_zero(potential):
+    names = ("H2O", "H2O2", "CO")
+    before = predict_uncertainty(potential, batch_of(potential, names))
+    open_zero(potential)
+    after = predict_uncertainty(potential, batch_of(potential, names))
+    assert after.energy[:2].tolist() == pytest.approx(before.energy[:2].tolist(), rel=1e-9)  # mixtures of H2O and H2 are determined
+    assert after.energy[2] > 50.0
+    assert torch.equal(after.forces, before.forces)
+
+
+def test_the_open_zero_cancels_where_atoms_balance(potential):
+    def difference(coefficients):
+        names = ("CO", "H2O", "CO2", "H2")
+        return energy_difference_uncertainty(potential, [Structure.from_ase(molecule(n)) for n in names], coefficients, head="sure")
+
+    before = difference((1, 1, -1, -1))  # CO + H2O -> CO2 + H2
+    open_zero(potential)
+    assert difference((1, 1, -1, -1)) == pytest.approx(before, rel=1e-9)
+    assert difference((0, 0, 1, 0)) > 50.0
+
+
 @pytest.mark.parametrize(
     "coefficients, head, message",
     [([1], "sure", "2 structures and 1 coefficients"), ([1, np.nan], "sure", "finite"), ([1, -1], "plain", "no last-layer posterior")],
@@ -150,13 +181,19 @@ def test_calculator_refuses_uncertainties_of_a_head_without_them(potential):
         UnipotCalculator(potential, head="plain", uncertainty=True)
 
 
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("name", ["model.safetensors", "model"])
-def test_posterior_survives_the_artifact_bitwise(potential, tmp_path, name):
+def test_posterior_survives_the_artifact_bitwise(potential, tmp_path, name, version):
+    if version == 2:
+        open_zero(potential)
+    assert potential.describe()["heads"]["sure"]["posterior"] == version
     loaded = load_potential(save_artifact(tmp_path / name, potential))
     assert loaded.heads["plain"].posterior is None
     for key, tensor in potential.heads["sure"].posterior.state_dict().items():
         assert torch.equal(tensor, loaded.heads["sure"].posterior.state_dict()[key])
     batch = batch_of(potential)
+    assert loaded.heads["sure"].posterior.version == version
+    assert torch.equal(predict_uncertainty(loaded, batch).energy, predict_uncertainty(potential, batch).energy)
     assert torch.equal(predict_uncertainty(loaded, batch).forces, predict_uncertainty(potential, batch).forces)
     assert unipot.energy_difference_uncertainty is energy_difference_uncertainty
 
@@ -204,8 +241,8 @@ def test_training_drops_what_it_makes_stale(make_potential):
 def test_posterior_of_a_newer_version_is_refused(make_potential):
     from unipot.models import Head
 
-    with pytest.raises(ValueError, match="posterior of version 2"):
-        Head("new", level_of_theory="PBE", n_channels=8, posterior=2)
+    with pytest.raises(ValueError, match="posterior of version 3, this unipot reads up to version 2"):
+        Head("new", level_of_theory="PBE", n_channels=8, posterior=3)
 
 
 def test_a_batch_of_two_heads_is_refused(potential):

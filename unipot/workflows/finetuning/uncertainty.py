@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 
+from unipot.data.statistics import labelled_compositions
 from unipot.finetune.calibrated_posterior import NONE, UNCERTAINTIES, PosteriorReport, fit_posterior
+from unipot.finetune.composition_shift import open_compositions
 from unipot.finetune.evidence import NothingToFit
+from unipot.models.heads import Head
 from unipot.models.last_layer import is_stale
 from unipot.reporting.tables import uncertainty_table
 from unipot.structure import Structure
@@ -75,9 +80,11 @@ def add_uncertainty(
     limits = CALIBRATION_FRAMES, CALIBRATION_ATOMS
     crossed = fold_frames(folds, dataset, budget, limits, console) if folds and not held_out else None
     seen = folds is not None and folds.start_has_seen
-    groups = dataset.store.groups[chosen]
+    groups, open_zero = dataset.store.groups[chosen], _open_zero(dataset, head, artifact.card)
     try:
-        report = fit_posterior(potential, name, training, held_out, method=option, groups=groups, folds=crossed, start_has_seen=seen)
+        report = fit_posterior(
+            potential, name, training, held_out, method=option, groups=groups, folds=crossed, start_has_seen=seen, open_zero=open_zero
+        )
     except NothingToFit as error:
         _say(console, f"warning: no error bars for head {name!r}: {error}")
         return None
@@ -88,6 +95,19 @@ def add_uncertainty(
     for text in report.warnings:
         _say(console, f"warning: {text}")
     return report
+
+
+def _open_zero(dataset: OpenDataset, head: Head, card: Mapping[str, Any]) -> np.ndarray | None:
+    """Of compositions that the training frames leave open, as large as the shifts of the alignment (from scratch: the references)."""
+    chunks = [np.unique(counts, axis=0) for counts, _ in labelled_compositions(dataset.store, dataset.train_indices) if len(counts)]
+    if not chunks:
+        return None
+    counts = np.unique(np.concatenate(chunks), axis=0)
+    sets = [card.get("finetune", {}), *card.get("finetune", {}).get("also", [])]
+    fits = [own["alignment"]["fit"] for own in sets if own.get("alignment") and own["alignment"]["head"] == head.name]
+    values = [list(fit["shift_per_element_eV"].values()) for fit in fits if fit]
+    shifts = values[0] if values else head.reference.values.cpu().numpy()[counts.any(axis=0)]
+    return open_compositions(counts, float(np.sqrt(np.mean(np.square(shifts)))))
 
 
 def _say(console: Console, text: str) -> None:
