@@ -85,6 +85,16 @@ def test_scripts_in_commands_and_links_exist():
     assert "scripts/quickstart.sh" in named and "scripts/test.sh" in named
 
 
+@pytest.mark.parametrize("page", sorted(str(p.relative_to(ROOT)) for f in ("scripts", "data_recipes") for p in (ROOT / f).rglob("*.md")))
+def test_links_of_other_pages_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    linked = re.findall(r"\]\((?!https?://)([^)#]+)(?:#[^)]*)?\)", text)
+    sections = re.findall(r"\]\(#([^)]+)\)", text)
+    titles = [re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text.splitlines() if line.startswith("#")]
+    assert [path for path in linked if not (ROOT / page).parent.joinpath(path).exists()] == []
+    assert [name for name in sections if name not in titles] == []
+
+
 def test_settings_named_in_the_text_are_accepted():
     """Inline code like `trainer=gpu trainer.devices=4` composes as options of `unipot pretrain`."""
     from unipot.workflows.compose import load_config

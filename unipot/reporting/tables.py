@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from unipot.structure import SYMBOLS
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from unipot.finetune.small_data import Choice, Trial
 
 Cell = str | int | float | None
+#: characters that a line of a heading over numbers may have in a terminal
+_HEADING = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +71,19 @@ class ReportTable:
         return f"<table><caption>{escape(self.title)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
     def to_rich(self) -> RichTable:
-        """For the terminal."""
+        """For the terminal: without columns that have no cell; names and numbers unbroken, under headings in short lines."""
         from rich import box
         from rich.markup import escape as plain
         from rich.table import Table
 
         table = Table(title=plain(self.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-        for name, right in zip(self.columns, self._right_aligned(), strict=True):
-            table.add_column(plain(name), justify="right" if right else "left")
+        shown = [n for n in range(len(self.columns)) if not self.rows or any(cell_text(row[n]) != "–" for row in self.rows)]
+        right = self._right_aligned()
+        for n in shown:
+            heading = "\n".join(wrap(self.columns[n], _HEADING, break_long_words=False)) if right[n] else self.columns[n]
+            table.add_column(plain(heading), justify="right" if right[n] else "left", no_wrap=right[n] or n == 0)
         for i, row in enumerate(self.rows):
-            table.add_row(*(plain(cell_text(value)) for value in row), style="bold" if self.best == i else None)
+            table.add_row(*(plain(cell_text(row[n])) for n in shown), style="bold" if self.best == i else None)
         return table
 
     def to_dict(self) -> dict[str, Any]:

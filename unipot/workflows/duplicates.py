@@ -16,6 +16,7 @@ from rich.text import Text
 from unipot.data.quality.duplicate_report import DuplicateSummary, Leakage, StoreRows, duplicates_of, leakage
 from unipot.data.quality.duplicates import DISPLACEMENT, Clusters
 from unipot.data.store import Store
+from unipot.reporting.console import report_console
 from unipot.workflows.datasets import OpenDataset
 
 #: held-out frames that a training run looks at; evenly spaced where there are more
@@ -49,7 +50,7 @@ def duplicates(config: DuplicatesConfig, console: Console | None = None) -> dict
         ValueError: no store is given, or an option is not allowed.
         FileNotFoundError: a store is not there.
     """
-    console = console or Console(width=None if Console().is_terminal else 140)
+    console = console or report_console()
     if not config.stores:
         raise ValueError("unipot duplicates needs at least one store: stores=[a.unipot,b.unipot]")
     if config.listed < 0:

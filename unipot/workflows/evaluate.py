@@ -15,6 +15,7 @@ from unipot.data.mixture.selection import Selection
 from unipot.data.spec import head_name_for
 from unipot.models.potential import Potential
 from unipot.reporting.calibration import ErrorBarQuality, quality_table
+from unipot.reporting.console import report_console
 from unipot.reporting.evaluation import Evaluation, error_table, evaluate_head, full_table
 from unipot.reporting.plots import element_error_figure, parity_figure
 from unipot.workflows.compose import RESOLVED_CONFIG, checked_config
@@ -68,7 +69,7 @@ def evaluate(config: EvaluateConfig) -> list[Evaluation]:
         ValueError: a dataset is empty, unlabelled, of unknown elements or another kind of energy, or an option is not allowed.
         FileNotFoundError: a path is not there.
     """
-    console = Console()
+    console = report_console()
     artifact = load_artifact(config.checkpoint, device=device_named(config.device), dtype=optional_dtype(config.dtype))
     potential = artifact.potential.eval()
     output = Path(config.output) if config.output else Path(config.checkpoint).parent / "evaluation"

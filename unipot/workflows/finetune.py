@@ -12,6 +12,7 @@ from rich.console import Console
 
 from unipot.data.store import Store
 from unipot.models.potential import Potential
+from unipot.reporting.console import report_console
 from unipot.structure import Structure
 from unipot.training.module import TrainingModule
 from unipot.workflows import tables
@@ -118,7 +119,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
         KeyError: a head does not exist.
         FileNotFoundError: a path is not there.
     """
-    console = Console(quiet=not is_main_process())
+    console = report_console(quiet=not is_main_process())
     build_settings(config.optimizer, config.schedule)  # refused before any work
     set_up_process(config.trainer, config.seed)
     config = replace(config, run=config.run or f"runs/finetune-{config.name or name_of(config.data)}")

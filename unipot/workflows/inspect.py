@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from unipot.data.store import Store
+from unipot.reporting.console import report_console
 from unipot.reporting.html import write_report
 from unipot.reporting.store_page import Sampling, facts_table, page_sections
 from unipot.reporting.tables import ReportTable
@@ -51,7 +52,7 @@ def inspect(config: InspectConfig, console: Console | None = None) -> Path:
         FileNotFoundError: there is no store at a path.
         ValueError: no store is given, too many are, or one is damaged.
     """
-    console = console or Console()
+    console = console or report_console()
     paths = ([config.store] if config.store else []) + list(config.stores)
     if not paths:
         raise ValueError("unipot inspect needs store=<a store>, or stores=[<a store>,<another>] to compare")

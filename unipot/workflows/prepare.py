@@ -18,6 +18,7 @@ from unipot.data.quality.quarantine import Thresholds
 from unipot.data.readers.unipot_store import store_folders
 from unipot.data.store import SUFFIX, Store
 from unipot.properties import property_named
+from unipot.reporting.console import report_console
 from unipot.resources import data_recipes_dir
 from unipot.workflows.config import LabelConfig
 from unipot.workflows.fetch import fetch_raw_files, find_raw_files
@@ -85,7 +86,7 @@ def prepare(config: PrepareConfig, console: Console | None = None) -> Store:
         ValueError: an option is wrong, the source cannot be read, a structure is broken, or labels contradict energies.
         OSError: a download fails, the disk is full, or writing is not allowed.
     """
-    console = console or Console()
+    console = console or report_console()
     _check(config)
     if config.to == "parquet":
         return _prepare_parquet(config, console)

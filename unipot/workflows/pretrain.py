@@ -11,6 +11,7 @@ from rich.console import Console
 from unipot.data.mixture.datamodule import MixtureDataModule
 from unipot.data.spec import MixtureSpec
 from unipot.models.potential import Potential
+from unipot.reporting.console import report_console
 from unipot.training.module import TrainingModule
 from unipot.workflows import tables
 from unipot.workflows.charge_states import show_ignored_states
@@ -40,7 +41,7 @@ def pretrain(config: PretrainConfig) -> FitResult:
         ValueError: anything in the configuration or the data that would make the run wrong or pointless.
         FileNotFoundError: a path is not there.
     """
-    console = tables.report_console(quiet=not is_main_process())
+    console = report_console(quiet=not is_main_process())
     settings, schedule = build_settings(config.optimizer, config.schedule)
     set_up_process(config.trainer, config.seed)
     run = open_run_folder(config.run, resume=config.resume, config=config)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from unipot.data.catalog.recipes import Recipe, load_recipe, recipe_names
 from unipot.data.conversion.disk import in_words
+from unipot.reporting.console import report_console
 from unipot.resources import data_recipes_dir
 
 
@@ -23,7 +24,7 @@ def list_recipes(folder: Path | None = None, console: Console | None = None) -> 
     Raises:
         ValueError: a card does not follow the schema.
     """
-    folder, console = folder or data_recipes_dir(), console or Console()
+    folder, console = folder or data_recipes_dir(), console or report_console()
     table = Table.grid(Column(no_wrap=True), Column(), padding=(0, 2))
     for name in recipe_names(folder):
         recipe = load_recipe(folder, name)
@@ -40,7 +41,7 @@ def show_recipe(name: str, folder: Path | None = None, console: Console | None =
     Raises:
         ValueError: there is no such recipe, or its card does not follow the schema.
     """
-    folder, console = folder or data_recipes_dir(), console or Console()
+    folder, console = folder or data_recipes_dir(), console or report_console()
     recipe = load_recipe(folder, name)
     console.print(Text((recipe.folder / "card.yaml").read_text(encoding="utf-8").rstrip()), soft_wrap=True)
     options = ", ".join(f"options.{option}={default}" for option, default in recipe.option_defaults().items())

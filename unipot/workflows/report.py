@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from unipot.reporting.console import report_console
 from unipot.reporting.curves import METRICS_FILE, Curve, energy_curves, force_curves, loss_curve, read_curves
 from unipot.reporting.evaluation import Evaluation, error_table, full_table, property_table
 from unipot.reporting.html import Figure, Section, write_report
@@ -82,7 +81,7 @@ def report(config: ReportConfig) -> Path:
         *evaluation_sections(evaluations),
     ]
     path = write_report(config.output, config.title, config.subtitle, sections)
-    console = Console()
+    console = report_console()
     for table in (comparison_table(runs), *(forgetting_table(run.before, run.after) for run in runs)):
         if table is not None:
             console.print(table.to_rich())

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from unipot import __version__
+from unipot.reporting.console import report_console
 from unipot.reporting.learning_curve_page import (
     error_bar_table,
     error_curve_table,
@@ -44,7 +45,7 @@ def study(config: StudyConfig) -> list[RunResult]:
         ValueError: anything in the configuration or the data that would make the study wrong; at the end, runs that failed.
         FileNotFoundError: a path is not there.
     """
-    console = Console()
+    console = report_console()
     strategies, configured = strategies_of(config), targets_of(config)
     model = ModelIdentity.of(load_artifact(config.checkpoint).card)
     Path(config.output).mkdir(parents=True, exist_ok=True)

@@ -17,12 +17,6 @@ from unipot.workflows.model import HeadStatistics
 from unipot.workflows.references import ReferenceReport
 
 
-def report_console(*, quiet: bool = False) -> Console:
-    """The terminal; where there is none (a log file), lines of 140 characters."""
-    console = Console(quiet=quiet)
-    return console if console.is_terminal else Console(quiet=quiet, width=140)
-
-
 def show_datasets(console: Console, datasets: Sequence[OpenDataset], shares: Mapping[str, float], passes: Mapping[str, float]) -> None:
     """Sizes, labels, share of the draws and passes of every dataset."""
     columns = ("dataset", "head", "training", "held out", "atoms", "elements", "labels", "share", "passes")

@@ -18,6 +18,7 @@ from unipot.cli import main
 from unipot.data.store import Store
 from unipot.finetune.readout_fit import SHIFT
 from unipot.models.potential import Potential
+from unipot.reporting.console import report_console
 from unipot.reporting.evaluation import Evaluation
 from unipot.reporting.learning_curves import Errors, RunResult
 from unipot.workflows.charge_states import admit_states
@@ -73,7 +74,7 @@ def measured(settings: dict[str, Any], *, seconds: float) -> RunResult:
         seconds: that the whole command took, with search and lesson; where a run was continued, since then.
     """
     config: FinetuneConfig = load_config("finetune", FinetuneConfig, settings["words"])
-    folder, console = Path(settings["folder"]), Console()
+    folder, console = Path(settings["folder"]), report_console()
     recorded = read_finetune_run(folder)
     head = recorded.summary["head"]
     tests = [_test_set(name, path, head, settings["max_test_frames"]) for name, path in settings["tests"].items()]
