@@ -100,7 +100,7 @@ class LastLayerPosterior(nn.Module):
         return 1 if self.open_compositions is None else 2
 
     def zero_shifts(self, batch: AtomBatch) -> Tensor:
-        """(n_structures, 119) NᵀG, eV, whose norm is the standard deviation of the energy zero."""
+        """(n_structures, 119) NᵀG, eV, whose norm is the standard deviation of the energy zero; one column of zeros in version 1."""
         if self.open_compositions is None:
             return torch.zeros(batch.n_structures, 1, dtype=torch.float64, device=self.mean.device)
         return batch.sum_over_atoms(self.open_compositions[batch.atomic_numbers])
