@@ -145,7 +145,8 @@ def test_the_start_is_kept_where_no_candidate_is_better():
     ("curve", "expected"),
     [
         (((100, 0.8), (200, 0.6), (300, 0.5)), 300),  # still falling
-        (((100, 0.8), (200, 0.4), (300, 0.6)), 200),  # clearly turned
+        (((100, 0.8), (150, 0.4), (200, 0.42), (300, 0.6)), 200),  # clearly turned
+        (((100, 0.8), (200, 0.4), (300, 0.6)), 300),  # one look alone does not tell
         (((100, 0.8), (200, 0.6), (300, 0.65)), 300),  # the folds cannot tell
     ],
 )
@@ -170,6 +171,22 @@ def test_trials_survive_json():
 
     made = trial("a", 0, 300, 0.5, ((100, 0.6), (300, 0.5)))
     assert Trial.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+
+
+def test_a_single_look_that_dips_chooses_nothing():
+    """As where the energy error of related frames passes through zero."""
+    dip = ((50, 1.2), (100, 0.9), (150, 0.2), (200, 0.8), (250, 0.75), (300, 0.74))
+    steady = ((50, 1.1), (100, 0.9), (150, 0.8), (200, 0.75), (250, 0.72), (300, 0.7))
+    trials = [trial("dips", 0, 300, 0.74, dip), trial("steady", 0, 300, 0.7, steady)]
+    chosen = choose(trials, look_at_length=True)
+    assert (chosen.candidate, chosen.steps) == ("steady", 300)
+
+
+@given(st.lists(st.floats(0.01, 10.0), min_size=1, max_size=8))
+def test_no_score_is_chosen_below_all_that_were_measured(scores):
+    curve = tuple((50 * (k + 1), score) for k, score in enumerate(scores))
+    steps, score = choose_steps([trial("a", 0, curve[-1][0], scores[-1], curve)])
+    assert min(scores) <= score * (1 + 1e-9) and steps in dict(curve)
 
 
 def lengthened(scores, factor=2.5, budget=10_000, curve=None):
