@@ -11,6 +11,7 @@ from itertools import chain, islice
 import numpy as np
 from ase import Atoms, units
 from ase.build import molecule
+from ase.collections import g2
 from ase.data import covalent_radii
 from ase.io import read
 from ase.md.langevin import Langevin
@@ -36,6 +37,7 @@ FRAMES_PER_TRAJECTORY, STEPS_BETWEEN, TIMESTEP = 3, 15, 1.0  # fs
 
 def structures(n_frames: int = 2400, seed: int = 0, n_threads: int = 2) -> Iterator[Structure]:
     """`n_frames` labelled frames; a longer run starts with those of a shorter one: trajectory k depends on (`seed`, k) alone."""
+    g2.names  # noqa: B018 - ASE reads the collection when first asked, which two threads must not do at once
     with ThreadPoolExecutor(n_threads) as pool:
         trajectories = pool.map(lambda k: _trajectory(seed, k), range(-(-n_frames // FRAMES_PER_TRAJECTORY)))
         yield from islice(chain.from_iterable(trajectories), n_frames)

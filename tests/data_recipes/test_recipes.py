@@ -3,9 +3,11 @@
 import io
 import itertools
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from ase.collections.collection import Collection
 from rich.console import Console
 
 from unipot.data.catalog.recipes import load_recipe, recipe_names
@@ -157,3 +159,18 @@ def test_unknown_split_is_refused():
 def test_crystals_are_periodic_and_molecules_are_not(frames):
     assert all(f.pbc.all() and f.volume > 10 for f in itertools.chain(frames["xtb_crystals"], frames["emt_slabs"]))
     assert not any(f.pbc.any() for f in frames["xtb_molecules"])
+
+
+def test_the_molecules_of_ase_are_read_before_threads_ask_for_them(monkeypatch):
+    """ASE fills its collection at the first request; a second thread would find it half full."""
+    module, unread, read_before = load_recipe(data_recipes_dir(), "xtb_molecules").make.__globals__, Collection("g2"), []
+
+    def pool(n_threads):
+        read_before.append("H2O" in unread._systems)
+        return ThreadPoolExecutor(n_threads)
+
+    monkeypatch.setitem(module, "g2", unread)
+    monkeypatch.setitem(module, "ThreadPoolExecutor", pool)
+    monkeypatch.setitem(module, "_trajectory", lambda seed, k: [k])
+    assert list(module["structures"](n_frames=2)) == [0]
+    assert read_before == [True]
