@@ -10,8 +10,7 @@ from itertools import chain, islice
 
 import numpy as np
 from ase import Atoms, units
-from ase.build import molecule
-from ase.collections import g2
+from ase.build.molecule import g2, molecule
 from ase.data import covalent_radii
 from ase.io import read
 from ase.md.langevin import Langevin
@@ -19,8 +18,7 @@ from ase.optimize import FIRE
 
 from unipot.structure import Structure
 
-LABELS = ("energy", "forces")  # forces for part of the frames
-LEVEL_OF_THEORY = "GFN2-xTB (tblite)"
+LABELS, LEVEL_OF_THEORY = ("energy", "forces"), "GFN2-xTB (tblite)"  # forces for part of the frames
 
 # Closed-shell molecules of the G2 collection, by use; a name given twice is drawn twice as often.
 SPECIES = {
