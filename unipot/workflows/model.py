@@ -23,9 +23,9 @@ from unipot.training.optim import OptimizerSettings, ParameterPolicy, ParameterR
 from unipot.workflows.charge_states import with_trained_states
 from unipot.workflows.config import BackboneConfig, HeadsConfig, LossConfig, OptimizerConfig, ReferenceConfig, ScheduleConfig
 from unipot.workflows.datasets import OpenDataset, trained_elements
+from unipot.workflows.devices import DTYPES
 from unipot.workflows.references import ReferenceReport, head_reference
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 SCALINGS = ("none", "head")
 #: eV; a scale below this would make the readout of a nearly relaxed dataset hard to train
 SMALLEST_SCALE = 0.05
@@ -58,7 +58,7 @@ def dtype_named(name: str) -> torch.dtype:
     """Raises ValueError for anything but float32 and float64."""
     if name not in DTYPES:
         raise ValueError(f"trainer.dtype is {name!r}; use one of: {', '.join(DTYPES)}")
-    return DTYPES[name]
+    return getattr(torch, name)  # type: ignore[no-any-return]
 
 
 def head_statistics(datasets: Sequence[OpenDataset], config: HeadsConfig, *, cache: Path, console: Console) -> list[HeadStatistics]:
