@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unipot.batch import AtomBatch
+from unipot.structure import SYMBOLS
 from unipot.units import BOHR, HARTREE
 
 #: eV Å, of two elementary charges
@@ -20,26 +23,30 @@ SCREENING = ((0.18175, 3.19980), (0.50986, 0.94229), (0.28022, 0.40290), (0.0281
 SCREENING_LENGTH, SCREENING_POWER = 0.46850, 0.23
 #: full repulsion below this part of the distance at which it ends
 FULL_BELOW = 0.5
-#: of the sum of covalent radii. Of 12,418 real frames of 30 sets none feels it but 10 of 356 compressed ones of MatterSim (up to
-#: 0.58 eV); the closest others are Cr dimers on slabs (0.58). Equilibrium bonds lie above 0.75, strong multiple ones of metals excepted.
-#: Hot metals want more: with 0.55 molybdenum at 6000 K fell into a hole after 10.6 ps, with 0.65 and 0.7 it ran 20 ps at the same errors
-DEFAULT_REACH = 0.55
+#: of the sum of covalent radii. Equilibrium bonds lie above 0.65, but for strong multiple ones of metals (Cr dimers 0.58) and matter under
+#: pressure (down to 0.44): pairs that training data have that close end their repulsion there. With 0.55 and no such list molybdenum at
+#: 6000 K fell into a hole of the potential at 0.47 of the sum after 10.6 ps, where no data are; its data begin at 0.61
+DEFAULT_REACH = 0.65
+#: Å; closest distances are rounded down to it, so that the pair they are from does not feel the repulsion
+STEP = 1e-3
 
 
 class CoreRepulsion(nn.Module):
-    """Ziegler–Biersack–Littmark repulsion that ends smoothly at `reach` times the sum of the covalent radii.
+    """Ziegler–Biersack–Littmark repulsion that ends smoothly at `reach` times the sum of the covalent radii, or where data begin.
 
     E = ½ Σ_ij s(r_ij) · k Z_i Z_j / r_ij · φ(r_ij / a_ij), with a switch s of three continuous derivatives that is 1 up to
-    half of the end distance R_ij = reach · (c_i + c_j) and 0 from R_ij on (or from the cutoff on, if that is shorter). Both
-    factors fall with the distance, so every pair repels at every distance below R_ij. It has no parameters, is the same
-    for every head, and is evaluated in float64 for the few pairs that are that close, usually none: training data without
-    such pairs, and references and scales fitted to them, do not see it.
+    half of the end distance R_ij and 0 from R_ij on (or from the cutoff on, if that is shorter). R_ij is reach · (c_i + c_j), or the
+    shortest distance of such a pair in the training data where that is shorter. Both factors fall with the distance, so every pair
+    repels at every distance below R_ij. It has no parameters, is the same for every head, and is evaluated in float64 for the few
+    pairs that are that close, usually none: training data, and references and scales fitted to them, do not see it.
 
     Args:
         reach: of the sum of covalent radii (Cordero et al. 2008, as in ASE), above 0 and at most 1.
+        closest: pair of elements, as `O-Cr` with the lighter first -> Å, shortest distance in training data; longer ones than `reach`
+            gives change nothing and are not kept.
 
     Raises:
-        ValueError: `reach` is outside its range.
+        ValueError: `reach` is outside its range, or a pair or distance makes no sense.
 
     Example:
         >>> from unipot.batch import collate
@@ -50,11 +57,28 @@ class CoreRepulsion(nn.Module):
         [669.21, 28.06, 0.0]
     """
 
-    def __init__(self, reach: float = DEFAULT_REACH) -> None:
+    def __init__(self, reach: float = DEFAULT_REACH, closest: Mapping[str, float] | None = None) -> None:
         super().__init__()
         if isinstance(reach, bool) or not 0 < reach <= 1:
-            raise ValueError(f"core_repulsion is {reach}; give the fraction of the sum of covalent radii where it ends, as 0.55, or null")
+            raise ValueError(f"core_repulsion is {reach}; give the fraction of the sum of covalent radii where it ends, as 0.65, or null")
         self.reach = float(reach)
+        given = {pair: (elements_of_pair(pair), distance) for pair, distance in (closest or {}).items()}
+        if wrong := [pair for pair, (_, distance) in given.items() if not distance > 0]:
+            raise ValueError(f"core_repulsion: the closest distance of {wrong[0]} is {given[wrong[0]][1]}; give one above 0, in Å")
+        ends = end_distances(self.reach, (), torch.device("cpu"))
+        self.closest = {pair: float(d) for pair, (elements, d) in sorted(given.items()) if d < float(ends[elements])}
+
+    def admitting(self, closest: Mapping[tuple[int, int], float]) -> CoreRepulsion:
+        """The same, ending where these data begin as well.
+
+        Args:
+            closest: atomic numbers of a pair -> Å, shortest distance in the data.
+        """
+        merged = dict(self.closest)
+        for (first, second), distance in closest.items():
+            pair = "-".join(SYMBOLS[z] for z in sorted((first, second)))
+            merged[pair] = min(merged.get(pair, math.inf), math.floor(distance / STEP) * STEP)
+        return CoreRepulsion(self.reach, {pair: round(distance, 6) for pair, distance in merged.items()})
 
     def forward(self, batch: AtomBatch, lengths: Tensor, cutoff: float) -> Tensor:
         """(n_atoms,) eV, float64: half of the repulsion of each pair on each of its atoms.
@@ -66,8 +90,8 @@ class CoreRepulsion(nn.Module):
         """
         energies = torch.zeros(batch.n_atoms, dtype=torch.float64, device=batch.positions.device)
         centre, neighbor = batch.edge_index
-        end_of_atom = self.reach * covalent_radii(lengths.device)[batch.atomic_numbers]
-        end = (end_of_atom[centre] + end_of_atom[neighbor]).clamp(max=cutoff)
+        ends = end_distances(self.reach, tuple(self.closest.items()), lengths.device)
+        end = ends[batch.atomic_numbers[centre], batch.atomic_numbers[neighbor]].clamp(max=cutoff)
         close = torch.nonzero(lengths < end)[:, 0]
         if len(close) == 0:
             return energies
@@ -78,8 +102,8 @@ class CoreRepulsion(nn.Module):
         return energies.index_add(0, centre, 0.5 * pair)
 
     def describe(self) -> dict[str, Any]:
-        """JSON-able constructor arguments."""
-        return {"reach": self.reach}
+        """JSON-able constructor arguments; without close pairs as in the first cards that had a repulsion."""
+        return {"reach": self.reach, **({"closest": self.closest} if self.closest else {})}
 
 
 def repulsion(distance: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -110,6 +134,29 @@ def edge_lengths(batch: AtomBatch) -> Tensor:
     """(n_edges,) Å, outside the autograd graph."""
     with torch.no_grad():
         return torch.linalg.vector_norm(edge_vectors(batch), dim=1)
+
+
+def elements_of_pair(pair: str) -> tuple[int, int]:
+    """Atomic numbers of `O-Cr`.
+
+    Raises:
+        ValueError: it is not two symbols with the lighter element first.
+    """
+    numbers = [SYMBOLS.index(symbol) for symbol in pair.split("-") if symbol in SYMBOLS[1:]]
+    if len(numbers) != 2 or pair.count("-") != 1 or numbers != sorted(numbers):
+        raise ValueError(f"core_repulsion: {pair!r} is not a pair of elements; write two symbols, the lighter element first, as O-Cr")
+    return numbers[0], numbers[1]
+
+
+@cache
+def end_distances(reach: float, closest: tuple[tuple[str, float], ...], device: torch.device) -> Tensor:
+    """(119, 119) Å, float64: where the repulsion of each pair of elements ends."""
+    radii = reach * covalent_radii(torch.device("cpu"))
+    ends = radii[:, None] + radii[None, :]
+    for pair, distance in closest:
+        first, second = elements_of_pair(pair)
+        ends[first, second] = ends[second, first] = distance
+    return ends.to(device)
 
 
 @cache

@@ -16,8 +16,8 @@ from omegaconf import MISSING
 class BackboneConfig:
     """`name` out of the registry and its constructor arguments; what is null of the native ones is filled from the data.
 
-    `core_repulsion`: fraction of the sum of covalent radii where the repulsion of `unipot.models.core_repulsion` ends;
-    null for none.
+    `core_repulsion`: fraction of the sum of covalent radii where the repulsion of `unipot.models.core_repulsion` ends, for pairs that
+    training data have closer where those begin; null for none.
     """
 
     name: str = MISSING

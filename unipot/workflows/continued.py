@@ -13,6 +13,7 @@ from unipot.models.heads import Head, HeadBank
 from unipot.models.potential import Potential
 from unipot.structure import SYMBOLS
 from unipot.workflows.charge_states import admit_states
+from unipot.workflows.close_pairs import admit_close_pairs
 from unipot.workflows.config import HeadsConfig
 from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.model import HeadStatistics, dtype_named, fresh_head
@@ -51,6 +52,7 @@ def continued_potential(
     _say(console, path, kept, [item.head for item in statistics if item.head not in kept], set(trained.heads.names) - set(kept))
     _start_new_elements(trained, datasets, console)
     admit_states(console, trained, datasets)
+    admit_close_pairs(console, trained, datasets)
     return Potential(trained.backbone, bank, trained.core_repulsion).to(dtype_named(dtype)).train()
 
 

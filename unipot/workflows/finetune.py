@@ -18,6 +18,7 @@ from unipot.training.module import TrainingModule
 from unipot.workflows import tables
 from unipot.workflows.before_training import Plan, Ready, prepared
 from unipot.workflows.charge_states import admit_states, show_ignored_states
+from unipot.workflows.close_pairs import admit_close_pairs
 from unipot.workflows.config import (
     DatasetConfig,
     HeadsConfig,
@@ -134,6 +135,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
     frames = search.frames if search else frames
     if not config.from_scratch:
         admit_states(console, pretrained, [*own_datasets(frames), *replay], frames.test)
+        admit_close_pairs(console, pretrained, own_datasets(frames))
     budget = budget_for(stores_of(frames, replay, yardsticks), config.mixture, pretrained.cutoff, console)
     before = [y.measure(pretrained, "pretrained", budget) for y in yardsticks]
 

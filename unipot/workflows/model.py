@@ -13,7 +13,6 @@ from rich.console import Console
 from unipot.data.spec import levels_of_heads
 from unipot.data.statistics import ForceStatistics, force_statistics, mean_neighbors
 from unipot.models.backbone import Backbone
-from unipot.models.core_repulsion import CoreRepulsion
 from unipot.models.heads import Head, HeadBank
 from unipot.models.potential import Potential
 from unipot.models.references import CompositionReference
@@ -21,6 +20,7 @@ from unipot.models.registry import build_backbone
 from unipot.training.losses import PropertyTerm, StepLoss, dataset_factors
 from unipot.training.optim import OptimizerSettings, ParameterPolicy, ParameterRule, WarmupCosine, build_policy
 from unipot.workflows.charge_states import with_trained_states
+from unipot.workflows.close_pairs import core_repulsion_of
 from unipot.workflows.config import BackboneConfig, HeadsConfig, LossConfig, OptimizerConfig, ReferenceConfig, ScheduleConfig
 from unipot.workflows.datasets import OpenDataset, trained_elements
 from unipot.workflows.devices import DTYPES
@@ -125,8 +125,7 @@ def build_potential(
     bank = HeadBank()
     for item in statistics:
         bank.add(fresh_head(item, body, heads))
-    core = None if backbone.core_repulsion is None else CoreRepulsion(backbone.core_repulsion)
-    return Potential(body, bank, core).to(dtype)
+    return Potential(body, bank, core_repulsion_of(backbone.core_repulsion, datasets)).to(dtype)
 
 
 def fresh_head(item: HeadStatistics, body: Backbone, heads: HeadsConfig) -> Head:

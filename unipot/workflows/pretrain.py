@@ -15,6 +15,7 @@ from unipot.reporting.console import report_console
 from unipot.training.module import TrainingModule
 from unipot.workflows import tables
 from unipot.workflows.charge_states import show_ignored_states
+from unipot.workflows.close_pairs import show_core_repulsion
 from unipot.workflows.config import MixtureConfig, PretrainConfig, TrainerConfig
 from unipot.workflows.continued import continued_potential
 from unipot.workflows.datasets import OpenDataset, open_datasets
@@ -60,6 +61,7 @@ def pretrain(config: PretrainConfig) -> FitResult:
         show_leakage(console, datasets)
     show_ignored_states(console, potential.backbone, datasets)
     tables.show_heads(console, statistics)
+    show_core_repulsion(console, potential)
     write_references(run.references, statistics)
 
     names, labels = [d.spec.name for d in datasets], [tuple(d.store.metadata["label_counts"]) for d in datasets]

@@ -31,7 +31,8 @@ def describe_artifact(path: str | Path) -> RenderableType:
     if "conditions" in card:  # cards of earlier versions do not say
         facts.add_row("charge and spin", _conditions(card["conditions"]))
     if core := card.get("potential", {}).get("core_repulsion"):
-        facts.add_row("core repulsion", f"Ziegler-Biersack-Littmark, below {core.get('reach')} of the sum of covalent radii")
+        closer = "".join(f", {pair} {distance:.2f} Å" for pair, distance in core.get("closest", {}).items())
+        facts.add_row("core repulsion", f"Ziegler-Biersack-Littmark, below {core.get('reach')} of the sum of covalent radii{closer}")
     facts.add_row("parameters", f"{card.get('n_parameters', 0):,} ({card.get('potential', {}).get('dtype')})")
     facts.add_row("licence", str(card.get("licence")))
     for key in sorted(set(card) - _SHOWN_ELSEWHERE):

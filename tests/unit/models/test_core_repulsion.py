@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -14,6 +15,8 @@ from ase.io import iread
 
 from unipot import testing
 from unipot.batch import AtomBatch, collate
+from unipot.data.quality.close_pairs import closest_pairs
+from unipot.data.store import Store, StoreWriter
 from unipot.models import CompositionReference, CoreRepulsion, Head, HeadBank, Potential, build_backbone
 from unipot.models.core_repulsion import covalent_radii, edge_lengths, repulsion, switch
 from unipot.structure import Structure
@@ -22,7 +25,7 @@ from unipot.testing.probes import moved, triclinic_crystal
 CUTOFF = 5.0
 #: distances (Å) of the shortest bonds there are; the second O–H is that of a vibrating molecule
 BONDS = [("H", "H", 0.74), ("N", "N", 1.098), ("C", "O", 1.128), ("O", "H", 0.96), ("O", "H", 0.75), ("F", "H", 0.917), ("C", "C", 1.2),
-         ("N", "C", 1.11), ("O", "O", 1.207), ("Li", "H", 1.595), ("Cr", "Cr", 1.61), ("U", "O", 1.75), ("Cs", "O", 2.19)]  # fmt: skip
+         ("N", "C", 1.11), ("O", "O", 1.207), ("Li", "H", 1.595), ("U", "O", 1.75), ("Cs", "O", 2.19)]  # fmt: skip
 
 
 def potential(*, core: bool = True, silent: bool = False, direct: bool = False, dtype: torch.dtype = torch.float64) -> Potential:
@@ -59,7 +62,7 @@ def test_a_bond_scan_is_smooth_and_repulsive_down_to_a_tenth_of_an_angstrom(firs
     energy = (predictions.energy + 200).numpy()
     force = predictions.forces.reshape(-1, 2, 3)[:, 1, 2].numpy()
     radii = covalent_radii(torch.device("cpu"))
-    end = 0.55 * float(radii[atomic_numbers[first]] + radii[atomic_numbers[second]])
+    end = 0.65 * float(radii[atomic_numbers[first]] + radii[atomic_numbers[second]])
     inside = distances < 0.999 * end
     assert np.isfinite(energy).all() and np.isfinite(force).all()
     assert (np.diff(energy[inside]) < 0).all() and (force[inside] > 0).all() and energy[0] > 10
@@ -85,11 +88,47 @@ def test_bonds_do_not_feel_it(first: str, second: str, distance: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["acac", "3bpa", "rmd17_aspirin", "spice_sub", "water_revpbe0d3", "mptrj_1k", "oc20_debug", "mlearn_Mo"])
-def test_real_structures_do_not_feel_it(real_data, name: str) -> None:
-    frames = list(islice(iread(real_data / name / "train.extxyz"), 0, 200, 8))
-    batch = collate([Structure.from_ase(atoms) for atoms in frames], cutoff=3.2, dtype=torch.float64)
-    assert batch.n_edges > 100
-    assert not CoreRepulsion()(batch, edge_lengths(batch), 3.2).any()
+def test_real_structures_that_are_trained_on_do_not_feel_it(real_data, name: str, tmp_path) -> None:
+    frames = [Structure.from_ase(atoms) for atoms in islice(iread(real_data / name / "train.extxyz"), 0, 200, 8)]
+    with StoreWriter(tmp_path / "real.unipot", name="real", level_of_theory="any", labels=("energy",)) as writer:
+        for number, frame in enumerate(frames):
+            writer.add(replace(frame, id=str(number), labels={"energy": 0.0}))
+    core = CoreRepulsion().admitting(closest_pairs(Store(tmp_path / "real.unipot"), CoreRepulsion().reach))
+    for dtype in (torch.float32, torch.float64):
+        batch = collate(frames, cutoff=3.2, dtype=dtype)
+        assert batch.n_edges > 100
+        assert not core(batch, edge_lengths(batch), 3.2).any()
+
+
+def test_a_pair_that_data_have_close_feels_it_below_its_distance_only() -> None:
+    core = CoreRepulsion().admitting({(24, 24): 1.6104})
+    closer, seen = (dimers("Cr", "Cr", np.array([distance])) for distance in (1.6, 1.61))
+    assert core.closest == {"Cr-Cr": 1.61}
+    assert CoreRepulsion()(seen, edge_lengths(seen), CUTOFF).all() and not core(seen, edge_lengths(seen), CUTOFF).any()
+    assert core(closer, edge_lengths(closer), CUTOFF).all()
+
+
+def test_other_pairs_keep_their_distance() -> None:
+    batch = dimers("Cr", "O", np.array([0.9, 1.2]))
+    plain, core = CoreRepulsion(), CoreRepulsion().admitting({(24, 24): 1.3})
+    assert torch.equal(plain(batch, edge_lengths(batch), CUTOFF), core(batch, edge_lengths(batch), CUTOFF)) and plain.closest == {}
+
+
+def test_the_shortest_distance_of_several_sets_counts_and_long_ones_change_nothing() -> None:
+    core = CoreRepulsion().admitting({(24, 24): 1.7, (8, 1): 0.95}).admitting({(24, 24): 1.6, (8, 24): 1.2}).admitting({(24, 24): 1.75})
+    assert core.closest == {"Cr-Cr": 1.6, "O-Cr": 1.2}
+
+
+@pytest.mark.parametrize("pair", ["Cr", "Cr-O", "Xx-O", "O-O-O", "8-24", "X-H", ""])
+def test_something_that_is_no_pair_of_elements_is_refused(pair: str) -> None:
+    with pytest.raises(ValueError, match="not a pair of elements"):
+        CoreRepulsion(closest={pair: 1.0})
+
+
+@pytest.mark.parametrize("distance", [0.0, -1.0, float("nan")])
+def test_a_closest_distance_that_is_not_positive_is_refused(distance: float) -> None:
+    with pytest.raises(ValueError, match="give one above 0"):
+        CoreRepulsion(closest={"O-Cr": distance})
 
 
 def test_with_it_normal_structures_have_the_same_predictions_to_the_last_bit() -> None:
@@ -175,8 +214,10 @@ def test_a_reach_outside_its_range_is_refused(reach: float) -> None:
         CoreRepulsion(reach)
 
 
-def test_description_rebuilds_it(make_potential: Callable[..., Potential]) -> None:
+@pytest.mark.parametrize("closest", [{}, {(8, 8): 0.4, (1, 7): 0.3}])
+def test_description_rebuilds_it(make_potential: Callable[..., Potential], closest: dict[tuple[int, int], float]) -> None:
     model = potential()
+    model.core_repulsion = model.core_repulsion.admitting(closest)
     twin = Potential.from_description(model.describe()).eval()
     twin.load_state_dict(model.state_dict())
     batch = collate([dense_crystal()], cutoff=CUTOFF, dtype=torch.float64)

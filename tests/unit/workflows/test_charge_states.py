@@ -48,7 +48,7 @@ def test_trained_states_come_from_the_data_and_others_are_refused(tmp_path, caps
     assert artifact.card["conditions"] == ["total_charge", "spin_multiplicity"]
     hyperparameters = artifact.card["potential"]["backbone"]["hyperparameters"]
     assert hyperparameters["trained_charges"] == [-1.0, 1.0] and hyperparameters["trained_spins"] == [0, 2]
-    assert artifact.card["potential"]["core_repulsion"] == {"reach": 0.55}
+    assert artifact.card["potential"]["core_repulsion"] == {"reach": 0.65}
     assert "does not read" not in capsys.readouterr().out
     atoms = molecule("H2O")
     atoms.calc = UnipotCalculator(artifact.potential)

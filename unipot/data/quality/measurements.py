@@ -74,26 +74,41 @@ def _parts(structures: Sequence[Structure]) -> list[slice]:
 
 def _measure_geometry(structures: Sequence[Structure], found: Measurements) -> None:
     """Fill the columns that need neighbours, in place."""
-    n_atoms = np.array([structure.n_atoms for structure in structures], dtype=np.int64)
-    numbers = np.concatenate([structure.atomic_numbers for structure in structures])
-    positions = np.concatenate([structure.positions for structure in structures])
-    cells = np.stack([structure.cell for structure in structures])
-    pbc = np.stack([structure.pbc for structure in structures])
-    edge_index, shifts = batch_neighbor_list(positions, cells, pbc, n_atoms, CUTOFF)
+    numbers, n_atoms, edge_index, vectors = neighbor_vectors(structures, CUTOFF)
     of_edge = np.repeat(np.arange(len(structures)), n_atoms)[edge_index[0]]
-    vectors = positions.take(edge_index[1], axis=0) - positions.take(edge_index[0], axis=0)
-    stops = np.searchsorted(of_edge, np.arange(len(structures)), side="right").tolist()
-    for k in np.flatnonzero(pbc.any(axis=1)).tolist():
-        edges = slice(stops[k - 1] if k else 0, stops[k])
-        vectors[edges] += shifts[edges] @ cells[k]
     squared = np.einsum("ec,ec->e", vectors, vectors)
     for column, cutoff in enumerate(STORED_CUTOFFS):
         chosen = of_edge if cutoff == CUTOFF else of_edge[squared < cutoff**2]
         found["edge_counts"][:, column] = np.bincount(chosen, minlength=len(structures))
     found["closest"][:] = _closest(numbers, edge_index, squared, of_edge, len(structures))
     found["fingerprint"][:] = fingerprints(numbers, n_atoms, edge_index, vectors)
-    volumes = np.abs(np.linalg.det(cells)) / n_atoms
-    found["volume_per_atom"][:] = np.where(pbc.all(axis=1), volumes, np.nan)
+    volumes = np.abs(np.linalg.det(np.stack([structure.cell for structure in structures]))) / n_atoms
+    found["volume_per_atom"][:] = np.where([structure.pbc.all() for structure in structures], volumes, np.nan)
+
+
+def neighbor_vectors(structures: Sequence[Structure], cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """All pairs of atoms within `cutoff` (Å) of several structures, one after the other.
+
+    Args:
+        structures: at least one.
+        cutoff: Å.
+
+    Returns:
+        (n_atoms,) atomic numbers; (n_structures,) atoms of each; (2, n_edges) centre and neighbour, sorted by centre; (n_edges, 3) Å.
+    """
+    n_atoms = np.array([structure.n_atoms for structure in structures], dtype=np.int64)
+    numbers = np.concatenate([structure.atomic_numbers for structure in structures])
+    positions = np.concatenate([structure.positions for structure in structures])
+    cells = np.stack([structure.cell for structure in structures])
+    pbc = np.stack([structure.pbc for structure in structures])
+    edge_index, shifts = batch_neighbor_list(positions, cells, pbc, n_atoms, cutoff)
+    of_edge = np.repeat(np.arange(len(structures)), n_atoms)[edge_index[0]]
+    vectors = positions.take(edge_index[1], axis=0) - positions.take(edge_index[0], axis=0)
+    stops = np.searchsorted(of_edge, np.arange(len(structures)), side="right").tolist()
+    for k in np.flatnonzero(pbc.any(axis=1)).tolist():
+        edges = slice(stops[k - 1] if k else 0, stops[k])
+        vectors[edges] += shifts[edges] @ cells[k]
+    return numbers, n_atoms, edge_index, vectors
 
 
 def _closest(numbers: np.ndarray, edge_index: np.ndarray, squared: np.ndarray, of_edge: np.ndarray, n_structures: int) -> np.ndarray:
