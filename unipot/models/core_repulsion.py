@@ -54,7 +54,7 @@ class CoreRepulsion(nn.Module):
         >>> pair = lambda d: collate([Structure(atomic_numbers=[8, 1], positions=[[0, 0, 0], [0, 0, d]])], cutoff=5.0)
         >>> core = CoreRepulsion()
         >>> [round(float(core(batch, edge_lengths(batch), 5.0).sum()), 2) for batch in (pair(0.1), pair(0.4), pair(0.75))]
-        [669.21, 28.06, 0.0]
+        [669.21, 51.0, 0.0]
     """
 
     def __init__(self, reach: float = DEFAULT_REACH, closest: Mapping[str, float] | None = None) -> None:
@@ -62,11 +62,15 @@ class CoreRepulsion(nn.Module):
         if isinstance(reach, bool) or not 0 < reach <= 1:
             raise ValueError(f"core_repulsion is {reach}; give the fraction of the sum of covalent radii where it ends, as 0.65, or null")
         self.reach = float(reach)
-        given = {pair: (elements_of_pair(pair), distance) for pair, distance in (closest or {}).items()}
-        if wrong := [pair for pair, (_, distance) in given.items() if not distance > 0]:
-            raise ValueError(f"core_repulsion: the closest distance of {wrong[0]} is {given[wrong[0]][1]}; give one above 0, in Å")
-        ends = end_distances(self.reach, (), torch.device("cpu"))
-        self.closest = {pair: float(d) for pair, (elements, d) in sorted(given.items()) if d < float(ends[elements])}
+        closest = {} if closest is None else closest
+        if not isinstance(closest, Mapping):
+            raise ValueError(f"core_repulsion: closest is {closest!r}; give distances by pair of elements, as {{'Mo-Mo': 1.88}}")
+        ends, self.closest = end_distances(self.reach, (), torch.device("cpu")), dict[str, float]()
+        for pair, distance in sorted(closest.items()):
+            if isinstance(distance, bool) or not isinstance(distance, int | float) or not distance > 0:
+                raise ValueError(f"core_repulsion: the closest distance of {pair} is {distance!r}; give one above 0, in Å")
+            if distance < float(ends[elements_of_pair(pair)]):
+                self.closest[pair] = float(distance)
 
     def admitting(self, closest: Mapping[tuple[int, int], float]) -> CoreRepulsion:
         """The same, ending where these data begin as well.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,8 +126,13 @@ def test_something_that_is_no_pair_of_elements_is_refused(pair: str) -> None:
         CoreRepulsion(closest={pair: 1.0})
 
 
-@pytest.mark.parametrize("distance", [0.0, -1.0, float("nan")])
-def test_a_closest_distance_that_is_not_positive_is_refused(distance: float) -> None:
+def test_distances_that_are_not_given_by_pair_are_refused() -> None:
+    with pytest.raises(ValueError, match="give distances by pair of elements"):
+        CoreRepulsion(closest=[("O-Cr", 1.0)])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("distance", [0.0, -1.0, float("nan"), True, "1.2", None])
+def test_a_closest_distance_that_is_not_positive_is_refused(distance: Any) -> None:
     with pytest.raises(ValueError, match="give one above 0"):
         CoreRepulsion(closest={"O-Cr": distance})
 

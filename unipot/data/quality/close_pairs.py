@@ -30,13 +30,15 @@ def closest_pairs(store: Store, below: float, indices: Indices | None = None) ->
         Atomic numbers, the smaller first -> Å.
 
     Example:
+        >>> import tempfile
         >>> from unipot.data.store import StoreWriter
         >>> from unipot.structure import Structure
-        >>> from tempfile import mkdtemp
-        >>> with StoreWriter(f"{mkdtemp()}/dimers.unipot", name="dimers", level_of_theory="none", labels={}) as writer:
-        ...     for d in (1.61, 2.4):
-        ...         writer.add(Structure(id=f"{d}", atomic_numbers=[24, 24], positions=[[0, 0, 0], [0, 0, d]]))
-        >>> closest_pairs(Store(writer.path), below=0.65)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with StoreWriter(f"{folder}/cr2.unipot", name="cr2", level_of_theory="PBE", labels=("energy",)) as writer:
+        ...         for d in (1.61, 2.4):
+        ...             positions = [[0, 0, 0], [0, 0, d]]
+        ...             _ = writer.add(Structure(id=f"{d}", atomic_numbers=[24, 24], positions=positions, labels={"energy": -19.0}))
+        ...     closest_pairs(Store(f"{folder}/cr2.unipot"), below=0.65)
         {(24, 24): 1.61}
     """
     ratios = store.column("closest")
