@@ -61,7 +61,7 @@ def test_attraction_in_the_forces_alone_is_found():
 def test_untrained_model_is_smooth_and_repulsive_and_ends_at_the_cutoff(make_potential, symbols):
     potential = make_potential(n_layers=2)
     potential.core_repulsion = CoreRepulsion()
-    scan = dimer_scan(UnipotCalculator(potential), symbols, longest=5.5, n_points=2121)
+    scan = dimer_scan(UnipotCalculator(potential), symbols, longest=5.5, n_points=4241)
     assert scan.is_finite and scan.is_repulsive and scan.smoothness(start=1.0) > 2.5
     assert scan.slope_error(start=0.6) < 5e-5
     beyond = scan.values > 5.0
