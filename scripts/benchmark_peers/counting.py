@@ -12,6 +12,7 @@ from torch.utils.flop_counter import flop_registry
 
 MATRIX = 2048  # rows of the square float32 matrices whose product gives the peak
 COPY_BYTES = 2**28  # of one array that is copied, far beyond any cache
+MATRIX_ON_DEVICE, COPY_BYTES_ON_DEVICE = 8192, 2**31  # the same on a GPU
 
 
 class WorkMode(TorchDispatchMode):
@@ -53,23 +54,30 @@ def count(step: Callable[[], object]) -> dict[str, Any]:
     }
 
 
-def matrix_product_rate() -> float:
-    """GFLOP/s of one large float32 matrix product."""
-    a, b = torch.rand(MATRIX, MATRIX), torch.rand(MATRIX, MATRIX)
-    a @ b
-    start = time.perf_counter()
-    a @ b
-    return 2 * MATRIX**3 / (time.perf_counter() - start) / 1e9
+def matrix_product_rate(device: str = "cpu") -> float:
+    """GFLOP/s of one large float32 matrix product, at the present precision of such products."""
+    n = MATRIX if device == "cpu" else MATRIX_ON_DEVICE
+    a, b = torch.rand(n, n, device=device), torch.rand(n, n, device=device)
+    return 2 * n**3 / _seconds(lambda: a @ b, device) / 1e9
 
 
-def copy_rate() -> float:
+def copy_rate(device: str = "cpu") -> float:
     """GB/s of one large copy, reading and writing counted."""
-    source = torch.ones(COPY_BYTES // 4)
+    n_bytes = COPY_BYTES if device == "cpu" else COPY_BYTES_ON_DEVICE
+    source = torch.ones(n_bytes // 4, device=device)
     target = torch.empty_like(source)
-    target.copy_(source)
+    return 2 * n_bytes / _seconds(lambda: target.copy_(source), device) / 1e9
+
+
+def _seconds(work: Callable[[], object], device: str) -> float:
+    """Of the second call, finished."""
+    wait = (lambda: None) if device == "cpu" else torch.cuda.synchronize
+    work()
+    wait()
     start = time.perf_counter()
-    target.copy_(source)
-    return 2 * COPY_BYTES / (time.perf_counter() - start) / 1e9
+    work()
+    wait()
+    return time.perf_counter() - start
 
 
 def _tensors(tree: Any) -> Iterator[torch.Tensor]:

@@ -89,3 +89,7 @@ def test_features_of_separated_fragments_are_independent(backbone):
 
 def test_features_see_charge_and_spin_exactly_if_the_backbone_says_so(backbone):
     testing.check_conditions(backbone)
+
+
+def test_features_are_the_same_on_another_device(backbone):
+    testing.check_other_device(backbone)

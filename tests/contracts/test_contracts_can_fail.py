@@ -107,6 +107,9 @@ BACKBONE_FLAWS: dict[str, tuple[Callable[..., float], Flaw]] = {
         testing.check_conditions,
         lambda m, f, b: f.scalars * (1 + 1e-6 * b.total_charge[b.structure_index][:, None]),
     ),
+    "other device, left behind": (testing.check_other_device, lambda m, f, b: f.scalars * torch.ones(b.n_atoms, 1, dtype=torch.float64)),
+    "other device, answer": (testing.check_other_device, lambda m, f, b: f.scalars.cpu()),
+    "other device, numpy": (testing.check_other_device, lambda m, f, b: f.scalars * float(b.positions.numpy().shape[1])),
     "separated fragments": (
         testing.check_separated_fragments,
         lambda m, f, b: f.scalars * (1 + b.sum_over_atoms(f.scalars).mean(1)[b.structure_index][:, None]),
@@ -147,6 +150,12 @@ def test_charge_that_a_backbone_claims_to_read_and_does_not_is_caught():
     backbone.conditions = ("total_charge",)
     with pytest.raises(ContractViolation, match="total_charge 1 is read: the control failed"):
         testing.check_conditions(backbone)
+
+
+def test_tensor_that_was_left_on_the_cpu_is_named_by_its_operation_and_shape():
+    flaw = BACKBONE_FLAWS["other device, left behind"][1]
+    with pytest.raises(ContractViolation, match=r"two devices meet in aten::mul.Tensor: one of shape \(\d+, 1\) was left on the CPU"):
+        testing.check_other_device(FlawedBackbone(flaw))
 
 
 def test_message_of_a_violation_holds_claim_and_figures():

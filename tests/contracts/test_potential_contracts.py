@@ -103,3 +103,7 @@ def test_charge_and_spin_reach_the_energy_exactly_if_the_backbone_says_so(potent
 
 def test_all_contracts_in_one_call_report_a_deviation_each(potential):
     assert len(testing.check_potential(potential, skip=["double backward"])) >= 20
+
+
+def test_predictions_are_the_same_on_another_device(potential):
+    testing.check_other_device(potential)

@@ -29,6 +29,7 @@ from unipot.testing.derivatives import (
     check_net_force,
     check_stress_is_strain_derivative,
 )
+from unipot.testing.devices import check_other_device, other_device
 from unipot.testing.locality import check_isolated_atom, check_separated_fragments, check_smooth_cutoff
 from unipot.testing.suite import check_backbone, check_potential
 from unipot.testing.symmetry import (
@@ -56,6 +57,7 @@ __all__ = [
     "check_no_caching",
     "check_no_crosstalk",
     "check_one_atom",
+    "check_other_device",
     "check_periodic_images",
     "check_permutation",
     "check_potential",
@@ -71,4 +73,5 @@ __all__ = [
     "check_supercell",
     "check_translation",
     "check_unknown_element",
+    "other_device",
 ]

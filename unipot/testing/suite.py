@@ -7,7 +7,7 @@ from typing import Any
 
 from unipot.models.backbone import Backbone
 from unipot.models.potential import Potential
-from unipot.testing import batches, conditions, declarations, derivatives, locality, symmetry
+from unipot.testing import batches, conditions, declarations, derivatives, devices, locality, symmetry
 from unipot.testing.response import Model, backbone_of
 from unipot.testing.violation import ContractViolation
 
@@ -31,6 +31,7 @@ _SHARED: dict[str, _Check] = {
     "isolated atom": locality.check_isolated_atom,
     "separated fragments": locality.check_separated_fragments,
     "charge and spin": conditions.check_conditions,
+    "other device": devices.check_other_device,
 }
 _BACKBONE: dict[str, _Check] = {
     "declarations": declarations.check_declarations,
