@@ -22,6 +22,7 @@ from unipot.finetune.calibration import (
     cautious,
     errors_and_widths,
 )
+from unipot.finetune.energy_zero import EnergyZero, energy_zero
 from unipot.finetune.evidence import LinearPosterior, laplace_posterior
 from unipot.finetune.frame_sums import FrameSums, frame_sums
 from unipot.finetune.head_ensemble import ensemble_factor
@@ -29,7 +30,7 @@ from unipot.finetune.left_out import left_out_residuals
 from unipot.finetune.out_of_fold import FoldFrames, out_of_fold
 from unipot.finetune.readout_fit import free_of_composition
 from unipot.finetune.readout_rows import ReadoutRows, readout_rows
-from unipot.models.last_layer import LastLayerPosterior, fingerprint_of
+from unipot.models.last_layer import POSTERIOR_VERSIONS, LastLayerPosterior, fingerprint_of
 from unipot.models.potential import Potential
 
 LAST_LAYER, ENSEMBLE, NONE = "last-layer", "ensemble", "none"
@@ -116,10 +117,10 @@ def fit_posterior(
         NothingToFit: nothing is labelled, beyond energies that shifts per element explain; or one frame is to make an ensemble.
         ValueError: the head predicts forces directly, or an element has no reference.
     """
-    posterior, rows, sums, solution = attach_uncalibrated(potential, name, batches, method=method, groups=groups)
+    posterior, rows, sums, solution, zero = attach_uncalibrated(potential, name, batches, method=method, groups=groups)
     if open_zero is not None:
         posterior.open_compositions = torch.from_numpy(open_zero).to(potential.device)
-    chosen = left_out_calibrations(rows, sums, posterior.factor.cpu().numpy())
+    chosen = left_out_calibrations(rows, sums, zero, posterior.factor.cpu().numpy())
     calibrated_on, n_frames, n_folds, crossed = LEFT_OUT, rows.n_frames, 0, None
     if held_out:
         calibrated_on, n_frames = HELD_OUT, sum(batch.n_structures for batch in held_out)
@@ -147,19 +148,22 @@ def fit_posterior(
 
 def attach_uncalibrated(
     potential: Potential, name: str, batches: Sequence[AtomBatch], *, method: str = LAST_LAYER, groups: Sequence[Any] | None = None
-) -> tuple[LastLayerPosterior, ReadoutRows, FrameSums, LinearPosterior]:
+) -> tuple[LastLayerPosterior, ReadoutRows, FrameSums, LinearPosterior, EnergyZero | None]:
     """`fit_posterior` without the calibration, its factors being 1; returns the posterior and what it was made of."""
-    head = potential.heads[name]
-    rows = readout_rows(potential, name, batches, elements_of(batches), ["last-layer"])["last-layer"]
+    head, elements = potential.heads[name], elements_of(batches)
+    rows = readout_rows(potential, name, batches, elements, ["last-layer"])["last-layer"]
     weights = head.readout.output.weight.detach()[0].double().cpu().numpy()
     solution = laplace_posterior(free_of_composition(rows), weights)
     sums = frame_sums(rows, solution, groups)
     factor = ensemble_factor(sums) if method == ENSEMBLE else solution.factor
-    posterior = LastLayerPosterior(head.n_hidden)
+    zero = energy_zero(rows, factor)
+    posterior = LastLayerPosterior(head.n_hidden, POSTERIOR_VERSIONS[-1])
     mean, columns = torch.from_numpy(solution.mean), torch.from_numpy(np.ascontiguousarray(factor))
     posterior.set(mean, columns, (1.0, 1.0), fingerprint_of(potential, head))
+    if zero is not None:
+        posterior.set_zero(elements, torch.from_numpy(zero.average_features), torch.from_numpy(zero.factor))
     head.posterior = posterior.to(potential.device)
-    return head.posterior, rows, sums, solution
+    return head.posterior, rows, sums, solution, zero
 
 
 def calibrations(potential: Potential, name: str, batches: Sequence[AtomBatch]) -> tuple[Calibration, Calibration]:
@@ -177,12 +181,15 @@ def crossed_calibrations(crossed: OutOfFold, left_out: Sequence[Calibration]) ->
     return tuple(cautious(own, left, enough) for own, left in zip(found, left_out, strict=True))
 
 
-def left_out_calibrations(rows: ReadoutRows, sums: FrameSums, factor: np.ndarray) -> tuple[Calibration, Calibration]:
+def left_out_calibrations(
+    rows: ReadoutRows, sums: FrameSums, zero: EnergyZero | None, factor: np.ndarray
+) -> tuple[Calibration, Calibration]:
     """The same without held-out frames: errors of training frames that the last layer does not see."""
     found = []
     for name in ("energy", "forces"):
         residual, exists = left_out_residuals(rows, sums, name)
-        widths = np.linalg.norm(rows.blocks[name].design @ factor, axis=1)
+        centred = name == "energy" and zero is not None
+        widths = zero.widths(rows, factor) if centred else np.linalg.norm(rows.blocks[name].design @ factor, axis=1)
         ratios = np.abs(residual) / np.maximum(widths, SMALLEST_WIDTH)
         found.append(calibration_of(ratios[exists], rows.frames[name][exists]))
     return found[0], found[1]

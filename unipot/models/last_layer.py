@@ -5,13 +5,18 @@ the head's scale. With w ~ N(mean, Σ) the energy has variance ΦᵀΣΦ, a forc
 combination of energies dᵀΣd with d = Σ_s c_s Φ_s, in which errors that structures share cancel (Bigi, Chong, Ceriotti, "A
 prediction rigidity formalism for low-cost uncertainties in trained neural networks", Mach. Learn.: Sci. Technol. 5, 045018, 2024).
 
-The energy zero is no weight of that layer. Where the frames do not determine it, for compositions outside of what theirs span, its own
-uncertainty comes on top (`open_compositions`), which cancels in differences between structures of the same atoms.
+The energy zero is no weight of that layer, but it was fitted to the same frames. What a shift per element takes of Φ over them, N·W for N
+atoms of each element with W the features of an average atom, is therefore certain however wide Σ is along it: rows are Φ − N·W. Without
+that, error bars were nearly the same for all structures of a composition and, calibrated as such, twenty times too small for
+differences between them, in which that part cancels. The zero has an uncertainty of its own, from the number of frames (`zero`) and, for
+compositions outside of what theirs span, from nothing being known of it (`open_compositions`); either cancels in differences between
+structures of the same atoms.
 """
 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,8 +32,8 @@ if TYPE_CHECKING:
     from unipot.models.heads import Head
     from unipot.models.potential import Potential
 
-#: of the tensors of a posterior in an artifact: 1 does not know which compositions are open
-POSTERIOR_VERSIONS = (1, 2)
+#: of the tensors of a posterior in an artifact: 1 does not know which compositions are open, 2 not what a shift per element takes away
+POSTERIOR_VERSIONS = (1, 2, 3)
 #: standard normal quantile of a central 90 % interval
 NORMAL_90 = 1.6448536269514722
 
@@ -61,6 +66,8 @@ class LastLayerPosterior(nn.Module):
         fingerprint: (32,) uint8, SHA-256 of the weights that the features come from, see `fingerprint_of`.
         open_compositions: (119, 119) G, eV per atom: the energy zero of N atoms of each element has the standard deviation |NᵀG|, zero
             for compositions that the frames determine; None where it is not known (version 1).
+        average_features: (119, n_hidden) W, the features of an average atom of each element; None where not known (before version 3).
+        zero: (119, 119) H, like G: the zero that the frames determine has the standard deviation |NᵀH|, before calibration; None likewise.
     """
 
     mean: Tensor
@@ -68,6 +75,8 @@ class LastLayerPosterior(nn.Module):
     calibration: Tensor
     fingerprint: Tensor
     open_compositions: Tensor | None
+    average_features: Tensor | None
+    zero: Tensor | None
 
     def __init__(self, n_hidden: int, version: int = POSTERIOR_VERSIONS[0]) -> None:
         super().__init__()
@@ -77,6 +86,8 @@ class LastLayerPosterior(nn.Module):
         self.register_buffer("fingerprint", torch.zeros(32, dtype=torch.uint8))
         n = MAX_ATOMIC_NUMBER + 1
         self.register_buffer("open_compositions", None if version == 1 else torch.zeros(n, n, dtype=torch.float64))
+        self.register_buffer("average_features", torch.zeros(n, n_hidden, dtype=torch.float64) if version >= 3 else None)
+        self.register_buffer("zero", torch.zeros(n, n, dtype=torch.float64) if version >= 3 else None)
 
     def set(self, mean: Tensor, factor: Tensor, calibration: Sequence[float], fingerprint: bytes) -> None:
         """Fill the buffers.
@@ -94,16 +105,32 @@ class LastLayerPosterior(nn.Module):
             raise ValueError(f"calibration factors are {list(calibration)}; they must be positive")
         self.fingerprint.copy_(torch.tensor(list(fingerprint), dtype=torch.uint8))
 
+    def set_zero(self, elements: Sequence[int], average_features: Tensor, zero: Tensor) -> None:
+        """Fill `average_features` and `zero` of a version that has them; rows are of `elements`, other elements have zeros."""
+        assert self.average_features is not None and self.zero is not None
+        numbers = torch.tensor(list(elements))
+        self.average_features[numbers] = average_features
+        self.zero[numbers, : len(numbers)] = zero
+
     @property
     def version(self) -> int:
         """Of the tensors, see `POSTERIOR_VERSIONS`."""
-        return 1 if self.open_compositions is None else 2
+        return 1 if self.open_compositions is None else 2 if self.average_features is None else 3
 
-    def zero_shifts(self, batch: AtomBatch) -> Tensor:
-        """(n_structures, 119) NᵀG, eV, whose norm is the standard deviation of the energy zero; one column of zeros in version 1."""
-        if self.open_compositions is None:
-            return torch.zeros(batch.n_structures, 1, dtype=torch.float64, device=self.mean.device)
-        return batch.sum_over_atoms(self.open_compositions[batch.atomic_numbers])
+    def energy_deviations(self, features: Tensor, batch: AtomBatch) -> Tensor:
+        """(n_structures, k) eV rows whose norm is the standard deviation of an energy, and that of Σ c_s rows that of Σ c_s E_s.
+
+        Args:
+            features: (n_structures, n_hidden) Φ, of `structure_features`.
+            batch: the same structures.
+        """
+        parts = []
+        if self.average_features is not None and self.zero is not None:
+            features = features - batch.sum_over_atoms(self.average_features[batch.atomic_numbers])
+            parts.append(self.calibration[0] * batch.sum_over_atoms(self.zero[batch.atomic_numbers]))
+        if self.open_compositions is not None:
+            parts.append(batch.sum_over_atoms(self.open_compositions[batch.atomic_numbers]))
+        return torch.cat([self.calibration[0] * (features @ self.columns), *parts], dim=1)
 
     @property
     def columns(self) -> Tensor:
@@ -140,13 +167,12 @@ def predict_uncertainty(potential: Potential, batch: AtomBatch, *, forces: bool 
         raise ValueError("uncertainties of forces need gradients, which torch.inference_mode forbids; use torch.no_grad instead")
     with torch.set_grad_enabled(forces):
         geometry = make_deformable(batch, stress=False)
-        features = structure_features(head, potential.backbone(geometry.batch).scalars, batch) @ posterior.columns
-        energy = torch.linalg.vector_norm(features.detach(), dim=1) * posterior.calibration[0]
-        energy = torch.hypot(energy, torch.linalg.vector_norm(posterior.zero_shifts(batch), dim=1))
+        features = structure_features(head, potential.backbone(geometry.batch).scalars, batch)
+        energy = torch.linalg.vector_norm(posterior.energy_deviations(features.detach(), batch), dim=1)
         if not forces:
             return Uncertainty(energy=energy)
         variance = torch.zeros(batch.n_atoms, 3, dtype=torch.float64, device=energy.device)
-        for row in feature_forces(features, geometry.positions):
+        for row in feature_forces(features @ posterior.columns, geometry.positions):
             variance += row.double().square()
     return Uncertainty(energy=energy, forces=variance.sqrt() * posterior.calibration[1])
 
@@ -176,15 +202,19 @@ def energy_difference_uncertainty(
     name = _only_head(potential) if head is None else head
     chosen, index = potential.heads[name], potential.heads.index(name)
     posterior = require_posterior(chosen)
-    rows, zeros = [], []
+    if posterior.version < POSTERIOR_VERSIONS[-1]:
+        warnings.warn(
+            f"the error bars of head {name!r} were made by an earlier unipot, whose error bars of energy differences are far too small; "
+            "fine-tune again for others",
+            stacklevel=2,
+        )
+    rows = []
     with torch.no_grad():
         for structure in structures:
             batch = collate([structure], cutoff=potential.cutoff, head_index=[index], dtype=potential.dtype).to(potential.device)
-            rows.append(structure_features(chosen, potential.backbone(batch).scalars, batch)[0])
-            zeros.append(posterior.zero_shifts(batch)[0])
-    difference, shift = (torch.einsum("s,sk->k", numbers.to(potential.device), torch.stack(each)) for each in (rows, zeros))
-    width = torch.linalg.vector_norm(difference @ posterior.columns) * posterior.calibration[0]
-    return float(torch.hypot(width, torch.linalg.vector_norm(shift)))
+            features = structure_features(chosen, potential.backbone(batch).scalars, batch)
+            rows.append(posterior.energy_deviations(features, batch)[0])
+    return float(torch.linalg.vector_norm(numbers.to(potential.device) @ torch.stack(rows)))
 
 
 def require_posterior(head: Head) -> LastLayerPosterior:

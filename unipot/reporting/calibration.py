@@ -16,7 +16,8 @@ from unipot.reporting.tables import ReportTable
 
 #: nominal levels of a calibration curve
 LEVELS = np.linspace(0.0, 1.0, 101)
-UNITS = {"energy": "eV per structure", "forces": "eV/Å per component"}
+DIFFERENCES = "energy differences"
+UNITS = {"energy": "eV per structure", DIFFERENCES: "eV per pair of one composition", "forces": "eV/Å per component"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,8 @@ class ErrorBarQuality:
     """Of one property on one dataset; intervals are normal, ± Φ⁻¹((1 + p)/2) standard deviations for level p.
 
     Attributes:
-        property: `energy` (eV per structure) or `forces` (eV/Å per component).
+        property: `energy` (eV per structure), `energy differences` (eV, of structures of one composition) or `forces` (eV/Å per
+            component).
         n: errors.
         n_structures: that they come from.
         factor: calibration factor stored with the head.

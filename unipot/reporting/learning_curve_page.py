@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unipot.reporting.calibration import DIFFERENCES
 from unipot.reporting.canvas import colour_of, new_figure, png_bytes, styled
 from unipot.reporting.data_efficiency import Median
 from unipot.reporting.learning_curves import COMPARED, CurvePoint, RunResult, Spread, forgotten
@@ -26,6 +27,7 @@ _ERRORS = (
 #: columns of the error-bar table: heading, property, statistic, factor
 _BARS = (
     ("energies in 90 % intervals, %", "energy", "coverage", 1e2),
+    ("differences of energies, %", DIFFERENCES, "coverage", 1e2),
     ("forces in 90 % intervals, %", "forces", "coverage", 1e2),
     ("energies, rank correlation", "energy", "spearman", 1.0),
     ("forces, rank correlation", "forces", "spearman", 1.0),

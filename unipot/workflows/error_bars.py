@@ -9,8 +9,9 @@ import numpy as np
 from rich.console import Console
 
 from unipot.finetune.calibration import errors_and_widths
+from unipot.finetune.difference_errors import difference_errors
 from unipot.models.potential import Potential
-from unipot.reporting.calibration import ErrorBarQuality, calibration_figure, error_bar_quality, quality_table
+from unipot.reporting.calibration import DIFFERENCES, ErrorBarQuality, calibration_figure, error_bar_quality, quality_table
 from unipot.workflows.config import MixtureConfig
 from unipot.workflows.frame_limits import spread
 from unipot.workflows.user_frames import frames_batches
@@ -41,8 +42,13 @@ def judge_error_bars(
     if len(numbers) < len(item.indices):
         console.print(f"  error bars are compared with the errors of {len(numbers)} frames, evenly chosen", highlight=False)
     chosen = np.array([int(item.indices[int(k)]) for k in numbers])
-    found = errors_and_widths(potential, frames_batches(potential, item.store, chosen, item.head, budget))
-    factors = dict(zip(("energy", "forces"), posterior.calibration.tolist(), strict=True))
+    errors, differences = (
+        judge(potential, frames_batches(potential, item.store, chosen, item.head, budget))
+        for judge in (errors_and_widths, difference_errors)
+    )
+    found = {"energy": errors["energy"], DIFFERENCES: differences, "forces": errors["forces"]}
+    energy, forces = posterior.calibration.tolist()
+    factors = {"energy": energy, DIFFERENCES: energy, "forces": forces}
     quality = [error_bar_quality(name, own, factors[name]) for name, own in found.items() if len(own.errors)]
     if quality:
         console.print(quality_table(item.name, item.head, quality).to_rich())

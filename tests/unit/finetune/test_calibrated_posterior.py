@@ -1,14 +1,20 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from ase.build import molecule
 from scipy import stats
 
 from unipot.batch import collate
 from unipot.finetune import readout_choice
 from unipot.finetune.align import align_head
 from unipot.finetune.calibrated_posterior import fit_posterior
-from unipot.finetune.calibration import calibration_of
+from unipot.finetune.calibration import calibration_of, errors_and_widths
+from unipot.finetune.difference_errors import difference_errors
+from unipot.finetune.energy_zero import energy_zero
 from unipot.finetune.evidence import NothingToFit
+from unipot.finetune.readout_rows import readout_rows
 from unipot.models.last_layer import NORMAL_90, is_stale, predict_uncertainty
 from unipot.structure import Structure
 
@@ -69,6 +75,59 @@ def test_ensemble_is_stored_and_used_as_the_posterior_is(potential, batches):
     own = type(batches[1])(**{**batches[1].__dict__, "head_index": index})
     found = predict_uncertainty(potential, own)
     assert found.forces.min() > 0 and found.energy.min() > 0
+
+
+def frames_of_another_truth(potential, name, n, seed):
+    """Waters and methanes of head `name` whose labels are those of the same features with other last-layer weights, and other zeros."""
+    rng, frames = np.random.default_rng(seed), []
+    head, index = potential.heads[name], potential.heads.index(name)
+    weight = head.readout.output.weight
+    kept, other = weight.detach().clone(), torch.from_numpy(np.random.default_rng(99).normal(size=tuple(weight.shape))).to(weight)
+    shapes = ((molecule("H2O"), 3.0), (molecule("CH4"), -7.0))
+    for k in range(n):
+        atoms, zero = shapes[k % 2]
+        moved = atoms.positions + 0.05 * rng.normal(size=atoms.positions.shape)
+        bare = Structure(atomic_numbers=atoms.numbers, positions=moved, id=f"{seed}-{k}")
+        with torch.no_grad():
+            weight.copy_(kept + other)
+        found = potential(collate([bare], cutoff=potential.cutoff, head_index=[index], dtype=potential.dtype), create_graph=False)
+        with torch.no_grad():
+            weight.copy_(kept)
+        labels = {"energy": float(found.energy[0]) + zero, "forces": found.forces.detach().numpy()}
+        frames.append(replace(bare, labels=labels))
+    return [collate(frames, cutoff=potential.cutoff, head_index=[index] * n, dtype=potential.dtype)]
+
+
+def test_error_bars_of_energy_differences_cover_the_errors_of_differences(potential):
+    """The zero is fitted, the rest is wrong by as much as it is: an energy and a difference of energies alike."""
+    training = frames_of_another_truth(potential, "pbe", 30, 0)
+    align_head(potential, "pbe", "mine", "CCSD", training)
+    held_out, test = (frames_of_another_truth(potential, "pbe", 40, seed) for seed in (1, 2))
+    fit_posterior(potential, "mine", training, held_out)
+    own = [replace(batch, head_index=torch.full_like(batch.head_index, potential.heads.index("mine"))) for batch in test]
+    energies, differences = errors_and_widths(potential, own)["energy"], difference_errors(potential, own)
+    assert len(differences.errors) == 38 and differences.errors.mean() > 0.5 * energies.errors.mean()
+    for found in (energies, differences):
+        assert np.mean(found.ratios <= NORMAL_90) > 0.75
+        assert 0.3 < np.sqrt(np.mean(found.widths**2) / np.mean(found.errors**2)) < 3
+
+
+def test_zero_of_one_composition_is_as_uncertain_as_a_mean(potential):
+    batches = frames_of_another_truth(potential, "pbe", 20, 0)
+    rows = readout_rows(potential, "pbe", batches, (1, 6, 8), ["last-layer"])["last-layer"]
+    waters = rows.of_frames(np.arange(20) % 2 == 0)
+    factor = np.eye(waters.n_weights)
+    zero = energy_zero(waters, factor)
+    spread = waters.blocks["energy"].design - waters.blocks["energy"].design.mean(axis=0)
+    expected = np.sqrt(np.sum(spread**2) / 9 / 10)  # ten waters
+    np.testing.assert_allclose(np.linalg.norm(waters.fractions @ zero.factor, axis=1), expected, rtol=1e-6)
+    mean = waters.blocks["energy"].design.mean(axis=0)
+    np.testing.assert_allclose(waters.fractions @ zero.average_features, np.tile(mean, (10, 1)), rtol=1e-6)
+
+
+def test_frames_that_differ_in_composition_alone_say_nothing_of_the_zero(potential):
+    rows = readout_rows(potential, "pbe", frames_of_another_truth(potential, "pbe", 2, 0), (1, 6, 8), ["last-layer"])["last-layer"]
+    assert energy_zero(rows, np.eye(rows.n_weights)) is None
 
 
 def test_energies_that_shifts_explain_alone_leave_no_error_bars(potential):

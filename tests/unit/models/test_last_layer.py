@@ -19,6 +19,7 @@ from unipot.models.last_layer import (
     fingerprint_of,
     is_stale,
     predict_uncertainty,
+    structure_features,
 )
 from unipot.structure import Structure
 from unipot.zoo.artifact import load_potential, save_artifact
@@ -32,10 +33,10 @@ def potential(make_potential):
     return made
 
 
-def add_posterior(potential, name, calibration=(2.0, 3.0)):
+def add_posterior(potential, name, calibration=(2.0, 3.0), version=3):
     head = potential.heads[name]
     torch.manual_seed(1)
-    posterior = LastLayerPosterior(head.n_hidden)
+    posterior = LastLayerPosterior(head.n_hidden, version)
     factor = torch.tril(torch.randn(head.n_hidden, head.n_hidden, dtype=torch.float64)) * 0.1
     posterior.set(head.readout.output.weight.detach()[0].double(), factor, calibration, fingerprint_of(potential, head))
     head.posterior = posterior
@@ -146,6 +147,41 @@ def test_the_open_zero_cancels_where_atoms_balance(potential):
     assert difference((0, 0, 1, 0)) > 50.0
 
 
+def zero_of_water(potential):
+    """Gives head `sure` the knowledge that it was fitted to frames of water; returns one atom's average features of H and O."""
+    posterior, n_hidden = potential.heads["sure"].posterior, potential.heads["sure"].n_hidden
+    average = torch.randn(2, n_hidden, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    posterior.set_zero((1, 8), average, torch.diag(torch.tensor([0.1, 0.2], dtype=torch.float64)))
+    return average
+
+
+def test_energy_uncertainty_is_that_of_what_differs_from_average_atoms_and_of_the_zero(potential):
+    average, batch = zero_of_water(potential), batch_of(potential, ("H2O", "H2O2"))
+    head = potential.heads["sure"]
+    features = structure_features(head, potential.backbone(batch).scalars, batch).detach()
+    counts = torch.tensor([[2.0, 1.0], [2.0, 2.0]], dtype=torch.float64)
+    own = (features - counts @ average) @ head.posterior.factor
+    zero = counts * torch.tensor([0.1, 0.2])
+    expected = 2.0 * torch.sqrt(own.square().sum(1) + zero.square().sum(1))  # 2: the calibration
+    torch.testing.assert_close(predict_uncertainty(potential, batch, forces=False).energy, expected, rtol=1e-6, atol=0)
+
+
+def test_what_is_known_of_the_zero_cancels_between_structures_of_the_same_atoms(potential):
+    moved = molecule("H2O")
+    moved.positions[0, 2] += 0.1
+    pair = [Structure.from_ase(molecule("H2O")), Structure.from_ase(moved)]
+    before = energy_difference_uncertainty(potential, pair, [1, -1], "sure")
+    zero_of_water(potential)
+    assert energy_difference_uncertainty(potential, pair, [1, -1], "sure") == pytest.approx(before, rel=1e-9)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_differences_by_the_error_bars_of_earlier_versions_are_warned_about(potential, version):
+    add_posterior(potential, "sure", version=version)
+    with pytest.warns(UserWarning, match="'sure' were made by an earlier unipot, whose error bars of energy differences are far too small"):
+        energy_difference_uncertainty(potential, [Structure.from_ase(molecule("H2O"))], [1])
+
+
 @pytest.mark.parametrize(
     "coefficients, head, message",
     [([1], "sure", "2 structures and 1 coefficients"), ([1, np.nan], "sure", "finite"), ([1, -1], "plain", "no last-layer posterior")],
@@ -181,11 +217,14 @@ def test_calculator_refuses_uncertainties_of_a_head_without_them(potential):
         UnipotCalculator(potential, head="plain", uncertainty=True)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 @pytest.mark.parametrize("name", ["model.safetensors", "model"])
 def test_posterior_survives_the_artifact_bitwise(potential, tmp_path, name, version):
-    if version == 2:
+    add_posterior(potential, "sure", version=version)
+    if version >= 2:
         open_zero(potential)
+    if version == 3:
+        zero_of_water(potential)
     assert potential.describe()["heads"]["sure"]["posterior"] == version
     loaded = load_potential(save_artifact(tmp_path / name, potential))
     assert loaded.heads["plain"].posterior is None
@@ -241,8 +280,8 @@ def test_training_drops_what_it_makes_stale(make_potential):
 def test_posterior_of_a_newer_version_is_refused(make_potential):
     from unipot.models import Head
 
-    with pytest.raises(ValueError, match="posterior of version 3, this unipot reads up to version 2"):
-        Head("new", level_of_theory="PBE", n_channels=8, posterior=3)
+    with pytest.raises(ValueError, match="posterior of version 4, this unipot reads up to version 3"):
+        Head("new", level_of_theory="PBE", n_channels=8, posterior=4)
 
 
 def test_a_batch_of_two_heads_is_refused(potential):
