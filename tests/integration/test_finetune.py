@@ -165,10 +165,11 @@ def test_evaluate_of_the_test_file_equals_the_table_of_the_run(files, run, tmp_p
     expected = {"metrics.json", "metrics.md", "force_error_by_element.svg", f"calibration_{found.dataset}.png"}
     assert expected <= {p.name for p in tmp_path.iterdir()}
     (table,) = json.loads((tmp_path / "metrics.json").read_text())
-    energy, forces = table["error_bars"]
+    energy, differences, forces = table["error_bars"]
     assert (energy["property"], energy["n"], forces["n"]) == ("energy", 12, 12 * 6 * 3)
+    assert (differences["property"], differences["n"]) == ("energy differences", 11)
     stored = load_potential(run / "best.safetensors").heads["methanol"].posterior.calibration.tolist()
-    assert [energy["factor"], forces["factor"]] == stored
+    assert [energy["factor"], forces["factor"]] == stored and differences["factor"] == energy["factor"]
     assert "error bars of head methanol" in (tmp_path / "metrics.md").read_text()
 
 

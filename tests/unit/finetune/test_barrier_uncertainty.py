@@ -17,19 +17,23 @@ from unipot.models.references import CompositionReference
 from unipot.models.registry import build_backbone
 from unipot.structure import Structure
 
-N_MEMBERS, N_FRAMES = 40, 24
+N_MEMBERS, N_FRAMES, N_HELD_OUT = 40, 24, 30
 
 
 @pytest.fixture(scope="module")
 def band(real_data):
-    """Frames of one nudged elastic band: some to fit to, and its first path, eight images."""
+    """Frames of one nudged elastic band: some to fit to, its first path, eight images, and others, held out; all with labels."""
     frames = [a for a in read(real_data / "cathub_ag111_neb" / "all.extxyz", ":") if a.info["reaction"] == "CH3OHstar__CH3star_OHstar"]
     path = sorted((a for a in frames if a.info["frame"] == 0), key=lambda a: int(a.info["image"]))
     others = [a for a in frames if a.info["frame"] != 0]
-    chosen = [others[k] for k in np.linspace(0, len(others) - 1, N_FRAMES).astype(int)]
-    labels = [{"energy": a.get_potential_energy(), "forces": a.get_forces(apply_constraint=False)} for a in chosen]
-    fitted_to = [Structure.from_ase(a, id=str(k), labels=labels[k]) for k, a in enumerate(chosen)]
-    return fitted_to, [Structure.from_ase(a) for a in path]
+    chosen = np.linspace(0, len(others) - 1, N_FRAMES).astype(int)
+    rest = [k for k in range(len(others)) if k not in chosen][:: (len(others) - N_FRAMES) // N_HELD_OUT]
+    return [with_labels(others[k], k) for k in chosen], [with_labels(a, -1) for a in path], [with_labels(others[k], k) for k in rest]
+
+
+def with_labels(atoms, number):
+    labels = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(apply_constraint=False)}
+    return Structure.from_ase(atoms, id=str(number), labels=labels)
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +93,18 @@ def test_error_bars_along_a_path_follow_the_spread_of_solved_heads(fitted, band,
     print(method, "correlation", np.corrcoef(found, spread)[0, 1], "ratio", np.median(ratios), ratios.min(), ratios.max())
     assert np.corrcoef(found, spread)[0, 1] > 0.85
     assert 0.25 < np.median(ratios) < 2
+
+
+def test_error_bars_of_energies_along_a_path_cover_their_errors(fitted, band):
+    """Differences between all images, by a model that has seen other frames of the same reaction and is calibrated on still others."""
+    potential, *_ = fitted
+    trained, path, held_out = (collate(p, cutoff=potential.cutoff, head_index=[1] * len(p), dtype=torch.float64) for p in band)
+    fit_posterior(potential, "own", [trained], [held_out])
+    errors = (potential(path, ("energy",)).energy.detach() - path.labels["energy"]).numpy()
+    pairs = [(a, b) for a in range(len(errors)) for b in range(a)]
+    widths = [energy_difference_uncertainty(potential, [band[1][a], band[1][b]], [1, -1], "own") for a, b in pairs]
+    ratios = np.array([abs(errors[a] - errors[b]) for a, b in pairs]) / widths
+    rms = np.sqrt(np.mean((ratios * widths) ** 2)), np.sqrt(np.mean(np.square(widths)))
+    print("covered", np.mean(ratios <= 1.645), "RMS of errors and error bars, eV", *rms)
+    assert np.mean(ratios <= 1.645) > 0.7
+    assert 0.25 < rms[0] / rms[1] < 2
