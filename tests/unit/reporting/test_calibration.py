@@ -53,6 +53,6 @@ def test_no_errors_is_refused():
 def test_table_figure_and_json_of_two_properties():
     both = [error_bar_quality(name, normal_errors(n=200), 1.5) for name in ("energy", "forces")]
     table = quality_table("water", "mine", both).to_markdown()
-    assert "energy, meV per structure" in table and "calibration error" in table
+    assert "energy, meV |" in table and "calibration error" in table
     assert calibration_figure({"water": both}).startswith(b"\x89PNG")
     json.dumps([quality.to_dict() for quality in both], allow_nan=False)
