@@ -36,7 +36,7 @@ class UnipotPeer:
         force_weight=10.0,
         ema_decay=0.995,
         clip_norm=10.0,
-        source="this package: Muon 0.005 (AdamW for eSCN-MD), batch 5, per-atom energy 1 : forces 10 (MSE), EMA 0.995",
+        source="this package: conf/optimizer (Muon 0.005; eSCN-MD AdamW), batch 5, per-atom energy 1 : forces 10 (MSE), EMA 0.995",
     )
 
     md_path = "UnipotCalculator"
@@ -168,9 +168,11 @@ def _configured(model: str) -> tuple[str, dict[str, Any], float | None]:
 
 
 def training_optimizer(potential: Potential, learning_rate: float) -> torch.optim.Optimizer:
-    """The optimizer that training uses, everything trainable."""
+    """The optimizer that training uses, everything trainable: that of `conf/optimizer` at another rate."""
     kind = "muon" if potential.backbone.name == "native" else "adamw"
-    settings = OptimizerSettings(kind=kind, learning_rate=learning_rate, weight_decay=1e-6, betas=(0.9, 0.99))
+    shipped = yaml.safe_load((conf_dir() / "optimizer" / f"{kind}.yaml").read_text())
+    shipped |= {"learning_rate": learning_rate, "betas": tuple(shipped["betas"])}
+    settings = OptimizerSettings(**{key: value for key, value in shipped.items() if key != "rules"})
     rows = build_policy(potential).apply(potential, weight_decay=settings.weight_decay)
     return build_optimizer(potential, rows, settings)
 
