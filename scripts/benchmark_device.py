@@ -1,6 +1,6 @@
 """Time the native backbone on one device, compare it with float64 on the CPU, and say how near it comes to the device's peaks.
 
-    python scripts/benchmark_device.py [--device cuda] [--output outputs/device] [--sizes native-small native-medium native-large]
+    python scripts/benchmark_device.py [--device cuda] [--output outputs/device] [--sizes native-mini native-small …]
         [--systems molecules slabs cell-1000 cell-10000] [--precisions highest high] [--seconds 2] [--compiled]
 
 For batches of molecules and slabs and for one cell of 1,000 and of 10,000 copper atoms: a training step (energies and forces,
@@ -43,7 +43,7 @@ from unipot.models.compiled import CompiledPotential  # noqa: E402
 from unipot.neighbors import DeviceVerletList, device_neighbor_list  # noqa: E402
 from unipot.training.optim import OptimizerSettings, build_optimizer, build_policy  # noqa: E402
 
-SIZES = ("native-small", "native-medium", "native-large")
+SIZES = ("native-mini", "native-small", "native-medium", "native-large")
 PRECISIONS = ("highest", "high")
 BOND, LATTICE = 1.45, 3.61  # Å: between neighbours of the molecules; of fcc copper
 THERMAL, SKIN = 0.05, 0.5  # Å: by which atoms of dynamics move; of their neighbour list

@@ -37,6 +37,8 @@ def _contender(label: str, package: str, model: str, compiled: bool = False) -> 
 
 
 CONTENDERS = (
+    _contender("native-mini", "unipot", "native-mini"),
+    _contender("native-mini, compiled", "unipot", "native-mini", compiled=True),
     _contender("native-small", "unipot", "native-small"),
     _contender("native-small, compiled", "unipot", "native-small", compiled=True),
     _contender("native-medium", "unipot", "native-medium"),
