@@ -31,6 +31,7 @@ from unipot.testing.derivatives import (
 )
 from unipot.testing.devices import check_other_device, other_device
 from unipot.testing.locality import check_isolated_atom, check_separated_fragments, check_smooth_cutoff
+from unipot.testing.products import rounded_products
 from unipot.testing.suite import check_backbone, check_potential
 from unipot.testing.symmetry import (
     check_periodic_images,
@@ -74,4 +75,5 @@ __all__ = [
     "check_translation",
     "check_unknown_element",
     "other_device",
+    "rounded_products",
 ]
