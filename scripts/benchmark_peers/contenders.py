@@ -16,7 +16,7 @@ class Contender:
         package: whose environment it needs.
         model: what the worker calls it; for unipot the name of a file of `conf/backbone`, or `escn-md`.
         worker: script of its process.
-        compiled: whether it predicts through the graph that its package compiles; takes part in `throughput` alone.
+        compiled: whether it predicts through the graph that its package compiles; takes part in `throughput` and `md` alone.
     """
 
     label: str

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
+from ase import Atoms
 from ase.data import chemical_symbols
 from frames import Arrays
 from race import Recipe
@@ -29,7 +32,8 @@ ALLEGRO = {
 
 
 class NequipPeer:
-    """A NequIP preset, another size of it, or Allegro; eager, or in the mode `compile` of its training; float32 weights.
+    """A NequIP preset, another size of it, or Allegro; eager, or in the mode `compile` of its training and with a package of
+    AOTInductor as its calculator; float32 weights.
 
     Positions are float64, as NequIP's own data pipeline hands them over; the model rounds edge vectors to float32.
     """
@@ -43,7 +47,7 @@ class NequipPeer:
         clip_norm=None,
         source="nequip configs/tutorial.yaml: Adam 0.01, batch 5, per-atom energy 1 : forces 1 (MSE), EMA 0.999",
     )
-    md_path = "NequIPCalculator, eager (its compiled form was not used)"
+    md_path = "NequIPCalculator, eager"
 
     def __init__(self, settings: dict[str, Any]) -> None:
         from nequip.utils.global_state import set_global_state
@@ -62,9 +66,13 @@ class NequipPeer:
             "per_type_energy_scales": scales,
             "per_type_energy_shifts": dict.fromkeys(self._symbols, 0.0),
         }
+        self._eager, self._folder = (lambda: _build(settings["model"], shared)), None
         if settings.get("compiled"):
-            shared["compile_mode"] = "compile"
-        self.module = _build(settings["model"], shared)
+            self.module = _build(settings["model"], {**shared, "compile_mode": "compile"})
+            self._folder = TemporaryDirectory()
+            self.md_path = "NequIPCalculator, compiled by AOTInductor"
+        else:
+            self.module = self._eager()
         self.packages = ("nequip", "e3nn")
         if settings["model"].startswith("allegro"):
             self.packages = ("nequip", "nequip-allegro", "e3nn")
@@ -99,7 +107,30 @@ class NequipPeer:
 
         self.module.eval()
         transforms = basic_transforms({}, self._cutoff, self._symbols, {s: s for s in self._symbols})
-        return NequIPCalculator(self.module, device="cpu", transforms=transforms)
+        model = self.module if self._folder is None else self._packaged(transforms, Path(self._folder.name) / "model.nequip.pt2")
+        return NequIPCalculator(model, device="cpu", transforms=transforms)
+
+    def _packaged(self, transforms: list[Any], path: Path) -> torch.nn.Module:
+        """What `nequip-compile --mode aotinductor --target ase` makes of the model."""
+        from nequip.data import AtomicDataDict, from_ase
+        from nequip.nn.compile import DictInputOutputWrapper
+        from nequip.scripts._compile_utils import ASE_TARGET, single_frame_data_settings
+        from nequip.utils.aot import aot_export_model
+
+        positions = 2.0 * np.stack(np.meshgrid(*[np.arange(3.0)] * 3), -1).reshape(-1, 3)
+        symbols = [self._symbols[k % len(self._symbols)] for k in range(len(positions))]
+        data = from_ase(Atoms(symbols, positions + 0.1 * np.sin(np.arange(81.0)).reshape(-1, 3), cell=[6.0] * 3, pbc=True))
+        for transform in transforms:
+            data = transform(data)
+        sizes = {
+            "graph": torch.export.Dim.STATIC,
+            "node": torch.export.Dim("num_nodes", min=2),
+            "edge": torch.export.Dim("num_edges", min=2),
+        }
+        fields = {"input_fields": ASE_TARGET["input"], "output_fields": ASE_TARGET["output"]}
+        data = single_frame_data_settings(AtomicDataDict.to_(data, "cpu"))
+        aot_export_model(self._eager().eval(), "cpu", data=data, batch_map=sizes, output_path=str(path), **fields)
+        return DictInputOutputWrapper(torch._inductor.aoti_load_package(str(path)), *fields.values()).eval()
 
 
 def _build(model: str, shared: dict[str, Any]) -> torch.nn.Module:

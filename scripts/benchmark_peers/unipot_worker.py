@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,8 @@ from unipot.models import CompositionReference, CoreRepulsion, Head, HeadBank, P
 from unipot.models.compiled import CompiledPotential
 from unipot.resources import conf_dir
 from unipot.training.optim import OptimizerSettings, build_optimizer, build_policy
+from unipot.zoo import load_artifact, save_artifact
+from unipot.zoo.package import save_package
 
 #: hyperparameters of `escn-md`: the small eSCN-MD of two layers and 64 channels
 ESCN_MD = {"num_layers": 2, "sphere_channels": 64, "hidden_channels": 64, "edge_channels": 64, "lmax": 2, "mmax": 2}
@@ -27,7 +31,7 @@ ESCN_MD = {"num_layers": 2, "sphere_channels": 64, "hidden_channels": 64, "edge_
 
 class UnipotPeer:
     """A unipot potential with one head; `model` is a file of `conf/backbone` or `escn-md`, `hyperparameters` change its
-    size; `compiled` as by `trainer.compile=true`."""
+    size; `compiled` as by `trainer.compile=true` and, for dynamics, by `unipot package`."""
 
     recipe = Recipe(
         learning_rate=0.005,
@@ -81,7 +85,12 @@ class UnipotPeer:
         from unipot.calculator import UnipotCalculator
 
         self.module.eval()
-        return UnipotCalculator(self.module)
+        if self.compiled is None:
+            return UnipotCalculator(self.module)
+        self.md_path = "UnipotCalculator with a package"
+        with TemporaryDirectory() as folder:
+            artifact = load_artifact(save_artifact(Path(folder) / "model.safetensors", self.module))
+            return UnipotCalculator(save_package(Path(folder) / "model.pt2", artifact, artifact.potential.heads.names[0]), trusted=True)
 
 
 class UnipotWorker(Worker):
