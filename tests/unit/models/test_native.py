@@ -9,7 +9,7 @@ import torch
 from unipot.batch import collate
 from unipot.models import build_backbone
 from unipot.models.native.geometry import envelope, second_degree, symmetric_traceless_basis, trace_and_traceless
-from unipot.models.native.moment_products import symmetric_determinant
+from unipot.models.native.moment_invariants import symmetric_determinant
 from unipot.models.native.neighbor_slots import make_slots
 from unipot.structure import Structure
 

@@ -124,7 +124,7 @@ def _compile(source: Path, compiler: str, library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         unfinished = Path(folder) / library.name
         for flags in _FLAGS:
-            command = [compiler, *flags, "-shared", "-fPIC", "-o", str(unfinished), str(source.resolve())]
+            command = [compiler, *flags, "-shared", "-fPIC", "-o", str(unfinished), str(source.resolve()), "-lm"]
             try:
                 result = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
             except subprocess.TimeoutExpired:

@@ -32,7 +32,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from unipot.models.native.moment_products import moment_products
+from unipot.models.native.moment_invariants import moment_invariants
 from unipot.models.native.neighborhood import Neighborhood
 
 
@@ -90,16 +90,10 @@ class InteractionLayer(nn.Module):
             vectors: (n, 3, V) or None.
         """
         a0, a1, a2 = self._moments(pairs, radial, angular, scalars, vectors)
-        squares, cubes, turned = moment_products(a1, a2, compiled=pairs.compiled)
-        # one positive number per atom keeps cubic invariants of dense environments in range
-        size = a0.square().mean(1, keepdim=True) + squares.sum(1).mean(1, keepdim=True)
-        shrink = torch.rsqrt(1 + size)
-        square = shrink * shrink
-        a0, a1, turned = a0 * shrink, a1 * shrink[:, None], turned * square[:, None]
-        invariants = torch.cat([a0, squares.flatten(1) * square, cubes.flatten(1) * (square * shrink)], dim=1)
+        invariants, directions = moment_invariants(a0, a1, a2, compiled=pairs.compiled)
         gate = torch.sigmoid(self.gate(invariants) + self.gate_state(scalars))
         hidden = self.value(invariants) * gate
-        new_vectors = torch.cat([a1, turned], dim=2) * (self.vector_gate(hidden) + 1)[:, None]
+        new_vectors = directions * (self.vector_gate(hidden) + 1)[:, None]
         out = self.vector_output(new_vectors)
         return self.update(hidden), out if vectors is None else out + vectors
 

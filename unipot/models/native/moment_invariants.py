@@ -1,0 +1,137 @@
+"""Invariants and vectors of the moments of one atom: plain, and compiled with the derivatives that training through forces needs.
+
+Moments x = (a0, a1, a2) are shrunk to y = x / √(1 + |a0|²/C + (|a1|² + |A2|²)/V), so that products of the moments of dense
+environments stay in range, and give the invariants y0, |y1|², |Y2|², y1·Y2·y1 and det Y2, and the vectors y1 and Y2·y1.
+
+Compiled these are three operators: the function P(x); its gradient G(x, g) = ∂⟨g, P⟩/∂x; and the changes of both along z, which
+are all that the gradient of ⟨z, G(x, g)⟩ is made of, since ∂/∂g of it is the change of P and ∂/∂x, a second derivative being
+symmetric, that of G. Derivatives beyond come from the plain formula.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unipot.models.native.geometry import symmetric_traceless_basis
+from unipot.models.native.kernel_library import kernel
+
+SOURCE = Path(__file__).with_name("moment_invariants.c")
+_MOMENTS = "Tensor a0, Tensor a1, Tensor a2"
+_COTANGENTS = "Tensor invariants, Tensor vectors"
+
+Moments = tuple[Tensor, Tensor, Tensor]
+
+
+def moment_invariants(a0: Tensor, a1: Tensor, a2: Tensor, *, compiled: bool) -> tuple[Tensor, Tensor]:
+    """Invariants (n, C + 4V) and vectors (n, 3, 2V).
+
+    Args:
+        a0: (n, C).
+        a1: (n, 3, V).
+        a2: (n, 5, V), components in `symmetric_traceless_basis`.
+        compiled: by the operators below, on the CPU in float32 or float64.
+    """
+    return torch.ops.unipot.moment_invariants(a0, a1, a2) if compiled else plain_invariants(a0, a1, a2)
+
+
+def plain_invariants(a0: Tensor, a1: Tensor, a2: Tensor) -> tuple[Tensor, Tensor]:
+    """The same by operations of torch."""
+    lengths = a1.square().sum(1) + a2.square().sum(1)
+    shrink = torch.rsqrt(1 + a0.square().mean(1, keepdim=True) + lengths.mean(1, keepdim=True))
+    y0, y1, y2 = a0 * shrink, a1 * shrink[:, None], a2 * shrink[:, None]
+    matrix = torch.einsum("nmv,mab->nabv", y2, symmetric_traceless_basis(y2.dtype, y2.device))  # (n, 3, 3, V)
+    turned = (matrix * y1[:, None]).sum(2)
+    products = [y1.square().sum(1), y2.square().sum(1), (turned * y1).sum(1), symmetric_determinant(matrix)]
+    return torch.cat([y0, *products], dim=1), torch.cat([y1, turned], dim=2)
+
+
+def symmetric_determinant(matrix: Tensor) -> Tensor:
+    """(n, 3, 3, V) symmetric -> (n, V); a third of the trace of the cube where the matrix is traceless."""
+    first, second, third = matrix.unbind(1)  # rows: one cross product costs less than nine elements, above all in derivatives
+    return (torch.linalg.cross(first, second, dim=1) * third).sum(1)
+
+
+def _run(name: str, tensors: tuple[Tensor, ...], out: tuple[Tensor, ...]) -> None:
+    """Call the kernel: moments first; it sees addresses only."""
+    a0, a1, _ = tensors[:3]
+    if any(tensor.dtype != a0.dtype for tensor in tensors):
+        raise TypeError(f"invariants of moments need one dtype, got {sorted({str(tensor.dtype) for tensor in tensors})}")
+    held = [tensor.contiguous() for tensor in tensors]
+    function = getattr(kernel(SOURCE), f"unipot_{name}_{'float32' if a0.dtype == torch.float32 else 'float64'}")
+    function.argtypes = (*(ctypes.c_int64,) * 4, *(ctypes.c_void_p,) * (len(held) + len(out)))
+    function(a0.shape[0], a0.shape[1], a1.shape[2], torch.get_num_threads(), *(tensor.data_ptr() for tensor in (*held, *out)))
+
+
+def _empty_products(a0: Tensor, a1: Tensor) -> tuple[Tensor, Tensor]:
+    (n, c), v = a0.shape, a1.shape[2]
+    return a0.new_empty(n, c + 4 * v), a0.new_empty(n, 3, 2 * v)
+
+
+def _empty_moments(a0: Tensor, a1: Tensor, a2: Tensor) -> Moments:
+    return a0.new_empty(a0.shape), a0.new_empty(a1.shape), a0.new_empty(a2.shape)
+
+
+def _invariants(*moments: Tensor) -> tuple[Tensor, Tensor]:
+    out = _empty_products(*moments[:2])
+    _run("moment_invariants", moments, out)
+    return out
+
+
+def _gradients(*tensors: Tensor) -> Moments:
+    out = _empty_moments(*tensors[:3])
+    _run("moment_invariant_gradients", tensors, out)
+    return out
+
+
+def _changes(*tensors: Tensor) -> tuple[Tensor, ...]:
+    out = (*_empty_moments(*tensors[:3]), *_empty_products(*tensors[:2]))
+    _run("moment_invariant_changes", tensors, out)
+    return out
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _invariants_backward(ctx: Any, *cotangents: Tensor) -> Moments:
+    return torch.ops.unipot.moment_invariant_gradients(*ctx.saved_tensors, *cotangents)
+
+
+def _gradients_backward(ctx: Any, *along: Tensor) -> tuple[Tensor, ...]:
+    return torch.ops.unipot.moment_invariant_changes(*ctx.saved_tensors, *along)
+
+
+def _changes_backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, ...]:
+    """Of third order, for which there is no kernel: the plain formula, differentiated."""
+    with torch.enable_grad():
+        # views: what one of them was made of is no part of the derivative by another
+        given = [tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+        moments, products, along = given[:3], given[3:5], given[5:]
+        gradient = torch.autograd.grad(plain_invariants(*moments), moments, products, create_graph=True)
+        changes = torch.autograd.grad(gradient, [*moments, *products], along, create_graph=True)
+        return torch.autograd.grad(changes, given, cotangents, create_graph=True, materialize_grads=True)
+
+
+_LIBRARY = torch.library.Library("unipot", "FRAGMENT")
+_PRODUCTS, _THREE = "(Tensor, Tensor)", "(Tensor, Tensor, Tensor)"
+_ALONG = "Tensor along0, Tensor along1, Tensor along2"
+for _name, _schema, _function, _fake, _backward in (
+    ("moment_invariants", f"({_MOMENTS}) -> {_PRODUCTS}", _invariants, lambda *x: _empty_products(*x[:2]), _invariants_backward),
+    ("moment_invariant_gradients", f"({_MOMENTS}, {_COTANGENTS}) -> {_THREE}", _gradients, lambda *x: _empty_moments(*x[:3]), _gradients_backward),
+    (
+        "moment_invariant_changes",
+        f"({_MOMENTS}, {_COTANGENTS}, {_ALONG}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+        _changes,
+        lambda *x: (*_empty_moments(*x[:3]), *_empty_products(*x[:2])),
+        _changes_backward,
+    ),
+):
+    _LIBRARY.define(f"{_name}{_schema}", tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(_name, _function, "CPU")
+    torch.library.register_fake(f"unipot::{_name}", _fake, lib=_LIBRARY)
+    torch.library.register_autograd(f"unipot::{_name}", _backward, setup_context=_save, lib=_LIBRARY)
