@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from ase.constraints import FixAtoms
 from ase.io import read
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -32,7 +33,8 @@ from unipot.calculator import UnipotCalculator  # noqa: E402
 from unipot.reporting.canvas import colour_of, new_figure, svg_bytes  # noqa: E402
 from unipot.reporting.tables import ReportTable  # noqa: E402
 from unipot.simulate.scan import Scan, dimer_scan, volume_scan  # noqa: E402
-from unipot.simulate.stability import Stage, StageRun, reference_distribution  # noqa: E402
+from unipot.simulate.stability import Stage, StageRun, kept_bonds, reference_distribution  # noqa: E402
+from unipot.structure import fixed_atoms  # noqa: E402
 
 #: Å; where dimer curves are compared with smooth ones, below it they are too steep to see anything
 SMOOTH_FROM = 0.8
@@ -56,10 +58,12 @@ class Study:
         self.checkpoint = Path(options.runs) / system["checkpoint"]
 
     def start(self) -> Any:
-        """The first structure, without velocities."""
+        """The first structure, without velocities; what its source held in place is held."""
         atoms = read(self.data / self.system["structure"], index=str(self.system["index"]))
         atoms.calc = None
         atoms.info.clear()
+        if (held := fixed_atoms(atoms)).any():
+            atoms.set_constraint(FixAtoms(mask=held))
         return atoms
 
     def stages(self) -> list[tuple[Stage, str | None]]:
@@ -76,7 +80,7 @@ class Study:
     def run(self, deadline: float | None) -> bool:
         """Everything that is not done; False when time is up."""
         self.scans()
-        calculator = UnipotCalculator(self.checkpoint)
+        calculator = UnipotCalculator(self.checkpoint, head=self.system.get("head"))
         done: dict[str, Any] = {}
         for stage, after in self.stages():
             if after is not None and after not in done:
@@ -101,7 +105,7 @@ class Study:
         file = self.folder / "scans.json"
         if file.exists():
             return json.loads(file.read_text())
-        calculator = UnipotCalculator(self.checkpoint, dtype=torch.float64)
+        calculator = UnipotCalculator(self.checkpoint, head=self.system.get("head"), dtype=torch.float64)
         longest = calculator.potential.cutoff + BEYOND
         found = [
             dimer_scan(calculator, tuple(pair), longest=longest, n_points=2 * round((longest - 0.2) / 0.005) + 1)
@@ -130,6 +134,7 @@ class Study:
                 "name": stage.name, "state": "done" if run.is_done else "running", "failure": record.failure,
                 "picoseconds": record.n_steps * stage.timestep / 1000, "temperature": record.mean_temperature(),
                 "drift_mev_per_atom_ps": 1000 * record.drift if stage.ensemble == "nve" else None, "closest": min(record.closest),
+                "bonds": kept_bonds(atoms, run.atoms),
                 "milliseconds_per_step": 1000 * record.seconds / max(1, record.n_steps), "n_atoms": record.n_atoms,
                 "peaks": [{"pair": "-".join(d.symbols), "model": d.first_peak(), "data": self._reference_peak(d.symbols)}
                           for d in run.distributions if d.n_frames],
@@ -165,7 +170,7 @@ def markdown(results: dict[str, Any]) -> str:
     stages = [(system["name"], stage) for system in results["systems"] for stage in system["stages"]]
     runs = ReportTable(
         title="runs",
-        columns=("system", "atoms", "stage", "ps", "mean T, K", "closest pair / Σ radii", "drift, meV/atom/ps", "ms/step",
+        columns=("system", "atoms", "stage", "ps", "mean T, K", "closest pair / Σ radii", "bonds kept", "drift, meV/atom/ps", "ms/step",
                  "first peaks, Å (data)", "failure"),
         rows=tuple(_row(name, stage) for name, stage in stages),
     )  # fmt: skip
@@ -186,10 +191,10 @@ def markdown(results: dict[str, Any]) -> str:
 
 def _row(system: str, stage: dict[str, Any]) -> tuple[Any, ...]:
     if "temperature" not in stage:
-        return (system, None, stage["name"], None, None, None, None, None, "", stage["state"])
+        return (system, None, stage["name"], None, None, None, None, None, None, "", stage["state"])
     peaks = [f"{p['pair']} {p['model'][0]:.2f}" + (f" ({p['data'][0]:.2f})" if p["data"] else "") for p in stage["peaks"]]
     outcome = stage["failure"] or ("none" if stage["state"] == "done" else stage["state"])
-    numbers = [stage[key] for key in ("picoseconds", "temperature", "closest", "drift_mev_per_atom_ps", "milliseconds_per_step")]
+    numbers = [stage[key] for key in ("picoseconds", "temperature", "closest", "bonds", "drift_mev_per_atom_ps", "milliseconds_per_step")]
     return (system, stage["n_atoms"], stage["name"], *numbers, ", ".join(peaks), outcome)
 
 

@@ -18,7 +18,7 @@ from ase.io import write
 
 from unipot.calculator import UnipotCalculator
 from unipot.simulate import PairDistribution, Stage, StageRun
-from unipot.simulate.stability import closest_pair_ratio, reference_distribution
+from unipot.simulate.stability import closest_pair_ratio, kept_bonds, reference_distribution
 from unipot.zoo import save_artifact
 
 
@@ -126,6 +126,22 @@ def test_closest_pair_is_relative_to_the_radii():
     assert closest_pair_ratio(Atoms("O")) == np.inf
     atoms.positions[0, 0] = np.nan
     assert np.isnan(closest_pair_ratio(atoms))
+
+
+def test_kept_bonds_count_what_melted_and_what_reacted(copper):
+    assert kept_bonds(copper, copper) == 1.0
+    vibrated, moved = copper.copy(), copper.copy()
+    vibrated.rattle(0.1, seed=0)
+    assert kept_bonds(copper, vibrated) == 1.0
+    moved.positions[0] += 10.0  # of 32 atoms with 12 bonds one leaves its place
+    assert kept_bonds(copper, moved) == pytest.approx(1 - 1 / 16)
+    assert kept_bonds(Atoms("O"), Atoms("O")) == 1.0
+
+
+def test_a_whole_structure_may_drift_out_of_its_cell_with_its_bonds(copper):
+    drifted = copper.copy()
+    drifted.positions += 3 * drifted.cell.array[0]
+    assert kept_bonds(copper, drifted) == 1.0
 
 
 def test_pair_distribution_of_random_points_is_one():

@@ -20,6 +20,8 @@ from unipot.simulate.pair_distribution import PairDistribution
 
 #: Å; pairs closer than that are looked at for the closest one
 _LOOKED_AT = 3.0
+#: of the sum of covalent radii: bonds are shorter, and broken beyond
+_BOND, _BROKEN = 1.2, 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,10 +226,34 @@ def closest_pair_ratio(atoms: Atoms) -> float:
     (centre, neighbor), shifts = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, _LOOKED_AT)
     if len(centre) == 0:
         return float("inf")
-    lattice = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
-    vectors = atoms.positions[neighbor] - atoms.positions[centre] + shifts @ lattice
     radii = covalent_radii[atoms.numbers]
-    return float((np.linalg.norm(vectors, axis=1) / (radii[centre] + radii[neighbor])).min())
+    return float((_distances(atoms, centre, neighbor, shifts) / (radii[centre] + radii[neighbor])).min())
+
+
+def kept_bonds(before: Atoms, now: Atoms) -> float:
+    """Part of the bonds of a structure that it still has: a run may end without failure and yet have melted or reacted.
+
+    A bond is a pair within 1.2 times the sum of the covalent radii, and is kept up to 1.5 times of it: second neighbours of close
+    packings lie at 1.4, so that atoms that change places count as well.
+
+    Args:
+        before: a structure.
+        now: the same atoms later, not wrapped in between.
+
+    Returns:
+        1 where there were none.
+    """
+    radii = covalent_radii[before.numbers]
+    (centre, neighbor), shifts = neighbor_list(before.positions, before.cell.array, before.pbc, 2 * _BOND * float(radii.max()))
+    sums = radii[centre] + radii[neighbor]
+    bonded = _distances(before, centre, neighbor, shifts) <= _BOND * sums
+    kept = _distances(now, centre, neighbor, shifts) <= _BROKEN * sums
+    return float(kept[bonded].mean()) if bonded.any() else 1.0
+
+
+def _distances(atoms: Atoms, centre: np.ndarray, neighbor: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    lattice = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
+    return np.linalg.norm(atoms.positions[neighbor] - atoms.positions[centre] + shifts @ lattice, axis=1)
 
 
 def reference_distribution(frames: Sequence[Atoms], symbols: tuple[str, str]) -> PairDistribution:

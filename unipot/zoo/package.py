@@ -34,7 +34,8 @@ SUFFIX = ".pt2"
 #: inside the archive, beside what torch writes
 _FOLDER = "unipot"
 _CARD, _MODEL = f"{_FOLDER}/package.json", f"{_FOLDER}/model.safetensors"
-FORMAT_VERSION = 1
+#: of the operators and inputs that machine code expects: another version of it cannot be run, only made again
+FORMAT_VERSION = 2
 
 
 class PackagedPotential(Potential):
@@ -121,7 +122,7 @@ def read_package_card(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ArtifactError: it is not a package of unipot, or one of a newer format.
+        ArtifactError: it is not a package of unipot.
     """
     return json.loads(_member(Path(path), _CARD))
 
@@ -135,7 +136,8 @@ def load_package(path: str | Path, *, trusted: bool = False) -> PackagedPotentia
 
     Raises:
         ValueError: `trusted` is false, or the package is for a device that is not here.
-        FileNotFoundError, ArtifactError: see `read_package_card`; or the numbers are not those of the model.
+        FileNotFoundError, ArtifactError: see `read_package_card`; or it was made by a unipot with other operators, or the numbers
+            are not those of the model.
     """
     path = Path(path)
     if not trusted:
@@ -144,6 +146,11 @@ def load_package(path: str | Path, *, trusted: bool = False) -> PackagedPotentia
             "for `unipot md`), else ask for the model as a .safetensors file, which holds no code"
         )
     card = read_package_card(path)
+    if card.get("format_version") != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path} was made by unipot {card.get('unipot_version')} in format {card.get('format_version')}, this unipot runs format "
+            f"{FORMAT_VERSION}; make it again from the .safetensors model: unipot package checkpoint=... out={path}"
+        )
     if card["device"] != "cpu" and not torch.cuda.is_available():
         raise ValueError(f"{path} was compiled for {card['device']}, and torch finds no GPU here; make one with device=cpu")
     model = _model_of(path).to(card["device"])

@@ -68,9 +68,8 @@ def test_what_is_not_contiguous_is_read_in_order() -> None:
     arguments = [tensor.detach() for tensor in moments(6, 4, 3)]
     scattered = [tensor.flip(0).T.contiguous().T.flip(0) if tensor.dim() == 2 else tensor.mT.contiguous().mT for tensor in arguments]
     assert not any(tensor.is_contiguous() for tensor in scattered[1:])
-    for mine, expected in zip(
-        moment_invariants.moment_invariants(*scattered, compiled=True), moment_invariants.moment_invariants(*arguments, compiled=True), strict=True
-    ):
+    results = (moment_invariants.moment_invariants(*given, compiled=True) for given in (scattered, arguments))
+    for mine, expected in zip(*results, strict=True):
         assert torch.equal(mine, expected)
 
 

@@ -42,6 +42,12 @@ def test_an_archive_of_others_is_not_run(tmp_path, monkeypatch):
         read_package_card(tmp_path / "broken.pt2")
 
 
+def test_a_package_of_another_format_is_not_run(tmp_path):
+    path = archive(tmp_path / "old.pt2", package='{"format_version": 1, "unipot_version": "0.0.1", "device": "cpu"}')
+    with pytest.raises(ArtifactError, match=r"made by unipot 0\.0\.1 in format 1.*make it again"):
+        load_package(path, trusted=True)
+
+
 def test_another_ending_or_head_is_refused_before_compiling(artifact, tmp_path):
     with pytest.raises(ValueError, match=r"ends in \.pt2"):
         save_package(tmp_path / "model.so", artifact, "a")

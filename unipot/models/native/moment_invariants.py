@@ -118,19 +118,24 @@ def _changes_backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, ...]:
 
 
 _LIBRARY = torch.library.Library("unipot", "FRAGMENT")
-_PRODUCTS, _THREE = "(Tensor, Tensor)", "(Tensor, Tensor, Tensor)"
+_TWO, _THREE, _FIVE = (f"({', '.join(['Tensor'] * n)})" for n in (2, 3, 5))
 _ALONG = "Tensor along0, Tensor along1, Tensor along2"
-for _name, _schema, _function, _fake, _backward in (
-    ("moment_invariants", f"({_MOMENTS}) -> {_PRODUCTS}", _invariants, lambda *x: _empty_products(*x[:2]), _invariants_backward),
-    ("moment_invariant_gradients", f"({_MOMENTS}, {_COTANGENTS}) -> {_THREE}", _gradients, lambda *x: _empty_moments(*x[:3]), _gradients_backward),
-    (
-        "moment_invariant_changes",
-        f"({_MOMENTS}, {_COTANGENTS}, {_ALONG}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+_OPERATORS = {
+    "moment_invariants": (f"({_MOMENTS}) -> {_TWO}", _invariants, lambda *x: _empty_products(*x[:2]), _invariants_backward),
+    "moment_invariant_gradients": (
+        f"({_MOMENTS}, {_COTANGENTS}) -> {_THREE}",
+        _gradients,
+        lambda *x: _empty_moments(*x[:3]),
+        _gradients_backward,
+    ),
+    "moment_invariant_changes": (
+        f"({_MOMENTS}, {_COTANGENTS}, {_ALONG}) -> {_FIVE}",
         _changes,
         lambda *x: (*_empty_moments(*x[:3]), *_empty_products(*x[:2])),
         _changes_backward,
     ),
-):
+}
+for _name, (_schema, _function, _fake, _backward) in _OPERATORS.items():
     _LIBRARY.define(f"{_name}{_schema}", tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(_name, _function, "CPU")
     torch.library.register_fake(f"unipot::{_name}", _fake, lib=_LIBRARY)

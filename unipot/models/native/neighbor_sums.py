@@ -33,21 +33,9 @@ _COTANGENTS = "Tensor gradient0, Tensor gradient1, Tensor gradient2"
 Three = tuple[Tensor, Tensor, Tensor]
 
 
-class _Job(ctypes.Structure):
-    """`Job` of neighbor_sums.c."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("n_atoms", "n_edges", "n_features", "n_radial")),
-        ("n_shapes", ctypes.c_int64 * 3),
-        ("n_threads", ctypes.c_int64),
-        ("of_vectors", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("first_edge", "neighbor", "radial", "angular", "features")),
-        ("gradients", ctypes.c_void_p * 3),
-        *((name, ctypes.c_void_p) for name in ("radial_along", "angular_along", "features_along")),
-        ("moments", ctypes.c_void_p * 3),
-        *((name, ctypes.c_void_p) for name in ("radial_out", "angular_out", "features_out")),
-        ("along", ctypes.c_int64),
-    ]
+#: `Job` of neighbor_sums.c, all of whose fields have eight bytes: nine sizes, seventeen addresses, a flag
+_Job = ctypes.c_int64 * 27
+_NONE = (None, None, None)
 
 
 def neighbor_moments(
@@ -69,24 +57,35 @@ def neighbor_moments(
     return torch.ops.unipot.neighbor_moments(radial, angular, features, first_edge, neighbor, n_shapes)
 
 
-def _run(arguments: Sequence[Tensor], graph: tuple[Tensor, Tensor, Sequence[int]], **fields: Any) -> None:
-    """Call the kernel; a field is a tensor, three tensors, None for absent, or the flag `along`."""
+def _run(
+    arguments: Sequence[Tensor],
+    graph: tuple[Tensor, Tensor, Sequence[int]],
+    *,
+    gradients: Sequence[Tensor] = _NONE,
+    along: Sequence[Tensor | None] | None = None,
+    moments: Sequence[Tensor] = _NONE,
+    out: Sequence[Tensor] = _NONE,
+) -> None:
+    """Call the kernel.
+
+    Args:
+        arguments: R, Y, h.
+        graph: first edge of each centre, neighbour of each edge, shapes.
+        gradients: cotangents of the moments.
+        along: changes of R, Y, h, of which some may be None; None for the derivatives themselves.
+        moments, out: ∂T/∂G; ∂T/∂R, ∂T/∂Y, ∂T/∂h: written to.
+    """
     (radial, _, features), (first_edge, neighbor, n_shapes) = arguments, graph
-    job = _Job(features.shape[0], radial.shape[0], features[0].numel(), radial.shape[1], (ctypes.c_int64 * 3)(*n_shapes))
-    job.of_vectors, job.n_threads, job.along = features.dim() == 3, torch.get_num_threads(), fields.pop("along", 0)
-    fields |= dict(zip(("radial", "angular", "features"), arguments, strict=True), first_edge=first_edge, neighbor=neighbor)
-    held = []  # copies of what is not contiguous, alive until the kernel is done
-    for name, value in fields.items():
-        if isinstance(value, Tensor):
-            held.append(value.contiguous())
-            setattr(job, name, held[-1].data_ptr())
-        elif value is not None:
-            held += [tensor.contiguous() for tensor in value]
-            setattr(job, name, (ctypes.c_void_p * 3)(*(tensor.data_ptr() for tensor in held[-3:])))
-    if any(tensor.dtype not in (features.dtype, torch.int64) for tensor in held):  # the kernel sees addresses only
-        raise TypeError(f"sums over neighbours need one dtype, got {sorted({str(tensor.dtype) for tensor in held})}")
+    given = [first_edge, neighbor, *arguments, *gradients, *(along or _NONE), *moments, *out]
+    held = [None if tensor is None else tensor.contiguous() for tensor in given]  # copies live until the kernel is done
+    dtypes = {tensor.dtype for tensor in held[2:] if tensor is not None}  # the kernel sees addresses only
+    if len(dtypes) > 1:
+        raise TypeError(f"sums over neighbours need one dtype, got {sorted(map(str, dtypes))}")
+    sizes = (features.shape[0], radial.shape[0], features[0].numel(), radial.shape[1], *n_shapes)
+    addresses = (0 if tensor is None else tensor.data_ptr() for tensor in held)
+    job = _Job(*sizes, torch.get_num_threads(), features.dim() == 3, *addresses, along is not None)
     suffix = {torch.float32: "float32", torch.float64: "float64"}[features.dtype]
-    if getattr(kernel(SOURCE), f"unipot_neighbor_sums_{suffix}")(ctypes.byref(job)):
+    if getattr(kernel(SOURCE), f"unipot_neighbor_sums_{suffix}")(job):
         raise MemoryError("no memory was left for sums over neighbours")
 
 
@@ -106,18 +105,15 @@ def _moments(radial: Tensor, angular: Tensor, features: Tensor, first_edge: Tens
 def _gradients(radial: Tensor, angular: Tensor, features: Tensor, *rest: Any) -> Three:
     *cotangents, first_edge, neighbor, n_shapes = rest
     out = _empty_gradients(radial, angular, features)
-    names = dict(zip(("radial_out", "angular_out", "features_out"), out, strict=True))
-    _run((radial, angular, features), (first_edge, neighbor, n_shapes), gradients=cotangents, **names)
+    _run((radial, angular, features), (first_edge, neighbor, n_shapes), gradients=cotangents, out=out)
     return out
 
 
 def _changes(radial: Tensor, angular: Tensor, features: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *six, first_edge, neighbor, n_shapes = rest
-    gradients, moments = _empty_gradients(radial, angular, features), _empty_moments(features, n_shapes)
-    names = dict(zip(("radial_along", "angular_along", "features_along"), six[3:], strict=True))
-    names |= dict(zip(("radial_out", "angular_out", "features_out"), gradients, strict=True))
-    _run((radial, angular, features), (first_edge, neighbor, n_shapes), gradients=six[:3], moments=moments, along=1, **names)
-    return *gradients, *moments
+    out, moments = _empty_gradients(radial, angular, features), _empty_moments(features, n_shapes)
+    _run((radial, angular, features), (first_edge, neighbor, n_shapes), gradients=six[:3], along=six[3:], moments=moments, out=out)
+    return *out, *moments
 
 
 def _empty_gradients(radial: Tensor, angular: Tensor, features: Tensor) -> Three:
