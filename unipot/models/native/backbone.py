@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unipot.batch import AtomBatch
 from unipot.models.backbone import AtomFeatures
 from unipot.models.native.charge_spin import ChargeSpinEmbedding, TrainedStates
-from unipot.models.native.geometry import bessel, envelope, second_degree
+from unipot.models.native.edge_functions import edge_functions
 from unipot.models.native.layer import InteractionLayer, scaled_linear
 from unipot.models.native.neighborhood import Neighborhood, neighborhood, use_kernel
 from unipot.models.native.traced_neighbors import neighbor_tensors, neighbors_from
@@ -176,16 +176,13 @@ class NativeBackbone(nn.Module):
 
     def _edges(self, pairs: Neighborhood, species: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Radial functions of every layer, each (n_pairs, Σ n_shapes), and Y of degrees 1 and 2 (n_pairs, 8)."""
-        distance = torch.linalg.vector_norm(pairs.vectors, dim=1)
-        unit = pairs.vectors / distance[:, None]
-        x = distance / self.cutoff
+        basis, weight, angular = edge_functions(pairs.vectors, self.cutoff, self.n_radial, compiled=pairs.compiled)
         # index_select, not an index: its derivative is a plain sum of rows
         centre = self.radial_centre(species).index_select(0, pairs.centre)
         neighbor = self.radial_neighbor(species).index_select(0, pairs.neighbor)
-        weight = envelope(x)[:, None] / self.average_neighbors**0.5
-        hidden = nn.functional.silu(self.radial_basis(bessel(x, self.n_radial)) + centre + neighbor) * weight
+        hidden = nn.functional.silu(self.radial_basis(basis) + centre + neighbor) * (weight / self.average_neighbors**0.5)
         outputs = self.radial_output.weight.chunk(len(self.layers))  # one map per layer: no columns to be cut out of the result
-        return tuple(nn.functional.linear(hidden, own) for own in outputs), torch.cat([unit, second_degree(unit)], dim=1)
+        return tuple(nn.functional.linear(hidden, own) for own in outputs), angular
 
     @property
     def least_bytes_per_edge(self) -> int:

@@ -18,11 +18,11 @@ from filelock import FileLock
 KERNEL_FOLDER_VARIABLE = "UNIPOT_KERNELS"
 #: tried one after the other: not every compiler knows OpenMP, or how to name this processor
 _FLAGS = (
-    ("-O3", "-march=native", "-fopenmp"),
-    ("-O3", "-mcpu=native", "-fopenmp"),
-    ("-O3", "-march=native"),
-    ("-O3", "-mcpu=native"),
-    ("-O3",),
+    ("-O3", "-fno-math-errno", "-march=native", "-fopenmp"),
+    ("-O3", "-fno-math-errno", "-mcpu=native", "-fopenmp"),
+    ("-O3", "-fno-math-errno", "-march=native"),
+    ("-O3", "-fno-math-errno", "-mcpu=native"),
+    ("-O3", "-fno-math-errno"),
 )
 _SECONDS = 120
 

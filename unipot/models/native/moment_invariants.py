@@ -19,6 +19,7 @@ from torch import Tensor
 
 from unipot.models.native.geometry import symmetric_traceless_basis
 from unipot.models.native.kernel_library import kernel
+from unipot.models.native.operators import define_operator
 
 SOURCE = Path(__file__).with_name("moment_invariants.c")
 _MOMENTS = "Tensor a0, Tensor a1, Tensor a2"
@@ -117,26 +118,29 @@ def _changes_backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(changes, given, cotangents, create_graph=True, materialize_grads=True)
 
 
-_LIBRARY = torch.library.Library("unipot", "FRAGMENT")
 _TWO, _THREE, _FIVE = (f"({', '.join(['Tensor'] * n)})" for n in (2, 3, 5))
 _ALONG = "Tensor along0, Tensor along1, Tensor along2"
-_OPERATORS = {
-    "moment_invariants": (f"({_MOMENTS}) -> {_TWO}", _invariants, lambda *x: _empty_products(*x[:2]), _invariants_backward),
-    "moment_invariant_gradients": (
-        f"({_MOMENTS}, {_COTANGENTS}) -> {_THREE}",
-        _gradients,
-        lambda *x: _empty_moments(*x[:3]),
-        _gradients_backward,
-    ),
-    "moment_invariant_changes": (
-        f"({_MOMENTS}, {_COTANGENTS}, {_ALONG}) -> {_FIVE}",
-        _changes,
-        lambda *x: (*_empty_moments(*x[:3]), *_empty_products(*x[:2])),
-        _changes_backward,
-    ),
-}
-for _name, (_schema, _function, _fake, _backward) in _OPERATORS.items():
-    _LIBRARY.define(f"{_name}{_schema}", tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(_name, _function, "CPU")
-    torch.library.register_fake(f"unipot::{_name}", _fake, lib=_LIBRARY)
-    torch.library.register_autograd(f"unipot::{_name}", _backward, setup_context=_save, lib=_LIBRARY)
+define_operator(
+    "moment_invariants",
+    f"({_MOMENTS}) -> {_TWO}",
+    function=_invariants,
+    fake=lambda a0, a1, a2: _empty_products(a0, a1),
+    backward=_invariants_backward,
+    save=_save,
+)
+define_operator(
+    "moment_invariant_gradients",
+    f"({_MOMENTS}, {_COTANGENTS}) -> {_THREE}",
+    function=_gradients,
+    fake=lambda a0, a1, a2, *rest: _empty_moments(a0, a1, a2),
+    backward=_gradients_backward,
+    save=_save,
+)
+define_operator(
+    "moment_invariant_changes",
+    f"({_MOMENTS}, {_COTANGENTS}, {_ALONG}) -> {_FIVE}",
+    function=_changes,
+    fake=lambda a0, a1, a2, *rest: (*_empty_moments(a0, a1, a2), *_empty_products(a0, a1)),
+    backward=_changes_backward,
+    save=_save,
+)

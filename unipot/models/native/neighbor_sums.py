@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from unipot.models.native.kernel_library import kernel
+from unipot.models.native.operators import define_operator
 
 SOURCE = Path(__file__).with_name("neighbor_sums.c")
 _GRAPH = "Tensor first_edge, Tensor neighbor, int[] n_shapes"
@@ -190,7 +191,6 @@ def _fake_changes(*arguments: Any) -> tuple[Tensor, ...]:
     return *_fake_gradients(*arguments), *_fake_moments(*arguments)
 
 
-_LIBRARY = torch.library.Library("unipot", "FRAGMENT")
 _THREE = "(Tensor, Tensor, Tensor)"
 _ALONG = "Tensor? radial_along, Tensor? angular_along, Tensor? features_along"
 _SCHEMAS = {
@@ -203,7 +203,4 @@ for _name, _function, _fake, _backward in (
     ("neighbor_gradients", _gradients, _fake_gradients, _gradients_backward),
     ("neighbor_changes", _changes, _fake_changes, _changes_backward),
 ):
-    _LIBRARY.define(f"{_name}{_SCHEMAS[_name]}", tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(_name, _function, "CPU")
-    torch.library.register_fake(f"unipot::{_name}", _fake, lib=_LIBRARY)
-    torch.library.register_autograd(f"unipot::{_name}", _backward, setup_context=_save, lib=_LIBRARY)
+    define_operator(_name, _SCHEMAS[_name], function=_function, fake=_fake, backward=_backward, save=_save)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unipot.batch import AtomBatch
-from unipot.models.native import moment_invariants, neighbor_sums
+from unipot.models.native import edge_functions, moment_invariants, neighbor_sums
 from unipot.models.native.kernel_library import KernelUnavailableError, kernel
 from unipot.models.native.neighbor_edges import make_edges
 from unipot.models.native.neighbor_slots import make_slots
@@ -89,8 +89,8 @@ def use_kernel(batch: AtomBatch) -> bool:
     if choice == "slots" or not fits:
         return False
     try:
-        kernel(neighbor_sums.SOURCE)
-        kernel(moment_invariants.SOURCE)
+        for module in (neighbor_sums, moment_invariants, edge_functions):
+            kernel(module.SOURCE)
     except KernelUnavailableError as error:
         if choice == "kernel":
             raise ValueError(f"{NEIGHBOR_SUMS_VARIABLE}=kernel, but {error}") from error

@@ -1,0 +1,139 @@
+"""Functions of edge vectors that every layer reads: plain, and compiled with the derivatives that training through forces needs.
+
+With r = |v|, u = v/r and x = r/cutoff: the radial basis and envelope of x, and the angular functions of u (see `geometry`). As in
+`moment_invariants` three operators are the function, its gradient, and the changes of both along a direction; derivatives beyond
+come from the plain formula.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unipot.models.native.geometry import bessel, envelope, second_degree
+from unipot.models.native.kernel_library import kernel
+from unipot.models.native.operators import define_operator
+
+SOURCE = Path(__file__).with_name("edge_functions.c")
+N_ANGULAR = 8
+
+Three = tuple[Tensor, Tensor, Tensor]
+
+
+def edge_functions(vectors: Tensor, cutoff: float, n_basis: int, *, compiled: bool) -> Three:
+    """Radial basis (n_edges, n_basis), envelope (n_edges, 1), and angular functions of degrees 1 and 2 (n_edges, 8).
+
+    Args:
+        vectors: (n_edges, 3) Å, none of them zero.
+        cutoff: Å.
+        n_basis: radial functions.
+        compiled: by the operators below, on the CPU in float32 or float64.
+    """
+    function = torch.ops.unipot.edge_functions if compiled else plain_functions
+    return function(vectors, cutoff, n_basis)
+
+
+def plain_functions(vectors: Tensor, cutoff: float, n_basis: int) -> Three:
+    """The same by operations of torch."""
+    distance = torch.linalg.vector_norm(vectors, dim=1)
+    unit = vectors / distance[:, None]
+    x = distance / cutoff
+    return bessel(x, n_basis), envelope(x)[:, None], torch.cat([unit, second_degree(unit)], dim=1)
+
+
+def _run(name: str, tensors: tuple[Tensor, ...], out: tuple[Tensor, ...], cutoff: float, n_basis: int) -> None:
+    """Call the kernel: vectors first; it sees addresses only."""
+    vectors = tensors[0]
+    if any(tensor.dtype != vectors.dtype for tensor in tensors):
+        raise TypeError(f"functions of edges need one dtype, got {sorted({str(tensor.dtype) for tensor in tensors})}")
+    held = [tensor.contiguous() for tensor in tensors]
+    function = getattr(kernel(SOURCE), f"unipot_{name}_{'float32' if vectors.dtype == torch.float32 else 'float64'}")
+    function.argtypes = (*(ctypes.c_int64,) * 3, ctypes.c_double, *(ctypes.c_void_p,) * (len(held) + len(out)))
+    addresses = (tensor.data_ptr() for tensor in (*held, *out))
+    function(vectors.shape[0], n_basis, torch.get_num_threads(), cutoff, *addresses)
+
+
+def _empty_functions(vectors: Tensor, n_basis: int) -> Three:
+    n = vectors.shape[0]
+    return vectors.new_empty(n, n_basis), vectors.new_empty(n, 1), vectors.new_empty(n, N_ANGULAR)
+
+
+def _functions(vectors: Tensor, cutoff: float, n_basis: int) -> Three:
+    out = _empty_functions(vectors, n_basis)
+    _run("edge_functions", (vectors,), out, cutoff, n_basis)
+    return out
+
+
+def _gradients(vectors: Tensor, basis: Tensor, weight: Tensor, angular: Tensor, cutoff: float, n_basis: int) -> Tensor:
+    out = vectors.new_empty(vectors.shape)
+    _run("edge_gradients", (vectors, basis, weight, angular), (out,), cutoff, n_basis)
+    return out
+
+
+def _changes(*arguments: Any) -> tuple[Tensor, ...]:
+    *tensors, cutoff, n_basis = arguments
+    out = _fake_changes(*arguments)
+    _run("edge_changes", tuple(tensors), out, cutoff, n_basis)
+    return out
+
+
+def _fake_changes(*arguments: Any) -> tuple[Tensor, ...]:
+    vectors, n_basis = arguments[0], arguments[-1]
+    return vectors.new_empty(vectors.shape), *_empty_functions(vectors, n_basis)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, ctx.cutoff, ctx.n_basis = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _functions_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+    return torch.ops.unipot.edge_gradients(*ctx.saved_tensors, *cotangents, ctx.cutoff, ctx.n_basis), None, None
+
+
+def _gradients_backward(ctx: Any, along: Tensor) -> tuple[Any, ...]:
+    return *torch.ops.unipot.edge_changes(*ctx.saved_tensors, along, ctx.cutoff, ctx.n_basis), None, None
+
+
+def _changes_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+    """Of third order, for which there is no kernel: the plain formula, differentiated."""
+    with torch.enable_grad():
+        # views: what one of them was made of is no part of the derivative by another
+        given = [tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+        vectors, *weights, along = given
+        functions = plain_functions(vectors, ctx.cutoff, ctx.n_basis)
+        (gradient,) = torch.autograd.grad(functions, (vectors,), weights, create_graph=True)
+        changes = torch.autograd.grad(gradient, (vectors, *weights), along, create_graph=True)
+        return *torch.autograd.grad(changes, given, cotangents, create_graph=True, materialize_grads=True), None, None
+
+
+_SIZES = "float cutoff, int n_basis"
+_COTANGENTS = "Tensor basis, Tensor weight, Tensor angular"
+define_operator(
+    "edge_functions",
+    f"(Tensor vectors, {_SIZES}) -> (Tensor, Tensor, Tensor)",
+    function=_functions,
+    fake=lambda vectors, cutoff, n_basis: _empty_functions(vectors, n_basis),
+    backward=_functions_backward,
+    save=_save,
+)
+define_operator(
+    "edge_gradients",
+    f"(Tensor vectors, {_COTANGENTS}, {_SIZES}) -> Tensor",
+    function=_gradients,
+    fake=lambda vectors, *rest: vectors.new_empty(vectors.shape),
+    backward=_gradients_backward,
+    save=_save,
+)
+define_operator(
+    "edge_changes",
+    f"(Tensor vectors, {_COTANGENTS}, Tensor along, {_SIZES}) -> (Tensor, Tensor, Tensor, Tensor)",
+    function=_changes,
+    fake=_fake_changes,
+    backward=_changes_backward,
+    save=_save,
+)
