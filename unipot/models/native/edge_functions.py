@@ -8,6 +8,7 @@ come from the plain formula.
 from __future__ import annotations
 
 import ctypes
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from unipot.models.native.geometry import bessel, envelope, second_degree
 from unipot.models.native.kernel_library import kernel
-from unipot.models.native.operators import define_operator
+from unipot.models.native.operators import define_operator, derivative_of_changes
 
 SOURCE = Path(__file__).with_name("edge_functions.c")
 N_ANGULAR = 8
@@ -100,15 +101,8 @@ def _gradients_backward(ctx: Any, along: Tensor) -> tuple[Any, ...]:
 
 
 def _changes_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-    """Of third order, for which there is no kernel: the plain formula, differentiated."""
-    with torch.enable_grad():
-        # views: what one of them was made of is no part of the derivative by another
-        given = [tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
-        vectors, *weights, along = given
-        functions = plain_functions(vectors, ctx.cutoff, ctx.n_basis)
-        (gradient,) = torch.autograd.grad(functions, (vectors,), weights, create_graph=True)
-        changes = torch.autograd.grad(gradient, (vectors, *weights), along, create_graph=True)
-        return *torch.autograd.grad(changes, given, cotangents, create_graph=True, materialize_grads=True), None, None
+    plain = partial(plain_functions, cutoff=ctx.cutoff, n_basis=ctx.n_basis)
+    return *derivative_of_changes(plain, 1, ctx.saved_tensors, cotangents), None, None
 
 
 _SIZES = "float cutoff, int n_basis"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unipot.models.native.geometry import symmetric_traceless_basis
 from unipot.models.native.kernel_library import kernel
-from unipot.models.native.operators import define_operator
+from unipot.models.native.operators import define_operator, derivative_of_changes
 
 SOURCE = Path(__file__).with_name("moment_invariants.c")
 _MOMENTS = "Tensor a0, Tensor a1, Tensor a2"
@@ -108,14 +108,7 @@ def _gradients_backward(ctx: Any, *along: Tensor) -> tuple[Tensor, ...]:
 
 
 def _changes_backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, ...]:
-    """Of third order, for which there is no kernel: the plain formula, differentiated."""
-    with torch.enable_grad():
-        # views: what one of them was made of is no part of the derivative by another
-        given = [tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
-        moments, products, along = given[:3], given[3:5], given[5:]
-        gradient = torch.autograd.grad(plain_invariants(*moments), moments, products, create_graph=True)
-        changes = torch.autograd.grad(gradient, [*moments, *products], along, create_graph=True)
-        return torch.autograd.grad(changes, given, cotangents, create_graph=True, materialize_grads=True)
+    return derivative_of_changes(plain_invariants, 3, ctx.saved_tensors, cotangents)
 
 
 _TWO, _THREE, _FIVE = (f"({', '.join(['Tensor'] * n)})" for n in (2, 3, 5))

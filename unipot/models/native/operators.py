@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _LIBRARY = torch.library.Library("unipot", "FRAGMENT")
 
@@ -33,3 +34,23 @@ def define_operator(
     _LIBRARY.impl(name, function, "CPU")
     torch.library.register_fake(f"unipot::{name}", fake, lib=_LIBRARY)
     torch.library.register_autograd(f"unipot::{name}", backward, setup_context=save, lib=_LIBRARY)
+
+
+def derivative_of_changes(
+    plain: Callable[..., tuple[Tensor, ...]], n_arguments: int, saved: Sequence[Tensor], cotangents: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Gradients of the changes of a function and its gradient, where there is no kernel for them: of the plain formula.
+
+    Args:
+        plain: the function, of operations of torch.
+        n_arguments: of the function.
+        saved: its arguments x, cotangents g of its results, and a direction z of its arguments.
+        cotangents: of the changes along z, of the gradient ∂⟨g, plain(x)⟩/∂x first and then of plain(x).
+    """
+    with torch.enable_grad():
+        # views: what one of them was made of is no part of the derivative by another
+        given = [tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_() for tensor in saved]
+        arguments, weights, along = given[:n_arguments], given[n_arguments:-n_arguments], given[-n_arguments:]
+        gradient = torch.autograd.grad(plain(*arguments), arguments, weights, create_graph=True)
+        changes = torch.autograd.grad(gradient, [*arguments, *weights], along, create_graph=True)
+        return torch.autograd.grad(changes, given, cotangents, create_graph=True, materialize_grads=True)
