@@ -34,7 +34,7 @@ def edge_functions(vectors: Tensor, cutoff: float, n_basis: int, *, compiled: bo
         n_basis: radial functions.
         compiled: by the operators below, on the CPU in float32 or float64.
     """
-    function = torch.ops.unipot.edge_functions if compiled else plain_functions
+    function = _EDGE_FUNCTIONS if compiled else plain_functions
     return function(vectors, cutoff, n_basis)
 
 
@@ -93,11 +93,11 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _functions_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-    return torch.ops.unipot.edge_gradients(*ctx.saved_tensors, *cotangents, ctx.cutoff, ctx.n_basis), None, None
+    return _EDGE_GRADIENTS(*ctx.saved_tensors, *cotangents, ctx.cutoff, ctx.n_basis), None, None
 
 
 def _gradients_backward(ctx: Any, along: Tensor) -> tuple[Any, ...]:
-    return *torch.ops.unipot.edge_changes(*ctx.saved_tensors, along, ctx.cutoff, ctx.n_basis), None, None
+    return *_EDGE_CHANGES(*ctx.saved_tensors, along, ctx.cutoff, ctx.n_basis), None, None
 
 
 def _changes_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
@@ -107,7 +107,7 @@ def _changes_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
 
 _SIZES = "float cutoff, int n_basis"
 _COTANGENTS = "Tensor basis, Tensor weight, Tensor angular"
-define_operator(
+_EDGE_FUNCTIONS = define_operator(
     "edge_functions",
     f"(Tensor vectors, {_SIZES}) -> (Tensor, Tensor, Tensor)",
     function=_functions,
@@ -115,7 +115,7 @@ define_operator(
     backward=_functions_backward,
     save=_save,
 )
-define_operator(
+_EDGE_GRADIENTS = define_operator(
     "edge_gradients",
     f"(Tensor vectors, {_COTANGENTS}, {_SIZES}) -> Tensor",
     function=_gradients,
@@ -123,7 +123,7 @@ define_operator(
     backward=_gradients_backward,
     save=_save,
 )
-define_operator(
+_EDGE_CHANGES = define_operator(
     "edge_changes",
     f"(Tensor vectors, {_COTANGENTS}, Tensor along, {_SIZES}) -> (Tensor, Tensor, Tensor, Tensor)",
     function=_changes,

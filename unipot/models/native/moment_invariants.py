@@ -37,7 +37,7 @@ def moment_invariants(a0: Tensor, a1: Tensor, a2: Tensor, *, compiled: bool) -> 
         a2: (n, 5, V), components in `symmetric_traceless_basis`.
         compiled: by the operators below, on the CPU in float32 or float64.
     """
-    return torch.ops.unipot.moment_invariants(a0, a1, a2) if compiled else plain_invariants(a0, a1, a2)
+    return _MOMENT_INVARIANTS(a0, a1, a2) if compiled else plain_invariants(a0, a1, a2)
 
 
 def plain_invariants(a0: Tensor, a1: Tensor, a2: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,11 +100,11 @@ def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
 
 
 def _invariants_backward(ctx: Any, *cotangents: Tensor) -> Moments:
-    return torch.ops.unipot.moment_invariant_gradients(*ctx.saved_tensors, *cotangents)
+    return _MOMENT_INVARIANT_GRADIENTS(*ctx.saved_tensors, *cotangents)
 
 
 def _gradients_backward(ctx: Any, *along: Tensor) -> tuple[Tensor, ...]:
-    return torch.ops.unipot.moment_invariant_changes(*ctx.saved_tensors, *along)
+    return _MOMENT_INVARIANT_CHANGES(*ctx.saved_tensors, *along)
 
 
 def _changes_backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, ...]:
@@ -113,7 +113,7 @@ def _changes_backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, ...]:
 
 _TWO, _THREE, _FIVE = (f"({', '.join(['Tensor'] * n)})" for n in (2, 3, 5))
 _ALONG = "Tensor along0, Tensor along1, Tensor along2"
-define_operator(
+_MOMENT_INVARIANTS = define_operator(
     "moment_invariants",
     f"({_MOMENTS}) -> {_TWO}",
     function=_invariants,
@@ -121,7 +121,7 @@ define_operator(
     backward=_invariants_backward,
     save=_save,
 )
-define_operator(
+_MOMENT_INVARIANT_GRADIENTS = define_operator(
     "moment_invariant_gradients",
     f"({_MOMENTS}, {_COTANGENTS}) -> {_THREE}",
     function=_gradients,
@@ -129,7 +129,7 @@ define_operator(
     backward=_gradients_backward,
     save=_save,
 )
-define_operator(
+_MOMENT_INVARIANT_CHANGES = define_operator(
     "moment_invariant_changes",
     f"({_MOMENTS}, {_COTANGENTS}, {_ALONG}) -> {_FIVE}",
     function=_changes,

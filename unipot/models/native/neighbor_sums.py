@@ -55,7 +55,7 @@ def neighbor_moments(
         neighbor: (n_edges,) int64.
         n_shapes: (K0, K1, K2); K1 and K2 may be 0, and K2 is 0 for vectors.
     """
-    return torch.ops.unipot.neighbor_moments(radial, angular, features, first_edge, neighbor, n_shapes)
+    return _NEIGHBOR_MOMENTS(radial, angular, features, first_edge, neighbor, n_shapes)
 
 
 def _run(
@@ -131,13 +131,13 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _moments_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
     radial, angular, features, first_edge, neighbor = ctx.saved_tensors
     given = _filled(cotangents, _empty_moments(features.detach(), ctx.n_shapes))
-    gradients = torch.ops.unipot.neighbor_gradients(radial, angular, features, *given, first_edge, neighbor, ctx.n_shapes)
+    gradients = _NEIGHBOR_GRADIENTS(radial, angular, features, *given, first_edge, neighbor, ctx.n_shapes)
     return *gradients, None, None, None
 
 
 def _gradients_backward(ctx: Any, *along: Tensor | None) -> tuple[Tensor | None, ...]:
     *six, first_edge, neighbor = ctx.saved_tensors
-    return *torch.ops.unipot.neighbor_changes(*six, *along, first_edge, neighbor, ctx.n_shapes), None, None, None
+    return *_NEIGHBOR_CHANGES(*six, *along, first_edge, neighbor, ctx.n_shapes), None, None, None
 
 
 def _changes_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
@@ -161,8 +161,8 @@ def _changes_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
                 constant = int(x[2].dim() == 3)  # degree of the moments that R0 is in
                 term[0] = torch.nn.functional.pad(term[0][:, ctx.n_shapes[0] :], (ctx.n_shapes[0], 0))
                 term[3] = [torch.zeros_like(g) if degree == constant else g for degree, g in enumerate(term[3])]
-            gradients = torch.ops.unipot.neighbor_gradients(*term[:3], *term[3], *graph)
-            partial = [*gradients, torch.ops.unipot.neighbor_moments(*term[:3], *graph)]
+            gradients = _NEIGHBOR_GRADIENTS(*term[:3], *term[3], *graph)
+            partial = [*gradients, _NEIGHBOR_MOMENTS(*term[:3], *graph)]
             for place in {0, 1, 2, 3} - {b}:
                 target = to_t if place == a else to_x
                 target[place] = _sum(target[place], partial[place])
@@ -193,14 +193,27 @@ def _fake_changes(*arguments: Any) -> tuple[Tensor, ...]:
 
 _THREE = "(Tensor, Tensor, Tensor)"
 _ALONG = "Tensor? radial_along, Tensor? angular_along, Tensor? features_along"
-_SCHEMAS = {
-    "neighbor_moments": f"({_ARGUMENTS}, {_GRAPH}) -> {_THREE}",
-    "neighbor_gradients": f"({_ARGUMENTS}, {_COTANGENTS}, {_GRAPH}) -> {_THREE}",
-    "neighbor_changes": f"({_ARGUMENTS}, {_COTANGENTS}, {_ALONG}, {_GRAPH}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-}
-for _name, _function, _fake, _backward in (
-    ("neighbor_moments", _moments, _fake_moments, _moments_backward),
-    ("neighbor_gradients", _gradients, _fake_gradients, _gradients_backward),
-    ("neighbor_changes", _changes, _fake_changes, _changes_backward),
-):
-    define_operator(_name, _SCHEMAS[_name], function=_function, fake=_fake, backward=_backward, save=_save)
+_NEIGHBOR_MOMENTS = define_operator(
+    "neighbor_moments",
+    f"({_ARGUMENTS}, {_GRAPH}) -> {_THREE}",
+    function=_moments,
+    fake=_fake_moments,
+    backward=_moments_backward,
+    save=_save,
+)
+_NEIGHBOR_GRADIENTS = define_operator(
+    "neighbor_gradients",
+    f"({_ARGUMENTS}, {_COTANGENTS}, {_GRAPH}) -> {_THREE}",
+    function=_gradients,
+    fake=_fake_gradients,
+    backward=_gradients_backward,
+    save=_save,
+)
+_NEIGHBOR_CHANGES = define_operator(
+    "neighbor_changes",
+    f"({_ARGUMENTS}, {_COTANGENTS}, {_ALONG}, {_GRAPH}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    function=_changes,
+    fake=_fake_changes,
+    backward=_changes_backward,
+    save=_save,
+)

@@ -1,4 +1,4 @@
-"""How our operators become operators of torch: differentiable, and opaque to tracing and compilers."""
+"""How kernels become operators of torch: differentiable, and opaque to tracing and compilers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def define_operator(
     fake: Callable[..., Any],
     backward: Callable[..., Any],
     save: Callable[..., None],
-) -> None:
-    """Define torch.ops.unipot.<name>.
+) -> Callable[..., Any]:
+    """Define torch.ops.unipot.<name>, for tracing and compiled graphs.
 
     Args:
         name: of the operator.
@@ -29,11 +29,31 @@ def define_operator(
         fake: the same shapes and dtypes without numbers.
         backward: (context, *cotangents) -> gradients of the arguments.
         save: (context, inputs, output) -> None: keeps what `backward` needs.
+
+    Returns:
+        The operator as a function. Where nothing traces or watches operators it does not pass through the dispatcher, which
+        takes as long as the rest of the call for a small structure.
     """
     _LIBRARY.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(name, function, "CPU")
     torch.library.register_fake(f"unipot::{name}", fake, lib=_LIBRARY)
     torch.library.register_autograd(f"unipot::{name}", backward, setup_context=save, lib=_LIBRARY)
+    operator = getattr(torch.ops.unipot, name)
+
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        save(ctx, arguments, None)
+        return function(*arguments)
+
+    direct = type(name, (torch.autograd.Function,), {"forward": staticmethod(forward), "backward": staticmethod(backward)})
+
+    def call(*arguments: Any) -> Any:
+        return operator(*arguments) if _is_watched() else direct.apply(*arguments)  # type: ignore[attr-defined]
+
+    return call
+
+
+def _is_watched() -> bool:
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
 
 def derivative_of_changes(
