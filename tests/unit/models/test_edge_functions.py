@@ -7,17 +7,11 @@ import torch
 from torch import Tensor
 
 from unipot.models.native import edge_functions
-from unipot.models.native.kernel_library import KernelUnavailableError, kernel
 
 CUTOFF = 5.0
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compiler() -> None:
-    try:
-        kernel(edge_functions.SOURCE)
-    except KernelUnavailableError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("kernels")
 
 
 def edges(n_edges: int, dtype: torch.dtype = torch.float64) -> Tensor:

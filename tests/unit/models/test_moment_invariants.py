@@ -8,15 +8,8 @@ from torch import Tensor
 
 from unipot.models.native import moment_invariants
 from unipot.models.native.geometry import symmetric_traceless_basis
-from unipot.models.native.kernel_library import KernelUnavailableError, kernel
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiler() -> None:
-    try:
-        kernel(moment_invariants.SOURCE)
-    except KernelUnavailableError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("kernels")
 
 
 def moments(n_atoms: int, n_scalars: int, n_channels: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:

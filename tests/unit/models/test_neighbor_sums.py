@@ -17,7 +17,7 @@ from unipot.batch import AtomBatch, collate
 from unipot.models import Backbone, build_backbone
 from unipot.models.native import neighbor_sums, neighborhood
 from unipot.models.native.geometry import trace_and_traceless
-from unipot.models.native.kernel_library import KernelUnavailableError, kernel, load_kernel, load_once
+from unipot.models.native.kernel_library import KernelUnavailableError, load_kernel, load_once
 from unipot.models.native.neighbor_edges import NeighborEdges
 from unipot.models.native.neighbor_slots import NeighborSlots
 from unipot.structure import Structure
@@ -26,12 +26,7 @@ Arguments = tuple[Tensor, Tensor, Tensor]
 Graph = tuple[Tensor, Tensor, tuple[int, int, int]]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compiler() -> None:
-    try:
-        kernel(neighbor_sums.SOURCE)
-    except KernelUnavailableError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("kernels")
 
 
 @pytest.fixture

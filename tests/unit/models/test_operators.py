@@ -8,15 +8,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unipot.models.native import moment_invariants
-from unipot.models.native.kernel_library import KernelUnavailableError, kernel
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiler() -> None:
-    try:
-        kernel(moment_invariants.SOURCE)
-    except KernelUnavailableError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("kernels")
 
 
 class Watcher(TorchDispatchMode):

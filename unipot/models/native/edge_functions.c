@@ -85,7 +85,7 @@ INLINE void NAME(pull)(const REAL *g, double u0, double u1, double u2, double *h
 #define MINE const int64_t m = n - first < BLOCK ? n - first : BLOCK; Edges edges; NAME(load)(vectors + 3 * first, cutoff, m, &edges)
 
 void NAME(unipot_edge_functions)(
-    int64_t n, int64_t n_basis, int64_t n_threads, double cutoff, const REAL *restrict vectors, REAL *restrict basis,
+    int64_t n, int64_t n_basis, double cutoff, int64_t n_threads, const REAL *restrict vectors, REAL *restrict basis,
     REAL *restrict weight, REAL *restrict angular) {
     BLOCKS {
         MINE;
@@ -107,7 +107,7 @@ void NAME(unipot_edge_functions)(
 
 /* of basis, envelope and angular functions contracted with g, with respect to the vectors */
 void NAME(unipot_edge_gradients)(
-    int64_t n, int64_t n_basis, int64_t n_threads, double cutoff, const REAL *restrict vectors, const REAL *restrict g_basis,
+    int64_t n, int64_t n_basis, double cutoff, int64_t n_threads, const REAL *restrict vectors, const REAL *restrict g_basis,
     const REAL *restrict g_weight, const REAL *restrict g_angular, REAL *restrict out) {
     BLOCKS {
         MINE;
@@ -136,7 +136,7 @@ void NAME(unipot_edge_gradients)(
 
 /* of both functions above along z (n, 3) */
 void NAME(unipot_edge_changes)(
-    int64_t n, int64_t n_basis, int64_t n_threads, double cutoff, const REAL *restrict vectors, const REAL *restrict g_basis,
+    int64_t n, int64_t n_basis, double cutoff, int64_t n_threads, const REAL *restrict vectors, const REAL *restrict g_basis,
     const REAL *restrict g_weight, const REAL *restrict g_angular, const REAL *restrict along, REAL *restrict out, REAL *restrict basis,
     REAL *restrict weight, REAL *restrict angular) {
     BLOCKS {

@@ -7,7 +7,6 @@ come from the plain formula.
 
 from __future__ import annotations
 
-import ctypes
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ import torch
 from torch import Tensor
 
 from unipot.models.native.geometry import bessel, envelope, second_degree
-from unipot.models.native.kernel_library import kernel
-from unipot.models.native.operators import define_operator, derivative_of_changes
+from unipot.models.native.operators import call_kernel, define_operator, derivative_of_changes
 
 SOURCE = Path(__file__).with_name("edge_functions.c")
 N_ANGULAR = 8
@@ -46,18 +44,6 @@ def plain_functions(vectors: Tensor, cutoff: float, n_basis: int) -> Three:
     return bessel(x, n_basis), envelope(x)[:, None], torch.cat([unit, second_degree(unit)], dim=1)
 
 
-def _run(name: str, tensors: tuple[Tensor, ...], out: tuple[Tensor, ...], cutoff: float, n_basis: int) -> None:
-    """Call the kernel: vectors first; it sees addresses only."""
-    vectors = tensors[0]
-    if any(tensor.dtype != vectors.dtype for tensor in tensors):
-        raise TypeError(f"functions of edges need one dtype, got {sorted({str(tensor.dtype) for tensor in tensors})}")
-    held = [tensor.contiguous() for tensor in tensors]
-    function = getattr(kernel(SOURCE), f"unipot_{name}_{'float32' if vectors.dtype == torch.float32 else 'float64'}")
-    function.argtypes = (*(ctypes.c_int64,) * 3, ctypes.c_double, *(ctypes.c_void_p,) * (len(held) + len(out)))
-    addresses = (tensor.data_ptr() for tensor in (*held, *out))
-    function(vectors.shape[0], n_basis, torch.get_num_threads(), cutoff, *addresses)
-
-
 def _empty_functions(vectors: Tensor, n_basis: int) -> Three:
     n = vectors.shape[0]
     return vectors.new_empty(n, n_basis), vectors.new_empty(n, 1), vectors.new_empty(n, N_ANGULAR)
@@ -65,20 +51,20 @@ def _empty_functions(vectors: Tensor, n_basis: int) -> Three:
 
 def _functions(vectors: Tensor, cutoff: float, n_basis: int) -> Three:
     out = _empty_functions(vectors, n_basis)
-    _run("edge_functions", (vectors,), out, cutoff, n_basis)
+    call_kernel(SOURCE, "edge_functions", (vectors.shape[0], n_basis, float(cutoff)), (vectors,), out)
     return out
 
 
 def _gradients(vectors: Tensor, basis: Tensor, weight: Tensor, angular: Tensor, cutoff: float, n_basis: int) -> Tensor:
     out = vectors.new_empty(vectors.shape)
-    _run("edge_gradients", (vectors, basis, weight, angular), (out,), cutoff, n_basis)
+    call_kernel(SOURCE, "edge_gradients", (vectors.shape[0], n_basis, float(cutoff)), (vectors, basis, weight, angular), (out,))
     return out
 
 
 def _changes(*arguments: Any) -> tuple[Tensor, ...]:
     *tensors, cutoff, n_basis = arguments
     out = _fake_changes(*arguments)
-    _run("edge_changes", tuple(tensors), out, cutoff, n_basis)
+    call_kernel(SOURCE, "edge_changes", (tensors[0].shape[0], n_basis, float(cutoff)), tensors, out)
     return out
 
 

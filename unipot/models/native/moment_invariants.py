@@ -10,7 +10,6 @@ symmetric, that of G. Derivatives beyond come from the plain formula.
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ import torch
 from torch import Tensor
 
 from unipot.models.native.geometry import symmetric_traceless_basis
-from unipot.models.native.kernel_library import kernel
-from unipot.models.native.operators import define_operator, derivative_of_changes
+from unipot.models.native.operators import call_kernel, define_operator, derivative_of_changes
 
 SOURCE = Path(__file__).with_name("moment_invariants.c")
 _MOMENTS = "Tensor a0, Tensor a1, Tensor a2"
@@ -57,15 +55,8 @@ def symmetric_determinant(matrix: Tensor) -> Tensor:
     return (torch.linalg.cross(first, second, dim=1) * third).sum(1)
 
 
-def _run(name: str, tensors: tuple[Tensor, ...], out: tuple[Tensor, ...]) -> None:
-    """Call the kernel: moments first; it sees addresses only."""
-    a0, a1, _ = tensors[:3]
-    if any(tensor.dtype != a0.dtype for tensor in tensors):
-        raise TypeError(f"invariants of moments need one dtype, got {sorted({str(tensor.dtype) for tensor in tensors})}")
-    held = [tensor.contiguous() for tensor in tensors]
-    function = getattr(kernel(SOURCE), f"unipot_{name}_{'float32' if a0.dtype == torch.float32 else 'float64'}")
-    function.argtypes = (*(ctypes.c_int64,) * 4, *(ctypes.c_void_p,) * (len(held) + len(out)))
-    function(a0.shape[0], a0.shape[1], a1.shape[2], torch.get_num_threads(), *(tensor.data_ptr() for tensor in (*held, *out)))
+def _sizes(a0: Tensor, a1: Tensor, *_: Tensor) -> tuple[int, int, int]:
+    return a0.shape[0], a0.shape[1], a1.shape[2]
 
 
 def _empty_products(a0: Tensor, a1: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,19 +70,19 @@ def _empty_moments(a0: Tensor, a1: Tensor, a2: Tensor) -> Moments:
 
 def _invariants(*moments: Tensor) -> tuple[Tensor, Tensor]:
     out = _empty_products(*moments[:2])
-    _run("moment_invariants", moments, out)
+    call_kernel(SOURCE, "moment_invariants", _sizes(*moments), moments, out)
     return out
 
 
 def _gradients(*tensors: Tensor) -> Moments:
     out = _empty_moments(*tensors[:3])
-    _run("moment_invariant_gradients", tensors, out)
+    call_kernel(SOURCE, "moment_invariant_gradients", _sizes(*tensors), tensors, out)
     return out
 
 
 def _changes(*tensors: Tensor) -> tuple[Tensor, ...]:
     out = (*_empty_moments(*tensors[:3]), *_empty_products(*tensors[:2]))
-    _run("moment_invariant_changes", tensors, out)
+    call_kernel(SOURCE, "moment_invariant_changes", _sizes(*tensors), tensors, out)
     return out
 
 

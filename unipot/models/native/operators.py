@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from unipot.models.native.kernel_library import kernel
 
 _LIBRARY = torch.library.Library("unipot", "FRAGMENT")
 
@@ -54,6 +58,30 @@ def define_operator(
 
 def _is_watched() -> bool:
     return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+
+
+def call_kernel(source: Path, name: str, numbers: Sequence[int | float], tensors: Sequence[Tensor], out: Sequence[Tensor]) -> None:
+    """Call unipot_<name>_<dtype> of a C source: numbers, threads, addresses of tensors, addresses of results.
+
+    Args:
+        source: of the kernel.
+        name: of the function.
+        numbers: integers are int64_t, floats double.
+        tensors: of one dtype, float32 or float64.
+        out: contiguous; written to.
+
+    Raises:
+        TypeError: dtypes differ; the kernel sees addresses only.
+        KernelUnavailableError: see `kernel`.
+    """
+    dtypes = {tensor.dtype for tensor in tensors}
+    if len(dtypes) > 1:
+        raise TypeError(f"kernels need one dtype, got {sorted(map(str, dtypes))}")
+    held = [tensor.contiguous() for tensor in tensors]  # copies live until the kernel is done
+    function = getattr(kernel(source), f"unipot_{name}_{'float32' if torch.float32 in dtypes else 'float64'}")
+    types = [ctypes.c_double if isinstance(number, float) else ctypes.c_int64 for number in numbers]
+    function.argtypes = (*types, ctypes.c_int64, *(ctypes.c_void_p,) * (len(held) + len(out)))
+    function(*numbers, torch.get_num_threads(), *(tensor.data_ptr() for tensor in (*held, *out)))
 
 
 def derivative_of_changes(
