@@ -54,3 +54,18 @@ def test_torch_compile_takes_a_function_with_operators_as_one_graph() -> None:
     compiled = torch.compile(lambda *tensors: moment_invariants.moment_invariants(*tensors, compiled=True), backend="eager", fullgraph=True)
     expected = moment_invariants.moment_invariants(*arguments, compiled=True)
     assert all(torch.equal(one, other) for one, other in zip(compiled(*arguments), expected, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of torch: a loop over the batch
+@pytest.mark.parametrize("transform", ["batched cotangents", "vmap"])
+def test_rows_of_a_hessian_come_in_one_batch(transform: str) -> None:
+    arguments = moments()
+    products = moment_invariants.moment_invariants(*arguments, compiled=True)
+    (gradient,) = torch.autograd.grad(products[0].square().sum(), arguments[1], create_graph=True)
+    cotangents = torch.eye(gradient.numel()).reshape(-1, *gradient.shape)
+    one = lambda cotangent: torch.autograd.grad(gradient, arguments[1], cotangent, retain_graph=True)[0]  # noqa: E731
+    if transform == "vmap":
+        rows = torch.vmap(one)(cotangents)
+    else:
+        (rows,) = torch.autograd.grad(gradient, arguments[1], cotangents, is_grads_batched=True, retain_graph=True)
+    torch.testing.assert_close(rows, torch.stack([one(cotangent) for cotangent in cotangents]))

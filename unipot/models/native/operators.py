@@ -35,7 +35,7 @@ def define_operator(
         save: (context, inputs, output) -> None: keeps what `backward` needs.
 
     Returns:
-        The operator as a function. Where nothing traces or watches operators it does not pass through the dispatcher, which
+        The operator as a function. Where nothing traces, watches or transforms it does not pass through the dispatcher, which
         takes as long as the rest of the call for a small structure.
     """
     _LIBRARY.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
@@ -51,13 +51,20 @@ def define_operator(
     direct = type(name, (torch.autograd.Function,), {"forward": staticmethod(forward), "backward": staticmethod(backward)})
 
     def call(*arguments: Any) -> Any:
-        return operator(*arguments) if _is_watched() else direct.apply(*arguments)  # type: ignore[attr-defined]
+        return operator(*arguments) if _is_watched(arguments) else direct.apply(*arguments)  # type: ignore[attr-defined]
 
     return call
 
 
-def _is_watched() -> bool:
-    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+def _is_watched(arguments: Sequence[Any]) -> bool:
+    """Whether torch.compile, a dispatch mode, a transform of torch.func, or torch.autograd.grad of batched cotangents is at work."""
+    functorch = torch._C._functorch
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or any(isinstance(argument, Tensor) and functorch.is_legacy_batchedtensor(argument) for argument in arguments)
+    )
 
 
 def call_kernel(source: Path, name: str, numbers: Sequence[int | float], tensors: Sequence[Tensor], out: Sequence[Tensor]) -> None:
