@@ -206,11 +206,11 @@ def predict_through(
 
 def _core_repulsion(potential: Potential, batch: AtomBatch, lengths: Tensor, stress: bool) -> tuple[Tensor, Tensor, Any] | None:
     """Energies, forces and stress of pairs that are very close, None if there are none; no parameter stands in them."""
+    if len(potential.core_repulsion.close_pairs(batch, lengths, potential.cutoff)[0]) == 0:  # type: ignore[union-attr]
+        return None
     with torch.enable_grad():
         geometry = make_deformable(batch, stress=stress)
         energy = batch.sum_over_atoms(potential.core_repulsion(geometry.batch, lengths, potential.cutoff))  # type: ignore[misc]
-        if not energy.requires_grad:
-            return None
         return energy.detach(), *forces_and_stress(energy, geometry, create_graph=False)
 
 

@@ -93,17 +93,21 @@ class CoreRepulsion(nn.Module):
             cutoff: Å, of the model; the batch may hold longer edges.
         """
         energies = torch.zeros(batch.n_atoms, dtype=torch.float64, device=batch.positions.device)
-        centre, neighbor = batch.edge_index
-        ends = end_distances(self.reach, tuple(self.closest.items()), lengths.device)
-        end = ends[batch.atomic_numbers[centre], batch.atomic_numbers[neighbor]].clamp(max=cutoff)
-        close = torch.nonzero(lengths < end)[:, 0]
+        close, end = self.close_pairs(batch, lengths, cutoff)
         if len(close) == 0:
             return energies
-        centre, neighbor = centre[close], neighbor[close]
+        centre, neighbor = batch.edge_index[:, close]
         distance = torch.linalg.vector_norm(edge_vectors(batch, close).double(), dim=1)
         charges = batch.atomic_numbers.double()
-        pair = repulsion(distance, charges[centre], charges[neighbor]) * switch(distance / end[close])
+        pair = repulsion(distance, charges[centre], charges[neighbor]) * switch(distance / end)
         return energies.index_add(0, centre, 0.5 * pair)
+
+    def close_pairs(self, batch: AtomBatch, lengths: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
+        """Positions of the edges that feel it, and the distance (Å, float64) at which it ends for each; see `forward`."""
+        ends = end_distances(self.reach, tuple(self.closest.items()), lengths.device)
+        end = ends[batch.atomic_numbers[batch.edge_index[0]], batch.atomic_numbers[batch.edge_index[1]]].clamp(max=cutoff)
+        close = torch.nonzero(lengths < end)[:, 0]
+        return close, end[close]
 
     def describe(self) -> dict[str, Any]:
         """JSON-able constructor arguments; without close pairs as in the first cards that had a repulsion."""

@@ -13,6 +13,7 @@ import os
 import tempfile
 import warnings
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class PackagedPotential(Potential):
 
     def __init__(self, potential: Potential, runner: Any, form: str, card: dict[str, Any]) -> None:
         super().__init__(potential.backbone, potential.heads, potential.core_repulsion)
-        self.runner, self.form, self.card = runner, form, card
+        self.run, self.form, self.card = _flat(runner), form, card
         self.eval().requires_grad_(False)
 
     def forward(
@@ -71,8 +72,14 @@ class PackagedPotential(Potential):
     def _run(self, inputs: list[Tensor]) -> list[Tensor]:
         """The machine code; in inference mode our kernels do not pass through autograd, which is a tenth of a small step."""
         with torch.inference_mode():
-            outputs = self.runner(*inputs)
+            outputs = self.run(inputs)
         return [output.clone() for output in outputs]  # ordinary tensors again
+
+
+def _flat(runner: Any) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+    """The machine code of a list of tensors; torch's own call parses the description of its arguments every time."""
+    run = getattr(getattr(runner, "loader", None), "boxed_run", None)
+    return (lambda inputs: runner(*inputs)) if run is None else (lambda inputs: run(list(inputs)))
 
 
 def save_package(path: str | Path, artifact: Artifact, head: str) -> Path:
