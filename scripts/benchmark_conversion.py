@@ -92,7 +92,7 @@ def convert(n: int, workers: int) -> dict[str, Any]:
     """Make a store of `n` structures in a temporary folder."""
     from rich.console import Console
 
-    from unipot.workflows.make_store import Job, StoreOptions, make_store
+    from unipot.workflows.stores.make_store import Job, StoreOptions, make_store
 
     with tempfile.TemporaryDirectory() as folder:
         job = Job(source=Synthetic(n), name="synthetic", level_of_theory="springs", labels=("energy", "forces"), total=n)

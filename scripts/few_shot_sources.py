@@ -20,7 +20,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from unipot.data.store import Store
 from unipot.structure import Structure
-from unipot.workflows.lessons.teacher_labels import driven_by
+from unipot.workflows.finetuning.distillation.xtb_labels import driven_by
 
 #: file -> sets of one level of theory and one zero of energy
 DIFFERENCES = {

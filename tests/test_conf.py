@@ -8,11 +8,11 @@ from unipot.cli import VERBS
 from unipot.models.registry import build_backbone
 from unipot.resources import conf_dir
 from unipot.training.losses import KINDS
-from unipot.workflows.compose import group_names, load_config, options_of
-from unipot.workflows.config import LossConfig, PretrainConfig
-from unipot.workflows.finetuning.small_data import candidate_configs
-from unipot.workflows.fit import set_up_process
-from unipot.workflows.model import build_loss, build_settings
+from unipot.workflows.construction.model import build_loss, build_settings
+from unipot.workflows.finetuning.search.plan import candidate_configs
+from unipot.workflows.runs.fit import set_up_process
+from unipot.workflows.settings.compose import group_names, load_config, options_of
+from unipot.workflows.settings.schema import LossConfig, PretrainConfig
 from unipot.workflows.studies.config import strategies_of, targets_of
 
 #: what a verb cannot do without

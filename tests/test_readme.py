@@ -97,8 +97,8 @@ def test_links_of_other_pages_lead_somewhere(page):
 
 def test_settings_named_in_the_text_are_accepted():
     """Inline code like `trainer=gpu trainer.devices=4` composes as options of `unipot pretrain`."""
-    from unipot.workflows.compose import load_config
-    from unipot.workflows.config import PretrainConfig
+    from unipot.workflows.settings.compose import load_config
+    from unipot.workflows.settings.schema import PretrainConfig
 
     text = re.sub(r"^```.*?^```", "", README.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     spans = [span.split() for span in re.findall(r"`([^`\n]+)`", text)]

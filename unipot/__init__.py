@@ -10,7 +10,7 @@ _LAZY = {
     "energy_difference_uncertainty": "unipot.models.last_layer",
     "Potential": "unipot.models.potential",
     "UnipotCalculator": "unipot.calculator",
-    "evaluate_structures": "unipot.evaluation",
+    "evaluate_structures": "unipot.evaluation.predictions",
     "load_potential": "unipot.zoo.artifact",
 }
 

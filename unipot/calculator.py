@@ -15,11 +15,11 @@ from torch import Tensor
 
 from unipot.batch import AtomBatch, Predictions
 from unipot.data.mixture.budget import Budget
-from unipot.evaluation import DEFAULT_BUDGET, StructurePrediction, evaluate_structures
+from unipot.evaluation.predictions import DEFAULT_BUDGET, StructurePrediction, evaluate_structures
 from unipot.models.boundary import require_room
 from unipot.models.last_layer import energy_difference_uncertainty, is_stale, predict_uncertainty, require_posterior
 from unipot.models.potential import Potential
-from unipot.moving_batch import MovingBatch
+from unipot.simulate.moving_batch import MovingBatch
 from unipot.structure import Structure, fixed_atoms, name_of, symbols_of
 from unipot.units import matrix_to_voigt
 

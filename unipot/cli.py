@@ -53,7 +53,7 @@ VERBS: dict[str, Verb] = {
     ),
     "pretrain": Verb(
         workflow="unipot.workflows.pretrain:pretrain",
-        schema="unipot.workflows.config:PretrainConfig",
+        schema="unipot.workflows.settings.schema:PretrainConfig",
         summary="train one model on a mixture of datasets",
         example="unipot pretrain run=runs/a datasets.oc20.path=oc20.unipot datasets.oc20.level_of_theory=RPBE",
     ),
@@ -156,7 +156,7 @@ def _run(arguments: list[str]) -> int:
     if any(word in ("-h", "--help") for word in rest):
         print(_verb_help(verb))
         return 0
-    from unipot.workflows.compose import load_config
+    from unipot.workflows.settings.compose import load_config
 
     config = load_config(verb, _attribute(VERBS[verb].schema), _joined_config(_without_kind(verb, rest)))
     _attribute(VERBS[verb].workflow)(config)
@@ -237,7 +237,7 @@ def _general_help() -> str:
 
 
 def _verb_help(name: str) -> str:
-    from unipot.workflows.compose import groups_for, options_of
+    from unipot.workflows.settings.compose import groups_for, options_of
 
     verb = VERBS[name]
     lines = [f"unipot {name}: {verb.summary}", "", f"example:\n  {verb.example}", "", _OPTIONS_HELP, "groups and their options:"]

@@ -10,10 +10,10 @@ from data_worker import DataWorker
 from worker import serve
 
 from unipot.batch import AtomBatch
+from unipot.data.mixture.packed_batch import PackedBatch, pack
 from unipot.data.storage.decode import decode_batch
 from unipot.data.store import Store
 from unipot.neighbors import batch_neighbor_list
-from unipot.packed_batch import PackedBatch, pack
 
 
 class UnipotStore:

@@ -22,11 +22,11 @@ from unipot.training.ema import WeightAverage
 from unipot.training.losses import StepLoss
 from unipot.training.metrics import MetricAccumulator
 from unipot.training.optim import build_optimizer
-from unipot.workflows.compose import load_config
-from unipot.workflows.config import PretrainConfig
-from unipot.workflows.datasets import open_datasets
-from unipot.workflows.model import build_loss, build_parameter_policy, build_potential, build_settings, head_statistics
+from unipot.workflows.construction.model import build_loss, build_parameter_policy, build_potential, build_settings, head_statistics
+from unipot.workflows.inputs.datasets import open_datasets
 from unipot.workflows.pretrain import mixture_data, scales_of
+from unipot.workflows.settings.compose import load_config
+from unipot.workflows.settings.schema import PretrainConfig
 
 TEST_ATOMS = 600  # at most, in one batch of a test; larger structures come alone
 

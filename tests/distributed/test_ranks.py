@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from unipot.training.metrics_log import read_metrics
-from unipot.workflows.compose import load_config
-from unipot.workflows.config import PretrainConfig
 from unipot.workflows.pretrain import pretrain
+from unipot.workflows.settings.compose import load_config
+from unipot.workflows.settings.schema import PretrainConfig
 
 pytestmark = pytest.mark.distributed
 

@@ -16,7 +16,7 @@ from unipot.cli import main
 from unipot.data.store import Store
 from unipot.models import CompositionReference, Head, HeadBank, Potential, build_backbone
 from unipot.structure import Structure
-from unipot.workflows.finetuning.self_replay import label_structure
+from unipot.workflows.finetuning.replay.pseudo_labels import label_structure
 from unipot.zoo import load_artifact, save_artifact
 
 ELEMENTS = (1, 6, 8, 13, 28, 29)

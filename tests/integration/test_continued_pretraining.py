@@ -6,9 +6,9 @@ from ase.io import read, write
 
 from unipot.calculator import UnipotCalculator
 from unipot.cli import main
-from unipot.workflows.compose import load_config
-from unipot.workflows.config import PretrainConfig
 from unipot.workflows.pretrain import pretrain
+from unipot.workflows.settings.compose import load_config
+from unipot.workflows.settings.schema import PretrainConfig
 from unipot.zoo.artifact import load_potential
 
 

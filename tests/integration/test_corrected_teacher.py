@@ -14,14 +14,15 @@ from tests.integration.lesson_cases import methanol, parent_for_lessons, parent_
 from unipot.data.store import Store
 from unipot.reporting.evaluation import Evaluation
 from unipot.structure import Structure
-from unipot.workflows.compose import load_config
 from unipot.workflows.finetune import FinetuneConfig
-from unipot.workflows.finetuning.self_replay import label_structure
-from unipot.workflows.lessons import teacher_choice, teacher_labels
-from unipot.workflows.lessons.teacher_choice import FEW, FEW_CORRECTED
-from unipot.workflows.lessons.teacher_labels import driven_by, labels_by
+from unipot.workflows.finetuning.distillation import method_choice as teacher_choice
+from unipot.workflows.finetuning.distillation import xtb_labels as teacher_labels
+from unipot.workflows.finetuning.distillation.method_choice import FEW, FEW_CORRECTED
+from unipot.workflows.finetuning.distillation.xtb_labels import driven_by, labels_by
+from unipot.workflows.finetuning.replay.pseudo_labels import label_structure
 from unipot.workflows.report import SUMMARY_FILE
-from unipot.workflows.run_folder import RunFolder
+from unipot.workflows.runs.run_folder import RunFolder
+from unipot.workflows.settings.compose import load_config
 from unipot.zoo.artifact import load_artifact, load_potential
 
 pytest.importorskip("tblite", reason="tblite is the teacher")

@@ -14,7 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
 from unipot.cli import main
-from unipot.finetune.periodic_neighbors import stand_in_for
+from unipot.finetune.alignment.periodic_neighbors import stand_in_for
 from unipot.training.metrics_log import read_metrics
 from unipot.training.module import TrainingModule
 from unipot.zoo.artifact import load_artifact, load_potential

@@ -10,8 +10,9 @@ from rich.console import Console
 from tests.integration.lesson_cases import methanol, parent_for_lessons, run_finetune, xtb
 from unipot.data.store import Store
 from unipot.structure import Structure
-from unipot.workflows.lessons import first_motion, teacher_labels
-from unipot.workflows.lessons.teacher_labels import TeacherConfig, all_labels_by, driven_by, labelled_store
+from unipot.workflows.finetuning.distillation import model_sampling as first_motion
+from unipot.workflows.finetuning.distillation import xtb_labels as teacher_labels
+from unipot.workflows.finetuning.distillation.xtb_labels import TeacherConfig, all_labels_by, driven_by, labelled_store
 
 pytest.importorskip("tblite", reason="tblite is the teacher")
 BOX = {"pbc": True, "cell": [6.5, 6.5, 6.5]}

@@ -13,12 +13,12 @@ from ase.io import write
 from tests.integration.lesson_cases import methanol, parent_with_differences, run_finetune, xtb
 from unipot.data.store import Store
 from unipot.structure import Structure
-from unipot.workflows.compose import load_config
 from unipot.workflows.finetune import FinetuneConfig
-from unipot.workflows.finetuning.fold_models import FoldModel, FoldModels
-from unipot.workflows.finetuning.small_data_trials import Fold
-from unipot.workflows.lessons import known_differences
-from unipot.workflows.lessons.difference import knowing_head, of_difference
+from unipot.workflows.finetuning.distillation import delta_replay as known_differences
+from unipot.workflows.finetuning.distillation.delta_learning import knowing_head, of_difference
+from unipot.workflows.finetuning.search.fold_models import FoldModel, FoldModels
+from unipot.workflows.finetuning.search.trials import Fold
+from unipot.workflows.settings.compose import load_config
 from unipot.zoo.artifact import load_artifact, load_potential
 from unipot.zoo.card import read_card
 from unipot.zoo.sample import DIFFERENCES, sample_of

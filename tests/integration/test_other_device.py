@@ -17,7 +17,9 @@ from unipot.cli import main
 from unipot.testing import other_device
 from unipot.training.metrics_log import read_metrics
 from unipot.training.module import TrainingModule
-from unipot.workflows import evaluate, fit, simulation_input
+from unipot.workflows import evaluate
+from unipot.workflows.inputs import structure_files as simulation_input
+from unipot.workflows.runs import fit
 from unipot.zoo.artifact import load_artifact
 
 #: what differs is the order of float32 sums: padded products there, compiled kernels here

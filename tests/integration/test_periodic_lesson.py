@@ -11,10 +11,10 @@ from ase.io import write
 from tests.integration.lesson_cases import methanol, parent_for_lessons, run_finetune, xtb
 from unipot.data.store import Store
 from unipot.structure import Structure
-from unipot.workflows.lessons import first_motion
-from unipot.workflows.lessons.corrected import _structures_per_step
-from unipot.workflows.lessons.first_motion import n_labelled
-from unipot.workflows.lessons.teacher_labels import TeacherConfig, driven_by, thermal_motion
+from unipot.workflows.finetuning.distillation import model_sampling as first_motion
+from unipot.workflows.finetuning.distillation.corrected import _structures_per_step
+from unipot.workflows.finetuning.distillation.model_sampling import n_labelled
+from unipot.workflows.finetuning.distillation.xtb_labels import TeacherConfig, driven_by, thermal_motion
 from unipot.zoo.artifact import load_artifact
 
 pytest.importorskip("tblite", reason="tblite is the teacher")

@@ -11,9 +11,9 @@ from unipot.data.mixture.splits import SplitSpec, split
 from unipot.data.store import Store
 from unipot.training.metrics import evaluate
 from unipot.training.metrics_log import read_metrics
-from unipot.workflows.compose import load_config
-from unipot.workflows.config import PretrainConfig
 from unipot.workflows.pretrain import pretrain
+from unipot.workflows.settings.compose import load_config
+from unipot.workflows.settings.schema import PretrainConfig
 from unipot.zoo.artifact import load_artifact
 
 

@@ -12,7 +12,7 @@ from ase.io import write
 
 from unipot.cli import main
 from unipot.training.metrics_log import read_metrics
-from unipot.workflows.finetuning.small_data_trials import TrialRunner
+from unipot.workflows.finetuning.search.trials import TrialRunner
 from unipot.zoo.artifact import load_artifact, load_potential
 
 
@@ -64,7 +64,7 @@ def words(files, run, *overrides, data="many"):
 def short(tmp_path_factory):
     """The length of a run in a file would be the user's statement, so the shipped one is changed where it is composed."""
     patch = pytest.MonkeyPatch()
-    import unipot.workflows.compose as compose
+    import unipot.workflows.settings.compose as compose
 
     composed = compose._composed
 

@@ -12,8 +12,10 @@ from tests.integration.lesson_cases import methanol, parent_for_lessons, run_fin
 from unipot.data.store import Store
 from unipot.reporting.evaluation import Evaluation
 from unipot.structure import Structure
-from unipot.workflows.finetuning.self_replay import label_structure
-from unipot.workflows.lessons import teacher, teacher_choice, teacher_labels
+from unipot.workflows.finetuning.distillation import method_choice as teacher_choice
+from unipot.workflows.finetuning.distillation import plain as teacher
+from unipot.workflows.finetuning.distillation import xtb_labels as teacher_labels
+from unipot.workflows.finetuning.replay.pseudo_labels import label_structure
 from unipot.zoo.artifact import load_artifact, load_potential
 
 pytest.importorskip("tblite", reason="tblite is the teacher")

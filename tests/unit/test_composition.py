@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from unipot import composition
 from unipot.composition import RANK_TOLERANCE, CompositionFit, CompositionRegression, combination_in_words, fit_composition
-from unipot.finetune.composition_shift import fit_composition_shift
+from unipot.finetune.alignment.composition_shift import fit_composition_shift
 
 seeds = st.integers(0, 10_000)
 

@@ -57,7 +57,7 @@ def test_batches_stay_within_the_budget_except_a_structure_that_is_larger(make_p
 
 
 def test_a_generator_is_read_as_far_as_needed(make_potential, monkeypatch):
-    monkeypatch.setattr("unipot.evaluation._WINDOW", 4)
+    monkeypatch.setattr("unipot.evaluation.predictions._WINDOW", 4)
     read = []
     structures = (read.append(k) or Structure.from_ase(molecule("H2O")) for k in range(100))
     next(evaluate_structures(make_potential(), structures))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unipot.batch import AtomBatch, collate
-from unipot.packed_batch import pack
+from unipot.data.mixture.packed_batch import pack
 from unipot.structure import Structure
 
 

@@ -13,12 +13,12 @@ from unipot.structure import SYMBOLS
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-    from unipot.finetune.align import AlignmentReport
-    from unipot.finetune.calibrated_posterior import PosteriorReport
-    from unipot.finetune.new_elements import NewElement
-    from unipot.finetune.parents import ParentScore
-    from unipot.finetune.readout_choice import ReadoutChoice
-    from unipot.finetune.small_data import Choice, Trial
+    from unipot.finetune.alignment.align import AlignmentReport
+    from unipot.finetune.alignment.new_elements import NewElement
+    from unipot.finetune.alignment.parents import ParentScore
+    from unipot.finetune.alignment.readout_choice import ReadoutChoice
+    from unipot.finetune.search.halving import Choice, Trial
+    from unipot.finetune.uncertainty.calibrated_posterior import PosteriorReport
 
 Cell = str | int | float | None
 #: characters that a line of a heading over numbers may have in a terminal

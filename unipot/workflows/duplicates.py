@@ -17,7 +17,7 @@ from unipot.data.quality.duplicate_report import DuplicateSummary, Leakage, Stor
 from unipot.data.quality.duplicates import DISPLACEMENT, Clusters
 from unipot.data.store import Store
 from unipot.reporting.console import report_console
-from unipot.workflows.datasets import OpenDataset
+from unipot.workflows.inputs.datasets import OpenDataset
 
 #: held-out frames that a training run looks at; evenly spaced where there are more
 _MAX_HELD_OUT = 100_000

@@ -18,17 +18,17 @@ from unipot.reporting.calibration import ErrorBarQuality, quality_table
 from unipot.reporting.console import report_console
 from unipot.reporting.evaluation import Evaluation, error_table, evaluate_head, full_table
 from unipot.reporting.plots import element_error_figure, parity_figure
-from unipot.workflows.compose import RESOLVED_CONFIG, checked_config
-from unipot.workflows.config import LabelConfig, MixtureConfig, TrainerConfig
-from unipot.workflows.datasets import OpenDataset, open_datasets
-from unipot.workflows.devices import device_named, optional_dtype
-from unipot.workflows.error_bars import judge_error_bars, write_error_bars
 from unipot.workflows.finetune import FinetuneConfig, stores_of
 from unipot.workflows.finetuning.further_sets import open_further_sets, own_datasets
-from unipot.workflows.finetuning.property_heads import intervals_of, properties_in, show_intervals
+from unipot.workflows.finetuning.properties import intervals_of, properties_in, show_intervals
+from unipot.workflows.inputs.datasets import OpenDataset, open_datasets
+from unipot.workflows.inputs.evaluation_sets import Yardstick, pretrain_config, require_same_energy_kind, validation_sets
+from unipot.workflows.inputs.user_frames import UserDataConfig, budget_for, frames_batches, name_of, open_frames, open_user_frames
 from unipot.workflows.report import EVALUATIONS
-from unipot.workflows.user_frames import UserDataConfig, budget_for, frames_batches, name_of, open_frames, open_user_frames
-from unipot.workflows.yardsticks import Yardstick, pretrain_config, require_same_energy_kind, validation_sets
+from unipot.workflows.runs.error_bars import judge_error_bars, write_error_bars
+from unipot.workflows.settings.compose import RESOLVED_CONFIG, checked_config
+from unipot.workflows.settings.devices import device_named, optional_dtype
+from unipot.workflows.settings.schema import LabelConfig, MixtureConfig, TrainerConfig
 from unipot.zoo.artifact import load_artifact
 
 

@@ -15,11 +15,53 @@ from unipot.models.potential import Potential
 from unipot.reporting.console import report_console
 from unipot.structure import Structure
 from unipot.training.module import TrainingModule
-from unipot.workflows import tables
-from unipot.workflows.before_training import Plan, Ready, prepared
-from unipot.workflows.charge_states import admit_states, show_ignored_states
-from unipot.workflows.close_pairs import admit_close_pairs
-from unipot.workflows.config import (
+from unipot.workflows.construction.charge_states import admit_states, show_ignored_states
+from unipot.workflows.construction.core_repulsion import admit_close_pairs
+from unipot.workflows.construction.model import build_settings, dtype_named
+from unipot.workflows.finetuning.alignment import AUTO
+from unipot.workflows.finetuning.distillation.method_choice import choose_teacher
+from unipot.workflows.finetuning.distillation.plain import check_teacher
+from unipot.workflows.finetuning.distillation.xtb_labels import TeacherConfig
+from unipot.workflows.finetuning.further_sets import FurtherSetConfig, open_further_sets, own_datasets
+from unipot.workflows.finetuning.preparation import Plan, Ready, prepared
+from unipot.workflows.finetuning.properties import (
+    calibrate_properties,
+    check_properties,
+    through_existing_head,
+)
+from unipot.workflows.finetuning.replay.mixture import open_replay
+from unipot.workflows.finetuning.replay.pseudo_labels import SelfReplayConfig, drift_yardsticks
+from unipot.workflows.finetuning.results import card_of, chosen_potential, model_name, show_results, write_summary
+from unipot.workflows.finetuning.search.fold_models import FoldModels
+from unipot.workflows.finetuning.search.plan import STATED, SmallDataConfig, is_stated, keep_start, plan_search
+from unipot.workflows.finetuning.starting_point import cache_of
+from unipot.workflows.finetuning.strategy import StrategyConfig, add_updates, check_strategy
+from unipot.workflows.finetuning.training_module import training_module
+from unipot.workflows.finetuning.uncertainty import add_uncertainty, check_uncertainty
+from unipot.workflows.inputs.datasets import OpenDataset
+from unipot.workflows.inputs.evaluation_sets import (
+    Yardstick,
+    YardstickConfig,
+    evaluations_by_name,
+    open_yardsticks,
+    save_evaluations,
+    user_yardsticks,
+)
+from unipot.workflows.inputs.user_frames import (
+    UserDataConfig,
+    UserFrames,
+    budget_for,
+    free_head_name,
+    name_of,
+    open_user_frames,
+)
+from unipot.workflows.pretrain import mixture_data
+from unipot.workflows.report import EVALUATIONS, forgetting_table
+from unipot.workflows.runs import tables
+from unipot.workflows.runs.export import export_artifact, golden_structures
+from unipot.workflows.runs.fit import FitResult, fit, is_main_process, set_up_process
+from unipot.workflows.runs.run_folder import RunFolder, open_run_folder
+from unipot.workflows.settings.schema import (
     DatasetConfig,
     HeadsConfig,
     LoggerConfig,
@@ -28,48 +70,6 @@ from unipot.workflows.config import (
     OptimizerConfig,
     ScheduleConfig,
     TrainerConfig,
-)
-from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.export import export_artifact, golden_structures
-from unipot.workflows.finetuning.adaptation import AUTO
-from unipot.workflows.finetuning.fold_models import FoldModels
-from unipot.workflows.finetuning.further_sets import FurtherSetConfig, open_further_sets, own_datasets
-from unipot.workflows.finetuning.property_heads import (
-    calibrate_properties,
-    check_properties,
-    through_existing_head,
-)
-from unipot.workflows.finetuning.replay import open_replay
-from unipot.workflows.finetuning.results import card_of, chosen_potential, model_name, show_results, write_summary
-from unipot.workflows.finetuning.self_replay import SelfReplayConfig, drift_yardsticks
-from unipot.workflows.finetuning.small_data import STATED, SmallDataConfig, is_stated, keep_start, plan_search
-from unipot.workflows.finetuning.starting_point import cache_of
-from unipot.workflows.finetuning.strategy import StrategyConfig, add_updates, check_strategy
-from unipot.workflows.finetuning.training_module import training_module
-from unipot.workflows.finetuning.uncertainty import add_uncertainty, check_uncertainty
-from unipot.workflows.fit import FitResult, fit, is_main_process, set_up_process
-from unipot.workflows.lessons.teacher import check_teacher
-from unipot.workflows.lessons.teacher_choice import choose_teacher
-from unipot.workflows.lessons.teacher_labels import TeacherConfig
-from unipot.workflows.model import build_settings, dtype_named
-from unipot.workflows.pretrain import mixture_data
-from unipot.workflows.report import EVALUATIONS, forgetting_table
-from unipot.workflows.run_folder import RunFolder, open_run_folder
-from unipot.workflows.user_frames import (
-    UserDataConfig,
-    UserFrames,
-    budget_for,
-    free_head_name,
-    name_of,
-    open_user_frames,
-)
-from unipot.workflows.yardsticks import (
-    Yardstick,
-    YardstickConfig,
-    evaluations_by_name,
-    open_yardsticks,
-    save_evaluations,
-    user_yardsticks,
 )
 from unipot.zoo.artifact import load_potential
 

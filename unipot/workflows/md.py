@@ -41,7 +41,7 @@ def md(cfg: MdConfig) -> Trajectory:
         ValueError: an option or the structure is wrong, or the run exploded; FileNotFoundError: a file is not there.
     """
     from unipot.simulate.md import molecular_dynamics
-    from unipot.workflows.simulation_input import make_calculator, read_atoms, step_counter
+    from unipot.workflows.inputs.structure_files import make_calculator, read_atoms, step_counter
 
     structures = read_atoms(cfg.structure, cfg.index)
     if len(structures) != 1:

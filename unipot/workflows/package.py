@@ -27,7 +27,7 @@ def package(cfg: PackageConfig) -> Path:
         ValueError: an option is wrong, or the model cannot be packaged; FileNotFoundError: there is no model.
         KeyError: the model has no such head.
     """
-    from unipot.workflows.simulation_input import make_calculator
+    from unipot.workflows.inputs.structure_files import make_calculator
     from unipot.zoo.artifact import Artifact
     from unipot.zoo.card import read_card
     from unipot.zoo.package import load_package, save_package

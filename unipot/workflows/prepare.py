@@ -20,11 +20,11 @@ from unipot.data.store import SUFFIX, Store
 from unipot.properties import property_named
 from unipot.reporting.console import report_console
 from unipot.resources import data_recipes_dir
-from unipot.workflows.config import LabelConfig
-from unipot.workflows.fetch import fetch_raw_files, find_raw_files
-from unipot.workflows.make_store import Job, StoreOptions, make_store, refuse_existing
-from unipot.workflows.own_formats import described_job, described_name
-from unipot.workflows.to_parquet import export_store
+from unipot.workflows.settings.schema import LabelConfig
+from unipot.workflows.stores.fetch import fetch_raw_files, find_raw_files
+from unipot.workflows.stores.make_store import Job, StoreOptions, make_store, refuse_existing
+from unipot.workflows.stores.own_formats import described_job, described_name
+from unipot.workflows.stores.to_parquet import export_store
 
 #: bytes of a record besides its atoms, and per atom, at float64 with energy and forces
 _BYTES_PER_STRUCTURE, _BYTES_PER_ATOM = 450, 50

@@ -13,16 +13,10 @@ from unipot.data.spec import MixtureSpec
 from unipot.models.potential import Potential
 from unipot.reporting.console import report_console
 from unipot.training.module import TrainingModule
-from unipot.workflows import tables
-from unipot.workflows.charge_states import show_ignored_states
-from unipot.workflows.close_pairs import show_core_repulsion
-from unipot.workflows.config import MixtureConfig, PretrainConfig, TrainerConfig
-from unipot.workflows.continued import continued_potential
-from unipot.workflows.datasets import OpenDataset, open_datasets
-from unipot.workflows.duplicates import show_leakage
-from unipot.workflows.export import export_artifact, golden_structures, references_of, training_card, write_references
-from unipot.workflows.fit import FitResult, fit, is_main_process, set_up_process
-from unipot.workflows.model import (
+from unipot.workflows.construction.charge_states import show_ignored_states
+from unipot.workflows.construction.continued import continued_potential
+from unipot.workflows.construction.core_repulsion import show_core_repulsion
+from unipot.workflows.construction.model import (
     HeadStatistics,
     build_loss,
     build_parameter_policy,
@@ -31,8 +25,14 @@ from unipot.workflows.model import (
     dtype_named,
     head_statistics,
 )
-from unipot.workflows.run_folder import RunFolder, open_run_folder
-from unipot.workflows.sample import sample_facts
+from unipot.workflows.duplicates import show_leakage
+from unipot.workflows.inputs.datasets import OpenDataset, open_datasets
+from unipot.workflows.runs import tables
+from unipot.workflows.runs.card_sample import sample_facts
+from unipot.workflows.runs.export import export_artifact, golden_structures, references_of, training_card, write_references
+from unipot.workflows.runs.fit import FitResult, fit, is_main_process, set_up_process
+from unipot.workflows.runs.run_folder import RunFolder, open_run_folder
+from unipot.workflows.settings.schema import MixtureConfig, PretrainConfig, TrainerConfig
 
 
 def pretrain(config: PretrainConfig) -> FitResult:

@@ -40,7 +40,7 @@ def relax(cfg: RelaxConfig) -> list[Relaxation]:
     """
     from unipot.simulate.relax import append_frame
     from unipot.simulate.relax import relax as relax_atoms
-    from unipot.workflows.simulation_input import make_calculator, numbered, read_atoms, step_counter
+    from unipot.workflows.inputs.structure_files import make_calculator, numbered, read_atoms, step_counter
 
     structures = read_atoms(cfg.structure, cfg.index)
     calculator = make_calculator(cfg.checkpoint, cfg.head, cfg.device, cfg.dtype, cfg.skin, cfg.trusted)

@@ -22,7 +22,7 @@ from unipot.reporting.learning_curve_page import (
 )
 from unipot.reporting.learning_curves import RunResult, learning_curves, median_factors
 from unipot.reporting.tables import ReportTable
-from unipot.workflows.run_folder import write_json, write_whole
+from unipot.workflows.runs.run_folder import write_json, write_whole
 from unipot.workflows.studies.config import StudyConfig, strategies_of, targets_of
 from unipot.workflows.studies.runs import LOG_FILE, ModelIdentity, PlannedRun, execute, make_room, plan_runs
 from unipot.workflows.studies.targets import Target, open_target

@@ -135,7 +135,7 @@ def _full_card(potential: Potential, tensors: dict[str, Tensor], card: dict[str,
     if stale := [name for name in potential.head_names if is_stale(potential, potential.heads[name])]:
         raise ValueError(
             f"head {stale[0]!r} has uncertainties that belong to other weights than its present ones; make new ones with "
-            "unipot.finetune.calibrated_posterior.fit_posterior, or drop them with unipot.models.last_layer.drop_posteriors"
+            "unipot.finetune.uncertainty.calibrated_posterior.fit_posterior, or drop them with unipot.models.last_layer.drop_posteriors"
         )
     return {
         "format": FORMAT,

@@ -1,8 +1,8 @@
 """The sample of a model: a few structures of each dataset it was trained on, as text in its card.
 
 Most are there by geometry only: a later fine-tuning labels them with the model itself and replays them
-(`unipot.workflows.finetuning.self_replay`). Of differences between two levels of theory there are more, and with their labels, because a
-difference is learned best beside those known already (`unipot.workflows.lessons.known_differences`). Numbers are written as text, so that
+as pseudo-labels. Of differences between two levels of theory there are more, and with their labels, because a
+difference is learned best beside those known already. Numbers are written as text, so that
 nothing in a card is executed.
 """
 

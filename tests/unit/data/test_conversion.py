@@ -27,8 +27,8 @@ from unipot.data.conversion.workers import run_all
 from unipot.data.labels import ASE_LABELS, LabelSource
 from unipot.data.storage import assembly as store_assembly
 from unipot.data.store import Store
-from unipot.workflows.make_store import Job, StoreOptions, make_store
 from unipot.workflows.prepare import PrepareConfig, prepare
+from unipot.workflows.stores.make_store import Job, StoreOptions, make_store
 
 CARD = {
     "name": "numbers", "title": "t", "licence": "CC0-1.0", "citation": ["nobody"], "level_of_theory": "toy", "software": {},
@@ -203,7 +203,7 @@ import sys
 from pathlib import Path
 from rich.console import Console
 from unipot.data.conversion.parts import RecipeSource
-from unipot.workflows.make_store import Job, StoreOptions, make_store
+from unipot.workflows.stores.make_store import Job, StoreOptions, make_store
 if __name__ == "__main__":
     root, workers = Path(sys.argv[1]), int(sys.argv[2])
     source = RecipeSource(folder=root / "recipes", name="numbers", raw=root / "raw", options={"pause": 0.02})

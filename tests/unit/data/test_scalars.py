@@ -9,6 +9,7 @@ import torch
 from ase.build import molecule
 from ase.io import write
 
+from unipot.data.mixture.packed_batch import pack
 from unipot.data.readers.scalars import read_scalar_frames
 from unipot.data.scalar_columns import attach_scalars, read_scalars
 from unipot.data.spec import DatasetSpec
@@ -16,7 +17,6 @@ from unipot.data.storage.decode import decode_batch
 from unipot.data.storage.local_cache import locally
 from unipot.data.storage.upgrade import upgrade_store
 from unipot.data.store import Store, StoreWriter, open_dataset
-from unipot.packed_batch import pack
 from unipot.properties import ScalarProperty
 from unipot.structure import Structure
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from unipot.batch import collate
-from unipot.finetune.align import align_head, energy_labels, for_head, predicted_energies, restart_readout
+from unipot.finetune.alignment.align import align_head, energy_labels, for_head, predicted_energies, restart_readout
 from unipot.structure import Structure
 
 

@@ -6,10 +6,10 @@ import torch
 from ase.io import read
 
 from unipot.batch import collate
-from unipot.finetune import readout_rows as rows_module
-from unipot.finetune.align import align_head
-from unipot.finetune.calibrated_posterior import fit_posterior
-from unipot.finetune.readout_rows import readout_rows
+from unipot.finetune.alignment.align import align_head
+from unipot.finetune.linear import readout_rows as rows_module
+from unipot.finetune.linear.readout_rows import readout_rows
+from unipot.finetune.uncertainty.calibrated_posterior import fit_posterior
 from unipot.models.heads import Head, HeadBank
 from unipot.models.last_layer import energy_difference_uncertainty
 from unipot.models.potential import Potential

@@ -7,14 +7,14 @@ from ase.build import molecule
 from scipy import stats
 
 from unipot.batch import collate
-from unipot.finetune import readout_choice
-from unipot.finetune.align import align_head
-from unipot.finetune.calibrated_posterior import fit_posterior
-from unipot.finetune.calibration import calibration_of, errors_and_widths
-from unipot.finetune.difference_errors import difference_errors
-from unipot.finetune.energy_zero import energy_zero
-from unipot.finetune.evidence import NothingToFit
-from unipot.finetune.readout_rows import readout_rows
+from unipot.finetune.alignment import readout_choice
+from unipot.finetune.alignment.align import align_head
+from unipot.finetune.linear.evidence import NothingToFit
+from unipot.finetune.linear.readout_rows import readout_rows
+from unipot.finetune.uncertainty.calibrated_posterior import fit_posterior
+from unipot.finetune.uncertainty.calibration import calibration_of, errors_and_widths
+from unipot.finetune.uncertainty.difference_errors import difference_errors
+from unipot.finetune.uncertainty.energy_zero import energy_zero
 from unipot.models.last_layer import NORMAL_90, is_stale, predict_uncertainty
 from unipot.structure import Structure
 

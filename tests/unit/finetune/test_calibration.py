@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unipot.finetune.calibration import calibration_of, cautious, effective_number
+from unipot.finetune.uncertainty.calibration import calibration_of, cautious, effective_number
 from unipot.models.last_layer import NORMAL_90
 
 

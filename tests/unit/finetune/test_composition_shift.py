@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unipot.finetune.composition_shift import fit_composition_shift, open_compositions
+from unipot.finetune.alignment.composition_shift import fit_composition_shift, open_compositions
 
 ELEMENTS = (1, 6, 8)
 TRUE_SHIFT = np.array([-12.5, -1030.25, -2040.5])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from unipot.finetune.evidence import Block, laplace_posterior, log_evidence, maximise_evidence
+from unipot.finetune.linear.evidence import Block, laplace_posterior, log_evidence, maximise_evidence
 
 
 @pytest.fixture

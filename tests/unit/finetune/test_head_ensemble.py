@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from unipot.finetune.evidence import Block, NothingToFit, laplace_posterior
-from unipot.finetune.frame_sums import FrameSums, extended, frame_sums
-from unipot.finetune.head_ensemble import ensemble_factor
-from unipot.finetune.left_out import left_out_residuals
-from unipot.finetune.readout_fit import free_of_composition
-from unipot.finetune.readout_rows import ReadoutRows
+from unipot.finetune.alignment.readout_fit import free_of_composition
+from unipot.finetune.linear.evidence import Block, NothingToFit, laplace_posterior
+from unipot.finetune.linear.frame_sums import FrameSums, extended, frame_sums
+from unipot.finetune.linear.readout_rows import ReadoutRows
+from unipot.finetune.uncertainty.head_ensemble import ensemble_factor
+from unipot.finetune.uncertainty.left_out import left_out_residuals
 
 N_WEIGHTS, NOISE = 5, {"energy": 0.02, "forces": 0.1}
 

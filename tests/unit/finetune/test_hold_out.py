@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unipot.finetune.hold_out import choose_frames, hold_out
+from unipot.finetune.search.hold_out import choose_frames, hold_out
 
 WATER = frozenset({1, 8})
 

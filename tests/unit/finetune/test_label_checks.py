@@ -11,7 +11,7 @@ import torch
 from ase.build import bulk
 
 from unipot.batch import collate
-from unipot.finetune.label_checks import CERTAIN, heads_alike, label_scales, level_warnings, refuse_wrong_units
+from unipot.finetune.alignment.label_checks import CERTAIN, heads_alike, label_scales, level_warnings, refuse_wrong_units
 from unipot.models import CompositionReference, Head, HeadBank, Potential, build_backbone
 from unipot.structure import Structure
 from unipot.units import BOHR, HARTREE, KCAL_PER_MOL, KJ_PER_MOL

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from unipot.batch import collate
-from unipot.finetune.new_elements import free_rows, start_new_elements, start_rows, trained_elements
-from unipot.finetune.periodic_neighbors import place_of, stand_in_for
+from unipot.finetune.alignment.new_elements import free_rows, start_new_elements, start_rows, trained_elements
+from unipot.finetune.alignment.periodic_neighbors import place_of, stand_in_for
 from unipot.models import CompositionReference, Head, HeadBank, Potential, build_backbone
 from unipot.structure import SYMBOLS, Structure
 from unipot.training.optim import build_policy

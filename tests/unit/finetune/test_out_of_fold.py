@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unipot.finetune.align import align_head, for_head
-from unipot.finetune.calibrated_posterior import fit_posterior
-from unipot.finetune.calibration import ErrorsAndWidths, OutOfFold, calibration_of, cautious, pooled
-from unipot.finetune.out_of_fold import FoldFrames, out_of_fold
+from unipot.finetune.alignment.align import align_head, for_head
+from unipot.finetune.uncertainty.calibrated_posterior import fit_posterior
+from unipot.finetune.uncertainty.calibration import ErrorsAndWidths, OutOfFold, calibration_of, cautious, pooled
+from unipot.finetune.uncertainty.out_of_fold import FoldFrames, out_of_fold
 from unipot.models.last_layer import predict_uncertainty
 
 

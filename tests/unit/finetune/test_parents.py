@@ -3,8 +3,8 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from unipot.finetune.align import for_head
-from unipot.finetune.parents import ParentScore, score_parents, unrelated
+from unipot.finetune.alignment.align import for_head
+from unipot.finetune.alignment.parents import ParentScore, score_parents, unrelated
 
 
 def labelled_by(potential, head, batches):

@@ -7,8 +7,8 @@ import torch
 from unipot.batch import collate
 from unipot.data.scalar_columns import attach_scalars
 from unipot.data.store import Store, StoreWriter
-from unipot.finetune.property_calibration import calibrate_property, measure_intervals
-from unipot.finetune.property_start import new_property_head, require_known_elements
+from unipot.finetune.properties.property_calibration import calibrate_property, measure_intervals
+from unipot.finetune.properties.property_start import new_property_head, require_known_elements
 from unipot.models.property_heads import PropertyHead
 from unipot.properties import ScalarProperty
 from unipot.structure import Structure

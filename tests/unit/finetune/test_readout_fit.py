@@ -7,11 +7,18 @@ import pytest
 import torch
 
 from unipot.batch import collate
-from unipot.finetune import readout_rows as rows_module
-from unipot.finetune.align import align_head, for_head
-from unipot.finetune.evidence import maximise_evidence
-from unipot.finetune.readout_fit import HeldOutErrors, assign_folds, best_candidate, candidates_of, fit_readout, free_of_composition
-from unipot.finetune.readout_rows import LAYERS, readout_rows
+from unipot.finetune.alignment.align import align_head, for_head
+from unipot.finetune.alignment.readout_fit import (
+    HeldOutErrors,
+    assign_folds,
+    best_candidate,
+    candidates_of,
+    fit_readout,
+    free_of_composition,
+)
+from unipot.finetune.linear import readout_rows as rows_module
+from unipot.finetune.linear.evidence import maximise_evidence
+from unipot.finetune.linear.readout_rows import LAYERS, readout_rows
 from unipot.models import CompositionReference, Head, HeadBank, Potential, build_backbone
 from unipot.structure import Structure
 
@@ -221,7 +228,7 @@ def test_groups_are_held_out_together(double, taught):
 
 
 def test_few_directions_of_a_large_layer_are_nested_candidates(double, taught, monkeypatch):
-    from unipot.finetune import readout_fit
+    from unipot.finetune.alignment import readout_fit
 
     monkeypatch.setattr(readout_fit, "DIRECTIONS", (8, 16))
     rows = rows_of(double, taught, layers=["value-layer"])["value-layer"]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unipot.finetune.small_data import (
+from unipot.finetune.search.halving import (
     WORTH_LONGER,
     Rung,
     Trial,

@@ -10,7 +10,7 @@ from ase.build import molecule
 import unipot
 from unipot.batch import collate
 from unipot.calculator import UnipotCalculator
-from unipot.finetune.composition_shift import open_compositions
+from unipot.finetune.alignment.composition_shift import open_compositions
 from unipot.models.last_layer import (
     LastLayerPosterior,
     drop_posteriors,

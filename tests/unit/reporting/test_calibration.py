@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unipot.finetune.calibration import ErrorsAndWidths
+from unipot.finetune.uncertainty.calibration import ErrorsAndWidths
 from unipot.reporting.calibration import calibration_figure, error_bar_quality, miscalibration_area, observed_coverage, quality_table
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from unipot.cli import main
-from unipot.workflows.fit import checkpoint_activations
+from unipot.workflows.runs.fit import checkpoint_activations
 from unipot.zoo.artifact import load_artifact
 
 

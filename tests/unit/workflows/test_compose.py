@@ -1,7 +1,7 @@
 import pytest
 
-from unipot.workflows.compose import load_config, to_yaml
-from unipot.workflows.config import PretrainConfig
+from unipot.workflows.settings.compose import load_config, to_yaml
+from unipot.workflows.settings.schema import PretrainConfig
 
 DATASET = ["datasets.a.path=a.extxyz", "datasets.a.level_of_theory=PBE"]
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from unipot.workflows.config import DatasetConfig, HeadsConfig, LabelConfig
-from unipot.workflows.datasets import open_datasets
-from unipot.workflows.model import head_statistics
+from unipot.workflows.construction.model import head_statistics
+from unipot.workflows.inputs.datasets import open_datasets
+from unipot.workflows.settings.schema import DatasetConfig, HeadsConfig, LabelConfig
 
 QUIET = Console(quiet=True)
 

@@ -15,8 +15,8 @@ from unipot.cli import main
 from unipot.data.spec import DatasetSpec
 from unipot.data.store import Store, StoreWriter
 from unipot.structure import Structure
-from unipot.workflows.datasets import OpenDataset
 from unipot.workflows.duplicates import DuplicatesConfig, duplicates, show_leakage
+from unipot.workflows.inputs.datasets import OpenDataset
 
 
 def molecule(k: int) -> Structure:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unipot.workflows.reference_values import given_values
+from unipot.workflows.construction.reference_values import given_values
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from rich.console import Console
 from unipot.data.spec import DatasetSpec
 from unipot.data.store import Store, StoreWriter
 from unipot.structure import Structure
-from unipot.workflows import tables
-from unipot.workflows.config import DatasetConfig, HeadsConfig, ReferenceConfig
-from unipot.workflows.datasets import OpenDataset, open_datasets
-from unipot.workflows.model import head_statistics
+from unipot.workflows.construction.model import head_statistics
+from unipot.workflows.inputs.datasets import OpenDataset, open_datasets
+from unipot.workflows.runs import tables
+from unipot.workflows.settings.schema import DatasetConfig, HeadsConfig, ReferenceConfig
 
 QUIET = Console(quiet=True)
 TRUTH = {1: -13.6, 6: -1030.0, 8: -2041.0}

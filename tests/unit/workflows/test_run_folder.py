@@ -2,9 +2,9 @@
 
 import pytest
 
-from unipot.workflows.compose import RESOLVED_CONFIG, load_config, to_yaml
-from unipot.workflows.config import PretrainConfig
-from unipot.workflows.run_folder import _refuse_changes
+from unipot.workflows.runs.run_folder import _refuse_changes
+from unipot.workflows.settings.compose import RESOLVED_CONFIG, load_config, to_yaml
+from unipot.workflows.settings.schema import PretrainConfig
 
 WORDS = ["run=runs/a", "datasets.a.path=a.extxyz", "datasets.a.level_of_theory=PBE"]
 

@@ -10,8 +10,8 @@ import pytest
 from unipot.data.spec import DatasetSpec
 from unipot.data.store import Store, StoreWriter
 from unipot.structure import Structure
-from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.sample import sample_facts
+from unipot.workflows.inputs.datasets import OpenDataset
+from unipot.workflows.runs.card_sample import sample_facts
 from unipot.zoo.sample import DIFFERENCES, SAMPLE, sample_of
 
 

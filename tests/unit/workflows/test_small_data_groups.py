@@ -5,9 +5,9 @@ import pytest
 from ase.build import molecule
 
 from unipot.data.store import Store, StoreWriter
-from unipot.finetune.small_data import make_folds
+from unipot.finetune.search.halving import make_folds
 from unipot.structure import Structure
-from unipot.workflows.finetuning.small_data import relatives
+from unipot.workflows.finetuning.search.plan import relatives
 
 
 def frames(n, same=()):

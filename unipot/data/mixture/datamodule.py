@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from unipot.batch import AtomBatch, with_neighbors
 from unipot.data.mixture.budget import Budget, check_budget, pack_in_order
+from unipot.data.mixture.packed_batch import PackedBatch, pack
 from unipot.data.mixture.plan import MixturePlan
 from unipot.data.mixture.selection import Selection
 from unipot.data.spec import DatasetSpec, MixtureSpec
 from unipot.data.storage.decode import decode_batch
 from unipot.data.store import Store
 from unipot.neighbors import prepare_engine
-from unipot.packed_batch import PackedBatch, pack
 
 #: where neighbour lists are made: by the processes that read, or on the device after the transfer
 NEIGHBORS = ("workers", "device")

@@ -10,9 +10,9 @@ from typing import Any
 from omegaconf import MISSING
 from rich.console import Console
 
-from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.finetuning.adaptation import AUTO
-from unipot.workflows.user_frames import UserDataConfig, UserFrames, free_head_name, open_user_frames
+from unipot.workflows.finetuning.alignment import AUTO
+from unipot.workflows.inputs.datasets import OpenDataset
+from unipot.workflows.inputs.user_frames import UserDataConfig, UserFrames, free_head_name, open_user_frames
 
 
 @dataclass(kw_only=True)

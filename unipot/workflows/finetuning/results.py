@@ -13,17 +13,17 @@ from unipot.finetune.lora import LoraReport
 from unipot.models.potential import Potential
 from unipot.reporting.evaluation import Evaluation, error_table, property_table
 from unipot.reporting.tables import ReportTable
-from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.export import references_of, training_card
-from unipot.workflows.finetuning.adaptation import Adaptation
+from unipot.workflows.construction.model import dtype_named
+from unipot.workflows.finetuning.alignment import Adaptation
 from unipot.workflows.finetuning.further_sets import also_summary
-from unipot.workflows.finetuning.small_data import SmallDataReport
+from unipot.workflows.finetuning.search.plan import SmallDataReport
 from unipot.workflows.finetuning.strategy import strategy_facts
-from unipot.workflows.fit import FitResult
-from unipot.workflows.model import dtype_named
+from unipot.workflows.inputs.datasets import OpenDataset
+from unipot.workflows.inputs.user_frames import UserFrames
 from unipot.workflows.report import ALIGNMENT_FILE, SUMMARY_FILE
-from unipot.workflows.run_folder import RunFolder, write_json
-from unipot.workflows.user_frames import UserFrames
+from unipot.workflows.runs.export import references_of, training_card
+from unipot.workflows.runs.fit import FitResult
+from unipot.workflows.runs.run_folder import RunFolder, write_json
 from unipot.zoo.artifact import load_potential
 from unipot.zoo.card import read_card
 from unipot.zoo.sample import kept_sample

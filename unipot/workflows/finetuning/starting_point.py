@@ -11,12 +11,12 @@ from rich.console import Console
 
 from unipot.models.potential import Potential
 from unipot.reporting.evaluation import Evaluation
-from unipot.workflows.config import MixtureConfig
-from unipot.workflows.export import write_references
-from unipot.workflows.finetuning.adaptation import Adaptation, align_to_frames, element_warnings, fresh_potential
-from unipot.workflows.run_folder import RunFolder
-from unipot.workflows.user_frames import UserFrames, stated_units
-from unipot.workflows.yardsticks import Yardstick
+from unipot.workflows.finetuning.alignment import Adaptation, align_to_frames, element_warnings, fresh_potential
+from unipot.workflows.inputs.evaluation_sets import Yardstick
+from unipot.workflows.inputs.user_frames import UserFrames, stated_units
+from unipot.workflows.runs.export import write_references
+from unipot.workflows.runs.run_folder import RunFolder
+from unipot.workflows.settings.schema import MixtureConfig
 
 if TYPE_CHECKING:
     from unipot.workflows.finetune import FinetuneConfig

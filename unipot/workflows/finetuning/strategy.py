@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import MISSING
 from rich.console import Console
 
+from unipot.finetune.alignment.new_elements import NewElement, free_rows
 from unipot.finetune.lora import LoraReport, LoraSettings, inject_lora, lora_matrices
-from unipot.finetune.new_elements import NewElement, free_rows
 from unipot.models.potential import Potential
 from unipot.training.optim import ParameterPolicy, build_policy
 

@@ -11,15 +11,15 @@ from rich.console import Console
 from unipot.training.metrics import MetricTable
 from unipot.training.module import TrainingModule
 from unipot.training.optim import ParameterPolicy, build_policy
-from unipot.workflows.config import MixtureConfig
-from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.finetuning.adaptation import Adaptation
-from unipot.workflows.finetuning.property_heads import loss_with_properties
+from unipot.workflows.construction.model import build_settings
+from unipot.workflows.finetuning.alignment import Adaptation
+from unipot.workflows.finetuning.properties import loss_with_properties
 from unipot.workflows.finetuning.strategy import add_updates, strategy_policy
-from unipot.workflows.fit import fit_in_memory, in_memory
-from unipot.workflows.model import build_settings
+from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.pretrain import mixture_data
-from unipot.workflows.run_folder import RunFolder
+from unipot.workflows.runs.fit import fit_in_memory, in_memory
+from unipot.workflows.runs.run_folder import RunFolder
+from unipot.workflows.settings.schema import MixtureConfig
 
 if TYPE_CHECKING:
     from unipot.workflows.finetune import FinetuneConfig

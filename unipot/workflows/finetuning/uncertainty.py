@@ -10,18 +10,18 @@ import numpy as np
 from rich.console import Console
 
 from unipot.data.statistics import labelled_compositions
-from unipot.finetune.calibrated_posterior import NONE, UNCERTAINTIES, PosteriorReport, fit_posterior
-from unipot.finetune.composition_shift import open_compositions
-from unipot.finetune.evidence import NothingToFit
+from unipot.finetune.alignment.composition_shift import open_compositions
+from unipot.finetune.linear.evidence import NothingToFit
+from unipot.finetune.uncertainty.calibrated_posterior import NONE, UNCERTAINTIES, PosteriorReport, fit_posterior
 from unipot.models.heads import Head
 from unipot.models.last_layer import is_stale
 from unipot.reporting.tables import uncertainty_table
 from unipot.structure import Structure
-from unipot.workflows.config import MixtureConfig
-from unipot.workflows.datasets import OpenDataset
-from unipot.workflows.finetuning.fold_models import FoldModels, fold_frames
-from unipot.workflows.frame_limits import evenly
-from unipot.workflows.user_frames import counted_batches
+from unipot.workflows.finetuning.search.fold_models import FoldModels, fold_frames
+from unipot.workflows.inputs.datasets import OpenDataset
+from unipot.workflows.inputs.frame_limits import evenly
+from unipot.workflows.inputs.user_frames import counted_batches
+from unipot.workflows.settings.schema import MixtureConfig
 from unipot.zoo.artifact import RESERVED, load_artifact, save_artifact
 
 #: in the card: the report of the head of `data`, and those of further sets by their heads

@@ -8,10 +8,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from unipot.workflows.compose import checked_config, load_config
-from unipot.workflows.config import LabelConfig
 from unipot.workflows.finetune import FinetuneConfig
-from unipot.workflows.user_frames import name_of
+from unipot.workflows.inputs.user_frames import name_of
+from unipot.workflows.settings.compose import checked_config, load_config
+from unipot.workflows.settings.schema import LabelConfig
 
 #: settings of a run that the study decides
 _OURS = ("checkpoint", "data", "name", "run", "n_train", "seed", "test_data", "resume")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unipot.reporting.learning_curves import RunResult
-from unipot.workflows.run_folder import write_json
+from unipot.workflows.runs.run_folder import write_json
 from unipot.workflows.studies.config import StudyConfig, StudyStrategyConfig
 from unipot.workflows.studies.targets import Target, frames_of
 

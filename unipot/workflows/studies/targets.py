@@ -12,9 +12,9 @@ import numpy as np
 from rich.console import Console
 
 from unipot.data.store import Store, StoreWriter
-from unipot.finetune.hold_out import hold_out
+from unipot.finetune.search.hold_out import hold_out
+from unipot.workflows.inputs.user_frames import UserDataConfig, open_frames
 from unipot.workflows.studies.config import StudyConfig, TargetConfig
-from unipot.workflows.user_frames import UserDataConfig, open_frames
 
 #: of the test frames drawn for a target that has none: the same for every study, so that studies can be compared
 _SEED_OF_TESTS = 0

@@ -16,31 +16,31 @@ from rich.console import Console
 
 from unipot.cli import main
 from unipot.data.store import Store
-from unipot.finetune.readout_fit import SHIFT
+from unipot.finetune.alignment.readout_fit import SHIFT
 from unipot.models.potential import Potential
 from unipot.reporting.console import report_console
 from unipot.reporting.evaluation import Evaluation
 from unipot.reporting.learning_curves import Errors, RunResult
-from unipot.workflows.charge_states import admit_states
-from unipot.workflows.compose import load_config
-from unipot.workflows.config import MixtureConfig
-from unipot.workflows.error_bars import judge_error_bars
+from unipot.workflows.construction.charge_states import admit_states
+from unipot.workflows.construction.model import dtype_named
 from unipot.workflows.finetune import FinetuneConfig, open_everything, with_light_steps
-from unipot.workflows.finetuning.adaptation import Adaptation
-from unipot.workflows.finetuning.small_data import plan_search
+from unipot.workflows.finetuning.alignment import Adaptation
+from unipot.workflows.finetuning.distillation.delta_learning import is_corrected
+from unipot.workflows.finetuning.distillation.method_choice import choose_teacher
+from unipot.workflows.finetuning.distillation.plain import taught
+from unipot.workflows.finetuning.distillation.xtb_labels import NONE
+from unipot.workflows.finetuning.search.plan import plan_search
 from unipot.workflows.finetuning.starting_point import cache_of, starting_point
 from unipot.workflows.finetuning.training_module import training_module
-from unipot.workflows.frame_limits import spread
-from unipot.workflows.lessons.difference import is_corrected
-from unipot.workflows.lessons.teacher import taught
-from unipot.workflows.lessons.teacher_choice import choose_teacher
-from unipot.workflows.lessons.teacher_labels import NONE
-from unipot.workflows.model import dtype_named
+from unipot.workflows.inputs.evaluation_sets import Yardstick
+from unipot.workflows.inputs.frame_limits import spread
+from unipot.workflows.inputs.user_frames import budget_for
 from unipot.workflows.report import read_finetune_run
-from unipot.workflows.run_folder import RunFolder, write_json
+from unipot.workflows.runs.error_bars import judge_error_bars
+from unipot.workflows.runs.run_folder import RunFolder, write_json
+from unipot.workflows.settings.compose import load_config
+from unipot.workflows.settings.schema import MixtureConfig
 from unipot.workflows.studies.runs import RESULT_FILE
-from unipot.workflows.user_frames import budget_for
-from unipot.workflows.yardsticks import Yardstick
 from unipot.zoo.artifact import load_potential
 
 #: what is kept of an evaluation
@@ -111,7 +111,7 @@ def _before(
 ) -> tuple[Errors, Errors]:
     """Errors of the aligned model before the first step, and of the pretrained parent head with the composition shift alone.
 
-    The two differ where a layer was solved for, and after a lesson (`unipot.workflows.lessons.teacher`). The alignment is closed-form and
+    The two differ where a layer was solved for, and after a lesson (`finetuning.distillation`). The alignment is closed-form and
     seeded, so doing it again gives what the run started from.
     """
     start = _aligned(config, folder, budget, console)

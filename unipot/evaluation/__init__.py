@@ -1,0 +1,1 @@
+"""What a model predicts for datasets, and how wrong it is."""

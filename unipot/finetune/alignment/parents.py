@@ -1,0 +1,110 @@
+"""Which head of a checkpoint is nearest to the user's frames: align each, score each, take the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from unipot.batch import AtomBatch
+from unipot.finetune.alignment.align import check_elements, completed_references, elements_of, energy_labels, for_head, predicted_energies
+from unipot.finetune.alignment.composition_shift import fit_composition_shift
+from unipot.models.potential import Potential
+from unipot.structure import SYMBOLS
+from unipot.training.metrics import evaluate
+
+#: mean cosine between forces below which a head says nothing of the frames
+_UNRELATED = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParentScore:
+    """How well one head describes the frames before any training.
+
+    Attributes:
+        head: its name.
+        level_of_theory: of that head.
+        energy_mae: eV/atom after the composition shift; nan without energies.
+        energy_rmse: eV/atom after the composition shift; nan without energies.
+        force_mae: eV/Å over components; nan without forces.
+        force_rmse: eV/Å over components; nan without forces.
+        force_cosine: mean over atoms of the cosine between predicted and labelled force; nan without forces.
+        stress_mae: eV/Å³ over components; nan without stress.
+        stress_rmse: eV/Å³ over components; nan without stress.
+        unknown_elements: symbols without a reference in this head.
+    """
+
+    head: str
+    level_of_theory: str
+    energy_mae: float
+    energy_rmse: float
+    force_mae: float
+    force_rmse: float
+    force_cosine: float
+    stress_mae: float
+    stress_rmse: float
+    unknown_elements: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form; a missing score is None."""
+        return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in asdict(self).items()}
+
+
+def score_parents(potential: Potential, batches: Sequence[AtomBatch], heads: Sequence[str] | None = None) -> list[ParentScore]:
+    """Score every head (or `heads`) on the frames, best first: by force MAE, then by aligned energy.
+
+    Raises:
+        KeyError: a head does not exist.
+        ValueError: no frames, or an element the backbone does not know.
+    """
+    elements = elements_of(batches)
+    check_elements(potential, elements)
+    names = tuple(potential.heads.names) if heads is None else tuple(heads)
+    scores = [_score(potential, name, batches, elements) for name in names]
+    worst_last = lambda value: np.inf if np.isnan(value) else value  # noqa: E731
+    return sorted(scores, key=lambda s: (worst_last(s.force_mae), worst_last(s.energy_rmse)))
+
+
+def unrelated(scores: Sequence[ParentScore]) -> str | None:
+    """A sentence where no head's forces follow those of the frames, whose smallest error then means small predictions; else None."""
+    cosines = [score.force_cosine for score in scores if not np.isnan(score.force_cosine)]
+    if not cosines or max(cosines) >= _UNRELATED:
+        return None
+    return (
+        f"no head's forces follow yours (largest mean cosine {max(cosines):.2f}): the checkpoint knows little of such structures; "
+        "compare with from_scratch=true before trusting the result"
+    )
+
+
+def _score(potential: Potential, name: str, batches: Sequence[AtomBatch], elements: tuple[int, ...]) -> ParentScore:
+    head, index = potential.heads[name], potential.heads.index(name)
+    counts, labels = energy_labels(batches, elements)
+    with completed_references(head, elements) as unknown:
+        table = evaluate(potential, [_as_one_dataset(for_head(batch, index)) for batch in batches], ("frames",))
+        energies = predicted_energies(potential, name, batches)
+    fit = fit_composition_shift(counts, labels - energies, elements) if len(labels) else None
+    left = None if fit is None else np.mean(np.abs(labels - energies - counts @ fit.shift) / counts.sum(axis=1))
+    forces, stress = (next((r for r in table.rows if r.property == p and r.element is None), None) for p in ("forces", "stress"))
+    return ParentScore(
+        head=name,
+        level_of_theory=head.level_of_theory,
+        energy_mae=_number(None if left is None else float(left)),
+        energy_rmse=_number(None if fit is None else fit.rmse_after),
+        force_mae=_number(forces and forces.mae),
+        force_rmse=_number(forces and forces.rmse),
+        force_cosine=_number(forces and forces.cosine),
+        stress_mae=_number(stress and stress.mae),
+        stress_rmse=_number(stress and stress.rmse),
+        unknown_elements=tuple(SYMBOLS[z] for z in unknown),
+    )
+
+
+def _as_one_dataset(batch: AtomBatch) -> AtomBatch:
+    return replace(batch, dataset_index=torch.zeros_like(batch.dataset_index))
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -1,0 +1,1 @@
+"""Linear regression on last-layer features: rows, sums and the evidence for them."""

@@ -1,0 +1,1 @@
+"""Heads of properties beside energies: their start and their intervals."""

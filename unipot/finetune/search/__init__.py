@@ -1,0 +1,1 @@
+"""Search of settings on few frames: halving rounds and held-out folds."""

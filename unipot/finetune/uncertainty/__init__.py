@@ -1,0 +1,1 @@
+"""Error bars of a fine-tuned head: posterior, ensembles, calibration."""

@@ -1,0 +1,1 @@
+"""A model and what belongs to it: references, charge states, core repulsion."""

@@ -1,0 +1,1 @@
+"""What pretraining knew: replay of its data, and of pseudo-labels."""

@@ -1,0 +1,1 @@
+"""Small-data mode: what is searched, the trials, the models of the folds."""

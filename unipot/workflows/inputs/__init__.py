@@ -1,0 +1,1 @@
+"""What a command reads: datasets, the user's frames, evaluation sets, structure files."""

@@ -1,0 +1,1 @@
+"""One run: its folder, the training loop, the export, the tables."""

@@ -1,0 +1,254 @@
+"""From `conf/`, a user's file and the command line to one checked configuration object.
+
+Precedence, lowest first: `conf/<verb>.yaml` with its groups, the file given as `config=my.yaml`, the command line.
+In a user's file a group may be named as on the command line (`backbone: native-small`) or spelled out as a mapping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from unipot.resources import conf_dir
+
+#: name of the file in a run folder that holds everything the run was made of
+RESOLVED_CONFIG = "resolved_config.yaml"
+
+
+def load_config(verb: str, schema: type, overrides: Sequence[str]) -> Any:
+    """An instance of `schema`, complete and with known keys only.
+
+    Args:
+        verb: name of the file in `conf/`.
+        schema: dataclass from `unipot.workflows.settings.schema` or a workflow's module.
+        overrides: Hydra overrides (`key.path=value`, `group=option`), and `config=my.yaml`.
+
+    Raises:
+        ValueError: a key, group or option is unknown (the closest one is named), a value has the wrong type, or a
+            mandatory value is missing.
+        FileNotFoundError: the user's file or the run folder to resume is not there.
+    """
+    groups = groups_for(schema)
+    choices, values, file = _parsed(overrides, groups)
+    file_choices: list[str] = []
+    resumed = _resumed(values)
+    if resumed is not None:
+        if choices:
+            raise ValueError(f"{choices[0]!r} chooses a group, but a resumed run keeps its configuration; override single values instead")
+        base: Any = resumed
+        from_file: dict[str, Any] = {}
+    else:
+        file_choices, from_file = _user_file(file, groups)
+        base = _composed(verb, file_choices + choices)
+    stated = _stated(schema, [*file_choices, *choices], from_file, values)
+    return checked_config(schema, base, {"stated": sorted({*base.get("stated", []), *stated})} if stated else {}, from_file, values)
+
+
+def checked_config(schema: type, *layers: Any) -> Any:
+    """Merge `layers` onto `schema` and return its instance; see `load_config` for the errors."""
+    # plain containers: Hydra's are in struct mode, which would refuse names of new datasets
+    plain = [OmegaConf.to_container(layer, resolve=False) if isinstance(layer, DictConfig) else layer for layer in layers]
+    for layer in plain:
+        _refuse_unknown(layer, schema, "")
+    for number, layer in enumerate(plain[1:], start=1):
+        plain[:number] = [_without_replaced(earlier, layer) for earlier in plain[:number]]
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), *plain)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise ValueError(f"{missing[0]} is not set; add {missing[0]}=... to the command line or your configuration file")
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        where = getattr(error, "full_key", None)
+        sentence = str(error.msg if hasattr(error, "msg") and error.msg else error).split("\n")[0]
+        raise ValueError(f"configuration {where or ''}: {sentence}".replace(" :", ":")) from error
+
+
+def to_yaml(config: Any) -> str:
+    """`config`, an instance of a schema, as YAML that `load_config` accepts."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+
+
+def group_names() -> list[str]:
+    """Names of the configuration groups."""
+    return sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir())
+
+
+def groups_for(schema: type) -> list[str]:
+    """Groups that a command has: all but those that share their name with one of its own plain settings."""
+    kinds = get_type_hints(schema)
+    return [name for name in group_names() if name not in kinds or _takes_keys(kinds[name])]
+
+
+def options_of(group: str) -> list[str]:
+    """Options of a group."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def _parsed(overrides: Sequence[str], groups: Sequence[str]) -> tuple[list[str], dict[str, Any], str | None]:
+    """Group choices (as Hydra overrides), values (nested), and the user's file."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    choices, values, file = [], OmegaConf.create(), None
+    parser = OverridesParser.create()
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+            if override.is_sweep_override():  # not done here, so that a comma is part of the text
+                override = parser.parse_override(_as_plain_text(text))
+        except HydraException:
+            try:
+                override = parser.parse_override(_as_plain_text(text))
+            except HydraException as error:
+                raise ValueError(f"cannot read {text!r}; write key=value, and quotes inside a value as in 'key=\"a b\"'") from error
+        if override.is_delete() or override.is_sweep_override():
+            raise ValueError(f"{text!r} deletes or sweeps, which unipot does not do; give one value: key=value")
+        key, value = override.key_or_group, override.value()
+        if key == "config":
+            file = str(value)
+        elif key in groups and not isinstance(value, dict):
+            choices.append(_choice(key, value, override.package))
+        else:
+            OmegaConf.update(values, key, value, merge=True, force_add=True)
+    return choices, OmegaConf.to_container(values), file  # type: ignore[return-value]
+
+
+def _as_plain_text(text: str) -> str:
+    """`level_of_theory=PBE, VASP (520 eV)` or `unit=eV/A^3` with its value in quotes; lists, mappings and quoted values stay."""
+    key, sign, value = text.partition("=")
+    plain = value and value[0] not in "[{\"'" and '"' not in value
+    return f'{key}{sign}"{value}"' if plain else text
+
+
+def _choice(group: str, option: Any, package: str | None = None) -> str:
+    """A Hydra override; with a package (`dataset@datasets.mine=extxyz`) the option is added there."""
+    if isinstance(option, bool) and "on" in options_of(group):
+        option = "on" if option else "off"  # what YAML makes of these words
+    if option is not None and str(option) not in options_of(group):
+        hint = _closest(str(option), options_of(group))
+        raise ValueError(f"{group}={option} is not known{hint}; options are: {', '.join(options_of(group))}")
+    where = f"+{group}@{package}" if package else group
+    return f"{where}={'null' if option is None else option}"
+
+
+def _composed(verb: str, choices: Sequence[str]) -> DictConfig:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+            return compose(config_name=verb, overrides=list(choices))
+    except HydraException as error:
+        raise ValueError(f"unipot {verb}: {str(error).splitlines()[0]}") from error
+
+
+def _user_file(file: str | None, groups: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    if file is None:
+        return [], {}
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"configuration file {file!r} is not there; give the path of a YAML file")
+    import yaml
+
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: expected keys and values at the top, found {type(content).__name__}")
+    chosen = {k: v for k, v in content.items() if k in groups and not isinstance(v, dict)}
+    return [_choice(str(k), v) for k, v in chosen.items()], {str(k): v for k, v in content.items() if k not in chosen}
+
+
+def _resumed(values: dict[str, Any]) -> DictConfig | None:
+    """The resolved configuration of the run folder named by `resume=`, if it names one."""
+    resume = values.get("resume")
+    if resume is None or resume in ("auto", "never"):
+        return None
+    path = Path(str(resume)) / RESOLVED_CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"resume={resume}: {path} is not there; give a run folder, or resume=auto or resume=never")
+    config = OmegaConf.load(path)
+    config["run"] = str(resume)
+    config["resume"] = values["resume"] = "auto"
+    return config  # type: ignore[return-value]
+
+
+def _without_replaced(earlier: Any, later: Any) -> Any:
+    """`earlier` without the mappings that are lists in `later`: OmegaConf would not replace one by the other."""
+    if not isinstance(earlier, Mapping) or not isinstance(later, Mapping):
+        return earlier
+    kept = {k: v for k, v in earlier.items() if not (isinstance(v, Mapping) and isinstance(later.get(k), list))}
+    return {k: _without_replaced(v, later.get(k)) for k, v in kept.items()}
+
+
+def _refuse_unknown(value: Any, annotation: Any, where: str) -> None:
+    """Raise for the first key of `value` that the schema does not have."""
+    if not isinstance(value, Mapping):
+        return
+    if is_dataclass(annotation):
+        hints = get_type_hints(annotation)
+        names = [f.name for f in fields(annotation)]
+        for key, item in value.items():
+            if key not in names:
+                place = f" in {where!r}" if where else ""
+                hint = _closest(str(key), names)
+                raise ValueError(f"option {_join(where, key)!r} is not known{hint}; options{place} are: {', '.join(names)}")
+            if isinstance(item, Mapping) and not _takes_keys(hints[key]):
+                here = _join(_join(where, key), next(iter(item), "..."))
+                instead = "; keys and units of labels go into sources.<label>='{key: ..., unit: ...}'" if "sources" in names else ""
+                raise ValueError(f"option {here!r} is not known: {_join(where, key)!r} has no options of its own{instead}")
+            if isinstance(item, str | int | float) and item != MISSING and _takes_lists_only(hints[key]):
+                raise ValueError(f"option {_join(where, key)!r} takes a list, here it is {item!r}; write '{_join(where, key)}=[{item}]'")
+            _refuse_unknown(item, hints[key], _join(where, key))
+    elif get_origin(annotation) is dict:
+        for key, item in value.items():
+            _refuse_unknown(item, get_args(annotation)[1], _join(where, key))
+
+
+def _takes_keys(annotation: Any) -> bool:
+    """Whether a value of this type may be a mapping."""
+    return any(kind is Any or is_dataclass(kind) or (get_origin(kind) or kind) is dict for kind in _kinds(annotation))
+
+
+def _takes_lists_only(annotation: Any) -> bool:
+    """Whether a value of this type is a list or null."""
+    return all((get_origin(kind) or kind) is list for kind in _kinds(annotation) if kind is not NoneType)
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _stated(schema: type, choices: Sequence[str], *layers: Mapping[str, Any]) -> list[str]:
+    """Groups and keys that the user stated, of the sections that field `stated` of the schema names; none without that field."""
+    sections = next((f.metadata["sections"] for f in fields(schema) if f.name == "stated"), ())
+    keys = [choice.partition("=")[0] for choice in choices] + [key for layer in layers for key in _leaves(layer)]
+    return [key for key in keys if key.partition(".")[0] in sections]
+
+
+def _leaves(value: Mapping[str, Any], where: str = "") -> list[str]:
+    """Dotted names of everything in nested mappings that is not a mapping."""
+    found = []
+    for key, item in value.items():
+        found += _leaves(item, _join(where, key)) if isinstance(item, Mapping) else [_join(where, key)]
+    return found
+
+
+def _join(where: str, key: Any) -> str:
+    return f"{where}.{key}" if where else str(key)
+
+
+def _closest(word: str, options: Sequence[str]) -> str:
+    close = [option for option in options if option.startswith(word)] or get_close_matches(word, options, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,1 @@
+"""From raw files to stores, and from stores to Parquet."""
