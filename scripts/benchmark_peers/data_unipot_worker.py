@@ -25,7 +25,8 @@ class UnipotStore:
     def convert(self, source: str, target: Path) -> None:
         from rich.console import Console
 
-        from unipot.workflows.prepare import PrepareConfig, prepare
+        from unipot.workflows.prepare import prepare
+        from unipot.workflows.settings.schema import PrepareConfig
 
         # the sets in the file have energy zeros of their own, which no composition explains
         quarantine = {"max_energy_residual_spreads": None}

@@ -24,7 +24,8 @@ from unipot.training.metrics import MetricAccumulator
 from unipot.training.optim import build_optimizer
 from unipot.workflows.construction.model import build_loss, build_parameter_policy, build_potential, build_settings, head_statistics
 from unipot.workflows.inputs.datasets import open_datasets
-from unipot.workflows.pretrain import mixture_data, scales_of
+from unipot.workflows.pretrain import scales_of
+from unipot.workflows.runs.mixture_data import mixture_data
 from unipot.workflows.settings.compose import load_config
 from unipot.workflows.settings.schema import PretrainConfig
 

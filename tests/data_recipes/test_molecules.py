@@ -17,7 +17,8 @@ from unipot.data.catalog.recipes import load_recipe
 from unipot.data.labels import SkippedItem
 from unipot.resources import data_recipes_dir
 from unipot.structure import Structure
-from unipot.workflows.prepare import PrepareConfig, prepare
+from unipot.workflows.prepare import prepare
+from unipot.workflows.settings.schema import PrepareConfig
 
 NAMES = ("spice2", "ani1x", "transition1x", "qm7x", "rmd17", "md22")
 #: eV and eV/Å; what the raw files hold in single precision comes back to about seven digits

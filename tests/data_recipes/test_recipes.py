@@ -13,7 +13,8 @@ from rich.console import Console
 from unipot.data.catalog.recipes import load_recipe, recipe_names
 from unipot.resources import data_recipes_dir
 from unipot.structure import Structure
-from unipot.workflows.prepare import PrepareConfig, prepare
+from unipot.workflows.prepare import prepare
+from unipot.workflows.settings.schema import PrepareConfig
 
 RECIPES = recipe_names(data_recipes_dir())
 PRETRAINING = ("emt_slabs", "xtb_crystals", "xtb_molecules", "xtb_organics")

@@ -12,14 +12,14 @@ from rich.console import Console
 
 from tests.integration.lesson_cases import methanol, parent_for_lessons, parent_with_differences, run_finetune
 from unipot.data.store import Store
-from unipot.reporting.evaluation import Evaluation
+from unipot.evaluation.records import Evaluation
 from unipot.structure import Structure
-from unipot.workflows.finetune import FinetuneConfig
 from unipot.workflows.finetuning.distillation import method_choice as teacher_choice
 from unipot.workflows.finetuning.distillation import xtb_labels as teacher_labels
 from unipot.workflows.finetuning.distillation.method_choice import FEW, FEW_CORRECTED
 from unipot.workflows.finetuning.distillation.xtb_labels import driven_by, labels_by
 from unipot.workflows.finetuning.replay.pseudo_labels import label_structure
+from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.report import SUMMARY_FILE
 from unipot.workflows.runs.run_folder import RunFolder
 from unipot.workflows.settings.compose import load_config

@@ -15,7 +15,7 @@ from ase.io import read, write
 from unipot.batch import collate
 from unipot.calculator import UnipotCalculator
 from unipot.cli import main
-from unipot.reporting.evaluation import Evaluation
+from unipot.evaluation.records import Evaluation
 from unipot.structure import Structure
 from unipot.zoo.artifact import load_artifact, load_potential
 

@@ -12,7 +12,8 @@ from unipot.data.store import Store
 from unipot.structure import Structure
 from unipot.workflows.finetuning.distillation import model_sampling as first_motion
 from unipot.workflows.finetuning.distillation import xtb_labels as teacher_labels
-from unipot.workflows.finetuning.distillation.xtb_labels import TeacherConfig, all_labels_by, driven_by, labelled_store
+from unipot.workflows.finetuning.distillation.xtb_labels import all_labels_by, driven_by, labelled_store
+from unipot.workflows.finetuning.schema import TeacherConfig
 
 pytest.importorskip("tblite", reason="tblite is the teacher")
 BOX = {"pbc": True, "cell": [6.5, 6.5, 6.5]}

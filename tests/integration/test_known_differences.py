@@ -13,9 +13,9 @@ from ase.io import write
 from tests.integration.lesson_cases import methanol, parent_with_differences, run_finetune, xtb
 from unipot.data.store import Store
 from unipot.structure import Structure
-from unipot.workflows.finetune import FinetuneConfig
 from unipot.workflows.finetuning.distillation import delta_replay as known_differences
 from unipot.workflows.finetuning.distillation.delta_learning import knowing_head, of_difference
+from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.finetuning.search.fold_models import FoldModel, FoldModels
 from unipot.workflows.finetuning.search.trials import Fold
 from unipot.workflows.settings.compose import load_config

@@ -14,7 +14,8 @@ from unipot.structure import Structure
 from unipot.workflows.finetuning.distillation import model_sampling as first_motion
 from unipot.workflows.finetuning.distillation.corrected import _structures_per_step
 from unipot.workflows.finetuning.distillation.model_sampling import n_labelled
-from unipot.workflows.finetuning.distillation.xtb_labels import TeacherConfig, driven_by, thermal_motion
+from unipot.workflows.finetuning.distillation.xtb_labels import driven_by, thermal_motion
+from unipot.workflows.finetuning.schema import TeacherConfig
 from unipot.zoo.artifact import load_artifact
 
 pytest.importorskip("tblite", reason="tblite is the teacher")

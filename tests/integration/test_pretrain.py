@@ -7,7 +7,8 @@ import torch
 
 from unipot.cli import main
 from unipot.data.mixture.datamodule import evaluation_batches
-from unipot.data.mixture.splits import SplitSpec, split
+from unipot.data.mixture.splits import split
+from unipot.data.spec import SplitSpec
 from unipot.data.store import Store
 from unipot.training.metrics import evaluate
 from unipot.training.metrics_log import read_metrics

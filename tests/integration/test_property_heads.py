@@ -12,8 +12,8 @@ from ase.io import read, write
 
 from unipot.calculator import UnipotCalculator
 from unipot.cli import main
+from unipot.evaluation.records import Evaluation
 from unipot.models import CompositionReference, Head, HeadBank, Potential, build_backbone
-from unipot.reporting.evaluation import Evaluation
 from unipot.zoo.artifact import load_artifact, load_potential, save_artifact
 
 GAP = "properties.gap={key: stretch, unit: A, threshold: 0.05}"

@@ -11,10 +11,11 @@ from rich.console import Console
 from unipot.batch import collate
 from unipot.cli import main
 from unipot.data.store import Store
-from unipot.reporting.evaluation import Evaluation
+from unipot.evaluation.records import Evaluation
 from unipot.training.losses import PropertyTerm
 from unipot.training.module import TrainingModule
-from unipot.workflows.finetuning.replay.pseudo_labels import SelfReplayConfig, drift_yardsticks, label_structure, self_labelled_sets
+from unipot.workflows.finetuning.replay.pseudo_labels import drift_yardsticks, label_structure, self_labelled_sets
+from unipot.workflows.finetuning.schema import SelfReplayConfig
 from unipot.zoo.artifact import load_artifact, load_potential
 from unipot.zoo.card import read_card
 from unipot.zoo.sample import sample_of

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tests.integration.lesson_cases import methanol, parent_for_lessons, run_finetune, xtb
 from unipot.data.store import Store
-from unipot.reporting.evaluation import Evaluation
+from unipot.evaluation.records import Evaluation
 from unipot.structure import Structure
 from unipot.workflows.finetuning.distillation import method_choice as teacher_choice
 from unipot.workflows.finetuning.distillation import plain as teacher

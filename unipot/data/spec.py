@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unipot.data.mixture.splits import SplitSpec
+import numpy as np
+
+from unipot.data.mixture.permutation import mix64
 from unipot.properties import check_energy_kind, property_named
+from unipot.structure import MAX_ATOMIC_NUMBER, SYMBOLS
 
 _DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _HEAD_NAME = re.compile(r"[a-z0-9-]+")
@@ -28,7 +32,7 @@ class DatasetSpec:
         scalars: scalar properties the run relies on, likewise; with one of them `labels` may be empty.
         head: head that evaluates this dataset; "" takes the name, lower case, with `_` and `.` turned into `-`.
         weight: relative share of draws; None leaves it to `MixtureSpec.temperature`. All datasets or none.
-        validation_path: store to validate on; None holds out a part of `path`, see `unipot.data.mixture.splits.SplitSpec`.
+        validation_path: store to validate on; None holds out a part of `path`, see `unipot.data.spec.SplitSpec`.
         validation_fraction: 0 to 1, used when `validation_path` is None.
         split_by: group, composition, elements or structure, likewise.
         held_out_elements: symbols, for a split by elements.
@@ -178,3 +182,64 @@ def _one_per_head(specs: Sequence[DatasetSpec], attribute: str, what: str) -> di
                 f"give {spec.name!r} a head of its own"
             )
     return {head: getattr(spec, attribute) for head, spec in first.items()}
+
+#: what decides together -> (column of the store, text that goes into the hash besides the seed)
+SPLIT_COLUMNS = {"group": ("group", "split"), "composition": ("formula", "split/composition"), "structure": ("id_hash", "split/structure")}
+
+SPLITS_BY = (*SPLIT_COLUMNS, "elements")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSpec:
+    """What is held out.
+
+    Attributes:
+        by: group (material or trajectory): structures of one group stay together; a structure without one is its own.
+            composition: structures of one reduced formula stay together. elements: every structure that contains one of
+            `elements` is held out, or one of a fraction of the periodic table. structure: each on its own, by its id.
+        fraction: of groups, compositions, elements 1 to 118 or structures to hold out, in [0, 1); 0 holds out none.
+        seed: another seed, another split.
+        elements: symbols, for `by="elements"` only; `fraction` is not used then.
+
+    Raises:
+        ValueError: a value is outside what is allowed, or an element is unknown.
+
+    Example:
+        >>> SplitSpec(by="elements", elements=("Pt", "Au")).held_out_numbers()
+        (78, 79)
+    """
+
+    by: str = "group"
+    fraction: float = 0.1
+    seed: int = 0
+    elements: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "elements", tuple(self.elements))
+        if self.by not in SPLITS_BY:
+            raise ValueError(f"split by {self.by!r} is not known; it is one of: {', '.join(SPLITS_BY)}")
+        if not 0 <= self.fraction < 1:
+            raise ValueError(f"validation fraction is {self.fraction}; it must be in [0, 1)")
+        if self.elements and self.by != "elements":
+            raise ValueError(
+                f"held-out elements {', '.join(self.elements)} are given but the split is by {self.by!r}; split by 'elements', or give none"
+            )
+        for symbol in self.elements:
+            if symbol not in SYMBOLS[1:]:
+                raise ValueError(f"held-out element {symbol!r} is not known; write chemical symbols such as 'Pt'")
+
+    def held_out_numbers(self) -> tuple[int, ...]:
+        """Atomic numbers that are held out, ascending; for `by="elements"`."""
+        if self.elements:
+            return tuple(sorted({SYMBOLS.index(symbol) for symbol in self.elements}))
+        hashes = keyed_hashes(np.arange(MAX_ATOMIC_NUMBER + 1, dtype=np.uint64), f"split/elements/{self.seed}")
+        return tuple(z for z in range(1, MAX_ATOMIC_NUMBER + 1) if hashes[z] < hash_threshold(self.fraction))
+
+
+def keyed_hashes(values: np.ndarray, text: str) -> np.ndarray:
+    key = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=8).digest(), dtype="<u8").astype(np.uint64)
+    return mix64(values ^ key)
+
+
+def hash_threshold(fraction: float) -> np.uint64:
+    return np.uint64(int(fraction * 2**64))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unipot.batch import AtomBatch
 from unipot.models.backbone import AtomFeatures
-from unipot.models.last_layer import POSTERIOR_VERSIONS, LastLayerPosterior
+from unipot.models.posterior import POSTERIOR_VERSIONS, LastLayerPosterior
 from unipot.models.references import CompositionReference
 from unipot.properties import check_energy_kind
 

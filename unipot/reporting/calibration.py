@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from unipot.finetune.uncertainty.calibration import COVERAGE, ErrorsAndWidths, calibration_of
-from unipot.models.last_layer import NORMAL_90
+from unipot.models.posterior import NORMAL_90
 from unipot.reporting.canvas import colour_of, new_figure, png_bytes
 from unipot.reporting.tables import ReportTable
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unipot.evaluation.records import ParityPoints
 from unipot.reporting.canvas import COLOURS, new_figure, svg_bytes
 
 if TYPE_CHECKING:
@@ -22,23 +22,6 @@ AXES = {
 }
 #: above this many points a scatter is stored as pixels, or the page would grow without bound
 MAX_VECTOR_POINTS = 2000
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParityPoints:
-    """Labels and predictions of one property of one dataset.
-
-    Attributes:
-        name: legend text, as the dataset or the model.
-        property: key of `AXES`.
-        label: (n,) canonical unit.
-        prediction: (n,) canonical unit.
-    """
-
-    name: str
-    property: str
-    label: np.ndarray
-    prediction: np.ndarray
 
 
 def parity_figure(points: Sequence[ParityPoints], title: str = "") -> bytes:

@@ -13,22 +13,24 @@ from rich.console import Console
 
 from unipot.data.mixture.selection import Selection
 from unipot.data.spec import head_name_for
+from unipot.evaluation.records import Evaluation, evaluate_head
 from unipot.models.potential import Potential
 from unipot.reporting.calibration import ErrorBarQuality, quality_table
 from unipot.reporting.console import report_console
-from unipot.reporting.evaluation import Evaluation, error_table, evaluate_head, full_table
+from unipot.reporting.error_tables import error_table, full_table
 from unipot.reporting.plots import element_error_figure, parity_figure
-from unipot.workflows.finetune import FinetuneConfig, stores_of
 from unipot.workflows.finetuning.further_sets import open_further_sets, own_datasets
+from unipot.workflows.finetuning.inputs import stores_of
 from unipot.workflows.finetuning.properties import intervals_of, properties_in, show_intervals
+from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.inputs.datasets import OpenDataset, open_datasets
 from unipot.workflows.inputs.evaluation_sets import Yardstick, pretrain_config, require_same_energy_kind, validation_sets
-from unipot.workflows.inputs.user_frames import UserDataConfig, budget_for, frames_batches, name_of, open_frames, open_user_frames
+from unipot.workflows.inputs.user_frames import budget_for, frames_batches, name_of, open_frames, open_user_frames
 from unipot.workflows.report import EVALUATIONS
 from unipot.workflows.runs.error_bars import judge_error_bars, write_error_bars
 from unipot.workflows.settings.compose import RESOLVED_CONFIG, checked_config
 from unipot.workflows.settings.devices import device_named, optional_dtype
-from unipot.workflows.settings.schema import LabelConfig, MixtureConfig, TrainerConfig
+from unipot.workflows.settings.schema import LabelConfig, MixtureConfig, TrainerConfig, UserDataConfig
 from unipot.zoo.artifact import load_artifact
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
-import numpy as np
-from omegaconf import MISSING
 from rich.console import Console
 
-from unipot.data.store import Store
 from unipot.models.potential import Potential
 from unipot.reporting.console import report_console
 from unipot.structure import Structure
@@ -18,98 +15,37 @@ from unipot.training.module import TrainingModule
 from unipot.workflows.construction.charge_states import admit_states, show_ignored_states
 from unipot.workflows.construction.core_repulsion import admit_close_pairs
 from unipot.workflows.construction.model import build_settings, dtype_named
-from unipot.workflows.finetuning.alignment import AUTO
 from unipot.workflows.finetuning.distillation.method_choice import choose_teacher
 from unipot.workflows.finetuning.distillation.plain import check_teacher
-from unipot.workflows.finetuning.distillation.xtb_labels import TeacherConfig
-from unipot.workflows.finetuning.further_sets import FurtherSetConfig, open_further_sets, own_datasets
+from unipot.workflows.finetuning.further_sets import own_datasets
+from unipot.workflows.finetuning.inputs import open_everything, stores_of, with_light_steps
 from unipot.workflows.finetuning.preparation import Plan, Ready, prepared
 from unipot.workflows.finetuning.properties import (
     calibrate_properties,
     check_properties,
-    through_existing_head,
 )
-from unipot.workflows.finetuning.replay.mixture import open_replay
-from unipot.workflows.finetuning.replay.pseudo_labels import SelfReplayConfig, drift_yardsticks
 from unipot.workflows.finetuning.results import card_of, chosen_potential, model_name, show_results, write_summary
+from unipot.workflows.finetuning.schema import (
+    FinetuneConfig,
+)
 from unipot.workflows.finetuning.search.fold_models import FoldModels
-from unipot.workflows.finetuning.search.plan import STATED, SmallDataConfig, is_stated, keep_start, plan_search
-from unipot.workflows.finetuning.starting_point import cache_of
-from unipot.workflows.finetuning.strategy import StrategyConfig, add_updates, check_strategy
+from unipot.workflows.finetuning.search.plan import keep_start, plan_search
+from unipot.workflows.finetuning.strategy import add_updates, check_strategy
 from unipot.workflows.finetuning.training_module import training_module
 from unipot.workflows.finetuning.uncertainty import add_uncertainty, check_uncertainty
 from unipot.workflows.inputs.datasets import OpenDataset
-from unipot.workflows.inputs.evaluation_sets import (
-    Yardstick,
-    YardstickConfig,
-    evaluations_by_name,
-    open_yardsticks,
-    save_evaluations,
-    user_yardsticks,
-)
-from unipot.workflows.inputs.user_frames import (
-    UserDataConfig,
-    UserFrames,
-    budget_for,
-    free_head_name,
-    name_of,
-    open_user_frames,
-)
-from unipot.workflows.pretrain import mixture_data
+from unipot.workflows.inputs.evaluation_sets import evaluations_by_name, save_evaluations, user_yardsticks
+from unipot.workflows.inputs.user_frames import UserFrames, budget_for, name_of
 from unipot.workflows.report import EVALUATIONS, forgetting_table
 from unipot.workflows.runs import tables
 from unipot.workflows.runs.export import export_artifact, golden_structures
 from unipot.workflows.runs.fit import FitResult, fit, is_main_process, set_up_process
+from unipot.workflows.runs.mixture_data import mixture_data
 from unipot.workflows.runs.run_folder import RunFolder, open_run_folder
 from unipot.workflows.settings.schema import (
-    DatasetConfig,
-    HeadsConfig,
-    LoggerConfig,
-    LossConfig,
     MixtureConfig,
-    OptimizerConfig,
-    ScheduleConfig,
-    TrainerConfig,
 )
 from unipot.zoo.artifact import load_potential
-
-
-@dataclass(kw_only=True)
-class FinetuneConfig(UserDataConfig):
-    """`unipot finetune`: adapt `checkpoint` to the frames at `data`."""
-
-    run: str | None = None
-    resume: str = "auto"
-    seed: int = MISSING
-    cache: str | None = None
-    checkpoint: str = MISSING
-    data: str = MISSING
-    head: str | None = None
-    parent_head: str = AUTO
-    new_elements: str = "from-neighbors"
-    alignment: str = "shift"
-    uncertainty: str = "last-layer"
-    from_scratch: bool = False
-    also: dict[str, FurtherSetConfig] = field(default_factory=dict)
-    replay: dict[str, DatasetConfig] = field(default_factory=dict)
-    replay_pretrain_run: bool = False
-    replay_share: float = MISSING
-    self_replay: SelfReplayConfig = field(default_factory=SelfReplayConfig)
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    forgetting: dict[str, YardstickConfig] = field(default_factory=dict)
-    pretrain_run: str | None = None
-    forgetting_frames: int = MISSING
-    finetune: StrategyConfig = field(default_factory=StrategyConfig)
-    atoms_per_step: int | None = None
-    mixture: MixtureConfig = field(default_factory=MixtureConfig)
-    heads: HeadsConfig = field(default_factory=HeadsConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-    small_data: SmallDataConfig = field(default_factory=SmallDataConfig)
-    stated: list[str] = field(default_factory=list, metadata={"sections": STATED})
 
 
 def finetune(config: FinetuneConfig) -> FitResult:
@@ -205,64 +141,6 @@ def show_training(console: Console, module: TrainingModule, datasets: Sequence[O
     tables.show_parameters(console, module.parameter_rows)
     tables.show_loss(console, module.loss)
     tables.show_dropped_posteriors(console, module.dropped_posteriors)
-
-
-def open_everything(
-    config: FinetuneConfig, potential: Potential, run: RunFolder, console: Console
-) -> tuple[UserFrames, list[OpenDataset], list[Yardstick]]:
-    """The user's frames, the replay sets, and the pretraining sets to watch.
-
-    Raises:
-        ValueError, KeyError, FileNotFoundError: see the functions called.
-    """
-    if config.from_scratch and config.also:
-        raise ValueError("from_scratch=true trains one head on the frames at data; also has further sets, so leave them out")
-    if config.from_scratch and (config.replay or config.replay_pretrain_run or config.self_replay.wanted or config.parent_head != AUTO):
-        raise ValueError("from_scratch=true starts from random weights, so it has neither a parent_head nor replay; leave them out")
-    if config.heads.references and not config.from_scratch:
-        raise ValueError("heads.references are for from_scratch=true: an aligned head takes its parent's references and shifts them")
-    cache = cache_of(config, run)
-    head = config.head or free_head_name(config.name or name_of(config.data), potential.head_names)
-    frames = open_user_frames(config.data, config, head=head, seed=config.seed, cache=cache, console=console)
-    frames = through_existing_head(
-        frames, potential, None if config.parent_head == AUTO else config.parent_head, from_scratch=config.from_scratch
-    )
-    frames = open_further_sets(frames, config.also, potential.head_names, seed=config.seed, cache=cache, console=console)
-    replay, own_labels = open_replay(config, potential, cache, console)
-    watched = {} if config.from_scratch else config.forgetting
-    run_to_watch = None if config.from_scratch else config.pretrain_run
-    yardsticks = open_yardsticks(watched, run_to_watch, potential, n_frames=config.forgetting_frames, cache=cache, console=console)
-    return frames, [*replay, *own_labels], [*yardsticks, *drift_yardsticks(own_labels)]
-
-
-def with_light_steps(config: FinetuneConfig, frames: UserFrames, replay: Sequence[OpenDataset], console: Console) -> FinetuneConfig:
-    """Fewer structures a step where they are large: as many as hold `atoms_per_step` on average, unless the user said how many.
-
-    With replay, further sets or several processes a step is a mixture of the user's making and stays as it is.
-
-    Raises:
-        ValueError: `atoms_per_step` is not positive.
-    """
-    most = config.atoms_per_step
-    if most is not None and most < 1:
-        raise ValueError(f"atoms_per_step is {most}; it must be at least 1, or null to leave structures_per_step as it is")
-    own = frames.dataset
-    if most is None or is_stated("mixture.structures_per_step", config) or replay or frames.further or config.trainer.in_several_processes:
-        return config
-    n_atoms = float(np.mean(own.store.n_atoms[np.asarray(own.train_indices)]))
-    fitting = max(1, int(most / n_atoms))
-    if fitting >= config.mixture.structures_per_step:
-        return config
-    text = f"  {fitting} structures a step instead of {config.mixture.structures_per_step}: they have {n_atoms:.0f} atoms"
-    console.print(f"{text} (atoms_per_step={most}; mixture.structures_per_step=... says how many)", highlight=False, markup=False)
-    return replace(config, mixture=replace(config.mixture, structures_per_step=fitting))
-
-
-def stores_of(frames: UserFrames, replay: Sequence[OpenDataset], yardsticks: Sequence[Yardstick] = ()) -> list[Store]:
-    """Every store of a run."""
-    datasets = [store for d in [*own_datasets(frames), *replay] for store in (d.store, d.validation_store)]
-    tests = [each.test for each in (frames, *frames.further) if each.test is not None]
-    return [*datasets, *tests, *(y.store for y in yardsticks)]
 
 
 def add_error_bars(

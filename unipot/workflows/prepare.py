@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from unipot.data.store import SUFFIX, Store
 from unipot.properties import property_named
 from unipot.reporting.console import report_console
 from unipot.resources import data_recipes_dir
-from unipot.workflows.settings.schema import LabelConfig
+from unipot.workflows.settings.schema import PrepareConfig
 from unipot.workflows.stores.fetch import fetch_raw_files, find_raw_files
 from unipot.workflows.stores.make_store import Job, StoreOptions, make_store, refuse_existing
 from unipot.workflows.stores.own_formats import described_job, described_name
@@ -28,43 +28,6 @@ from unipot.workflows.stores.to_parquet import export_store
 
 #: bytes of a record besides its atoms, and per atom, at float64 with energy and forces
 _BYTES_PER_STRUCTURE, _BYTES_PER_ATOM = 450, 50
-
-
-@dataclass(kw_only=True)
-class PrepareConfig:
-    """Options of `unipot prepare`; give `path` or `recipe`.
-
-    `labels` maps a property to its key, unit and (stress) sign in the source, for example `labels.energy.key=REF_energy
-    labels.energy.unit=eV`. Without it a structure file is read with ASE's names and units, and the log says so.
-    """
-
-    path: str | None = None  # a file, a folder, a pattern with *, a store, or hf://owner/name
-    recipe: str | None = None  # a name, or the path of a recipe's folder
-    name: str | None = None  # null: the recipe's name, or the file's
-    to: str = "store"  # store, or parquet: a folder for Hugging Face datasets, made from a store
-    out: str | None = None  # folder to make; null: <name>.unipot (or <name>-parquet) here
-    level_of_theory: str | None = None  # must be stated for a path, unless the source says it itself
-    energy_kind: str | None = None  # of a path: total, adsorption, formation or difference; null: as a store says, else total
-    labels: dict[str, LabelConfig] = field(default_factory=dict)
-    format: str = "auto"  # auto, ase, aselmdb, huggingface, unipot
-    group_key: str | None = None  # info key or column of the material or trajectory
-    id_key: str | None = None  # info key or column of a unique id
-    columns: dict[str, str] = field(default_factory=dict)  # Hugging Face: geometry field -> column, e.g. columns.positions=xyz
-    split: str | None = None  # Hugging Face: which split, where there are several
-    options: dict[str, Any] = field(default_factory=dict)  # of the recipe
-    raw: str | None = None  # folder with the recipe's raw files; null: they are downloaded
-    offline: bool = False  # download nothing
-    verify: bool = True  # compare raw files that are there with sizes and hashes of the card
-    allow_missing: bool = False  # convert the raw files that are there
-    workers: int | None = None  # processes; null: one per processor where there is enough to do
-    structures_per_shard: int = 100_000
-    precision: str = "float64"  # of positions and forces on disk, float64 or float32
-    compression: str | None = None  # of records: null or zstd
-    quarantine: dict[str, Any] = field(default_factory=dict)  # thresholds, over those of the card
-    on_invalid: str | None = None  # a broken structure: refuse stops, skip lists it; null: refuse for a path, skip for a recipe
-    check_labels: bool = True  # stop when labels contradict the energies of near-identical frames
-    check_disk: bool = True  # stop before the work when free space will not do
-    overwrite: bool = False
 
 
 def prepare(config: PrepareConfig, console: Console | None = None) -> Store:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 
-from unipot.data.mixture.datamodule import MixtureDataModule
-from unipot.data.spec import MixtureSpec
 from unipot.models.potential import Potential
 from unipot.reporting.console import report_console
 from unipot.training.module import TrainingModule
@@ -31,8 +28,9 @@ from unipot.workflows.runs import tables
 from unipot.workflows.runs.card_sample import sample_facts
 from unipot.workflows.runs.export import export_artifact, golden_structures, references_of, training_card, write_references
 from unipot.workflows.runs.fit import FitResult, fit, is_main_process, set_up_process
+from unipot.workflows.runs.mixture_data import mixture_data
 from unipot.workflows.runs.run_folder import RunFolder, open_run_folder
-from unipot.workflows.settings.schema import MixtureConfig, PretrainConfig, TrainerConfig
+from unipot.workflows.settings.schema import PretrainConfig
 
 
 def pretrain(config: PretrainConfig) -> FitResult:
@@ -48,7 +46,7 @@ def pretrain(config: PretrainConfig) -> FitResult:
     run = open_run_folder(config.run, resume=config.resume, config=config)
 
     console.rule("datasets")
-    cache = Path(config.cache) if config.cache else run.path / "data"
+    cache = run.cache(config.cache)
     datasets = open_datasets(config.datasets, cache=cache, seed=config.seed, console=console, local_cache=config.trainer.local_cache)
     statistics = head_statistics(datasets, config.heads, cache=cache, console=console)
     potential = first_potential(config, datasets, statistics, console)
@@ -98,59 +96,6 @@ def first_potential(
     if config.start_from is None:
         return build_potential(config.backbone, config.heads, datasets, statistics, dtype_named(config.trainer.dtype))
     return continued_potential(config.start_from, config.heads, datasets, statistics, config.trainer.dtype, console)
-
-
-def mixture_data(
-    datasets: Sequence[OpenDataset],
-    mixture: MixtureConfig,
-    trainer: TrainerConfig,
-    *,
-    cutoff: float,
-    head_names: Sequence[str],
-    n_steps: int,
-    seed: int,
-) -> MixtureDataModule:
-    """The data module of a run.
-
-    Raises:
-        ValueError: a structure is larger than the budget, or a number is outside its range.
-    """
-    return MixtureDataModule(
-        specs=[d.spec for d in datasets],
-        stores=[d.store for d in datasets],
-        train_indices=[d.train_indices for d in datasets],
-        validation_indices=[d.validation_indices for d in datasets],
-        validation_stores=[d.validation_store for d in datasets],
-        head_index=[list(head_names).index(d.spec.head) for d in datasets],
-        mixture=MixtureSpec(
-            temperature=mixture.temperature,
-            structures_per_step=mixture.structures_per_step,
-            micro_batches_per_step=_micro_batches(mixture, trainer.n_processes),
-            max_atoms=mixture.max_atoms,
-            max_edges=mixture.max_edges,
-            max_cost=mixture.max_cost,
-            seed=seed,
-        ),
-        cutoff=cutoff,
-        n_steps=n_steps,
-        dtype=dtype_named(trainer.dtype),
-        num_workers=trainer.workers,
-        prefetch_factor=trainer.prefetch_factor,
-        neighbors=trainer.neighbors,
-        pin_memory=trainer.accelerator == "gpu",
-    )
-
-
-def _micro_batches(mixture: MixtureConfig, n_processes: int) -> int:
-    """As configured, or one per process."""
-    if mixture.micro_batches_per_step is not None:
-        return mixture.micro_batches_per_step
-    if mixture.structures_per_step < n_processes:
-        raise ValueError(
-            f"mixture: {n_processes} processes cannot share structures_per_step={mixture.structures_per_step}; set it to at least "
-            f"{n_processes}, or ask for fewer trainer.devices"
-        )
-    return n_processes
 
 
 def scales_of(datasets: Sequence[OpenDataset], statistics: Sequence[HeadStatistics]) -> list[float]:

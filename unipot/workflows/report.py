@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from unipot.evaluation.records import Evaluation
 from unipot.reporting.console import report_console
 from unipot.reporting.curves import METRICS_FILE, Curve, energy_curves, force_curves, loss_curve, read_curves
-from unipot.reporting.evaluation import Evaluation, error_table, full_table, property_table
+from unipot.reporting.error_tables import error_table, full_table, property_table
 from unipot.reporting.html import Figure, Section, write_report
 from unipot.reporting.plots import curve_figure, element_error_figure, parity_figure
 from unipot.reporting.tables import ReportTable

@@ -27,7 +27,8 @@ from unipot.data.conversion.workers import run_all
 from unipot.data.labels import ASE_LABELS, LabelSource
 from unipot.data.storage import assembly as store_assembly
 from unipot.data.store import Store
-from unipot.workflows.prepare import PrepareConfig, prepare
+from unipot.workflows.prepare import prepare
+from unipot.workflows.settings.schema import PrepareConfig
 from unipot.workflows.stores.make_store import Job, StoreOptions, make_store
 
 CARD = {

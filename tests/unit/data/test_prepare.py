@@ -15,8 +15,8 @@ from rich.console import Console
 
 from unipot.data.catalog.recipes import load_recipe
 from unipot.data.store import Store
-from unipot.workflows.prepare import PrepareConfig, prepare
-from unipot.workflows.settings.schema import LabelConfig
+from unipot.workflows.prepare import prepare
+from unipot.workflows.settings.schema import LabelConfig, PrepareConfig
 
 CARD = {
     "name": "toy", "title": "toy", "licence": "CC0-1.0", "citation": ["nobody"], "level_of_theory": "toy", "software": {},

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unipot.data.mixture import splits
-from unipot.data.mixture.splits import SPLITS_BY, SplitSpec, containing, split
+from unipot.data.mixture.splits import containing, split
+from unipot.data.spec import SPLITS_BY, SplitSpec
 from unipot.data.statistics import elements_present
 from unipot.data.storage.format import group_hash, reduced_formula
 

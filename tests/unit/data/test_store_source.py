@@ -14,8 +14,8 @@ from unipot.data.labels import SkippedItem
 from unipot.data.readers.unipot_store import describe_stores, read_store, store_folders
 from unipot.data.store import Store, StoreWriter
 from unipot.structure import Structure
-from unipot.workflows.prepare import PrepareConfig, prepare
-from unipot.workflows.settings.schema import LabelConfig
+from unipot.workflows.prepare import prepare
+from unipot.workflows.settings.schema import LabelConfig, PrepareConfig
 
 
 def make_store(path: Path, n: int = 6, prefix: str = "s", **options: Any) -> Store:

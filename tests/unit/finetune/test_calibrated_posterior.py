@@ -15,7 +15,8 @@ from unipot.finetune.uncertainty.calibrated_posterior import fit_posterior
 from unipot.finetune.uncertainty.calibration import calibration_of, errors_and_widths
 from unipot.finetune.uncertainty.difference_errors import difference_errors
 from unipot.finetune.uncertainty.energy_zero import energy_zero
-from unipot.models.last_layer import NORMAL_90, is_stale, predict_uncertainty
+from unipot.models.last_layer import is_stale, predict_uncertainty
+from unipot.models.posterior import NORMAL_90
 from unipot.structure import Structure
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unipot.finetune.uncertainty.calibration import calibration_of, cautious, effective_number
-from unipot.models.last_layer import NORMAL_90
+from unipot.models.posterior import NORMAL_90
 
 
 def test_heavy_tails_take_the_quantile_and_not_the_root_mean_square():

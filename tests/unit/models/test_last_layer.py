@@ -12,7 +12,6 @@ from unipot.batch import collate
 from unipot.calculator import UnipotCalculator
 from unipot.finetune.alignment.composition_shift import open_compositions
 from unipot.models.last_layer import (
-    LastLayerPosterior,
     drop_posteriors,
     drop_posteriors_of_learners,
     energy_difference_uncertainty,
@@ -21,6 +20,7 @@ from unipot.models.last_layer import (
     predict_uncertainty,
     structure_features,
 )
+from unipot.models.posterior import LastLayerPosterior
 from unipot.structure import Structure
 from unipot.zoo.artifact import load_potential, save_artifact
 

@@ -3,11 +3,12 @@ import pytest
 import torch
 
 from unipot.batch import collate
+from unipot.evaluation.records import Evaluation, evaluate_head
 from unipot.models.heads import Head, HeadBank
 from unipot.models.potential import Potential
 from unipot.models.references import CompositionReference
 from unipot.models.registry import build_backbone
-from unipot.reporting.evaluation import Evaluation, error_table, evaluate_head, full_table
+from unipot.reporting.error_tables import error_table, full_table
 from unipot.structure import Structure
 from unipot.training.metrics import evaluate
 

@@ -3,8 +3,9 @@ import re
 import numpy as np
 import pytest
 
+from unipot.evaluation.records import ParityPoints
 from unipot.reporting.html import Figure, Section, write_report
-from unipot.reporting.plots import ParityPoints, parity_figure
+from unipot.reporting.plots import parity_figure
 from unipot.reporting.tables import ReportTable
 
 

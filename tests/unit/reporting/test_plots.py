@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from unipot.reporting.plots import ParityPoints, curve_figure, element_error_figure, parity_figure
+from unipot.evaluation.records import ParityPoints
+from unipot.reporting.plots import curve_figure, element_error_figure, parity_figure
 
 
 def points(n=50, name="model", prop="forces"):

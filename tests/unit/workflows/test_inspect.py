@@ -11,7 +11,8 @@ from unipot.reporting.html import Section
 from unipot.reporting.store_page import Sampling, facts_table, formula, page_sections
 from unipot.structure import Structure
 from unipot.workflows.inspect import InspectConfig, inspect, names_of
-from unipot.workflows.prepare import PrepareConfig, prepare
+from unipot.workflows.prepare import prepare
+from unipot.workflows.settings.schema import PrepareConfig
 
 CARD = {"licence": "CC-BY-4.0", "citation": ["A. Author (2020)"], "known_traps": ["Mind the <gap>."], "title": "Metals"}
 

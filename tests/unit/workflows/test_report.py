@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from unipot.reporting.evaluation import Evaluation
+from unipot.evaluation.records import Evaluation
 from unipot.training.metrics import MetricRow, MetricTable
 from unipot.training.metrics_log import MetricsCsv
 from unipot.workflows.report import ReportConfig, comparison_table, forgetting_table, models_of, read_finetune_run, report

@@ -5,73 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unipot.data.mixture.permutation import mix64
 from unipot.data.mixture.selection import CHUNK, Selection
+from unipot.data.spec import SPLIT_COLUMNS, SplitSpec, hash_threshold, keyed_hashes
 from unipot.structure import MAX_ATOMIC_NUMBER, SYMBOLS
 
 if TYPE_CHECKING:
     from unipot.data.store import Store
 
-#: what decides together -> (column of the store, text that goes into the hash besides the seed)
-_COLUMNS = {"group": ("group", "split"), "composition": ("formula", "split/composition"), "structure": ("id_hash", "split/structure")}
-SPLITS_BY = (*_COLUMNS, "elements")
 #: structures whose compositions are looked at together: 31 MB
 _COMPOSITIONS = 2**16
 #: below this many structures the bits (1 MB) are made anew instead of kept in a file
 _KEPT = 2**23
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitSpec:
-    """What is held out.
-
-    Attributes:
-        by: group (material or trajectory): structures of one group stay together; a structure without one is its own.
-            composition: structures of one reduced formula stay together. elements: every structure that contains one of
-            `elements` is held out, or one of a fraction of the periodic table. structure: each on its own, by its id.
-        fraction: of groups, compositions, elements 1 to 118 or structures to hold out, in [0, 1); 0 holds out none.
-        seed: another seed, another split.
-        elements: symbols, for `by="elements"` only; `fraction` is not used then.
-
-    Raises:
-        ValueError: a value is outside what is allowed, or an element is unknown.
-
-    Example:
-        >>> SplitSpec(by="elements", elements=("Pt", "Au")).held_out_numbers()
-        (78, 79)
-    """
-
-    by: str = "group"
-    fraction: float = 0.1
-    seed: int = 0
-    elements: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "elements", tuple(self.elements))
-        if self.by not in SPLITS_BY:
-            raise ValueError(f"split by {self.by!r} is not known; it is one of: {', '.join(SPLITS_BY)}")
-        if not 0 <= self.fraction < 1:
-            raise ValueError(f"validation fraction is {self.fraction}; it must be in [0, 1)")
-        if self.elements and self.by != "elements":
-            raise ValueError(
-                f"held-out elements {', '.join(self.elements)} are given but the split is by {self.by!r}; split by 'elements', or give none"
-            )
-        for symbol in self.elements:
-            if symbol not in SYMBOLS[1:]:
-                raise ValueError(f"held-out element {symbol!r} is not known; write chemical symbols such as 'Pt'")
-
-    def held_out_numbers(self) -> tuple[int, ...]:
-        """Atomic numbers that are held out, ascending; for `by="elements"`."""
-        if self.elements:
-            return tuple(sorted({SYMBOLS.index(symbol) for symbol in self.elements}))
-        hashes = _hashes(np.arange(MAX_ATOMIC_NUMBER + 1, dtype=np.uint64), f"split/elements/{self.seed}")
-        return tuple(z for z in range(1, MAX_ATOMIC_NUMBER + 1) if hashes[z] < _threshold(self.fraction))
 
 
 def split(store: Store, spec: SplitSpec, cache: Path | None = None) -> tuple[Selection, Selection]:
@@ -118,7 +68,7 @@ def containing(store: Store, elements: np.ndarray) -> Selection:
 
 
 def _masks_by_hash(store: Store, spec: SplitSpec) -> Callable[[], Iterator[np.ndarray]]:
-    return lambda: (hashes < _threshold(spec.fraction) for hashes in _column_hashes(store, spec))
+    return lambda: (hashes < hash_threshold(spec.fraction) for hashes in _column_hashes(store, spec))
 
 
 def _masks_by_elements(store: Store, spec: SplitSpec) -> Callable[[], Iterator[np.ndarray]]:
@@ -134,19 +84,10 @@ def _containing(store: Store, elements: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _column_hashes(store: Store, spec: SplitSpec) -> Iterator[np.ndarray]:
-    name, text = _COLUMNS[spec.by]
+    name, text = SPLIT_COLUMNS[spec.by]
     column = store.column(name)
     for start in range(0, len(store), CHUNK):
-        yield _hashes(np.asarray(column[start : start + CHUNK], dtype=np.uint64), f"{text}/{spec.seed}")
-
-
-def _hashes(values: np.ndarray, text: str) -> np.ndarray:
-    key = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=8).digest(), dtype="<u8").astype(np.uint64)
-    return mix64(values ^ key)
-
-
-def _threshold(fraction: float) -> np.uint64:
-    return np.uint64(int(fraction * 2**64))
+        yield keyed_hashes(np.asarray(column[start : start + CHUNK], dtype=np.uint64), f"{text}/{spec.seed}")
 
 
 def _file(store: Store, spec: SplitSpec, cache: Path) -> Path:

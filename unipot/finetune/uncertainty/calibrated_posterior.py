@@ -30,7 +30,8 @@ from unipot.finetune.uncertainty.energy_zero import EnergyZero, energy_zero
 from unipot.finetune.uncertainty.head_ensemble import ensemble_factor
 from unipot.finetune.uncertainty.left_out import left_out_residuals
 from unipot.finetune.uncertainty.out_of_fold import FoldFrames, out_of_fold
-from unipot.models.last_layer import POSTERIOR_VERSIONS, LastLayerPosterior, fingerprint_of
+from unipot.models.last_layer import fingerprint_of
+from unipot.models.posterior import POSTERIOR_VERSIONS, LastLayerPosterior
 from unipot.models.potential import Potential
 
 LAST_LAYER, ENSEMBLE, NONE = "last-layer", "ensemble", "none"

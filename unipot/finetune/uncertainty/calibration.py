@@ -11,7 +11,8 @@ from scipy import stats
 from torch import nn
 
 from unipot.batch import AtomBatch
-from unipot.models.last_layer import NORMAL_90, predict_uncertainty
+from unipot.models.last_layer import predict_uncertainty
+from unipot.models.posterior import NORMAL_90
 from unipot.models.potential import Potential
 from unipot.training.losses import labelled_mask
 

@@ -1,4 +1,4 @@
-"""The model that fine-tuning starts from: a pretrained one with an aligned head, or fresh weights of the same size."""
+"""The model that fine-tuning starts from: a pretrained one with aligned heads, or random weights; and how good that is."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from unipot.batch import AtomBatch
 from unipot.data.statistics import elements_present
 from unipot.data.store import Store
+from unipot.evaluation.records import Evaluation
 from unipot.finetune.alignment.align import AlignmentReport, align_head
 from unipot.finetune.alignment.label_checks import LabelScale, heads_alike, label_scales, level_warnings, refuse_wrong_units
 from unipot.finetune.alignment.new_elements import NewElement, start_new_elements
@@ -22,15 +23,18 @@ from unipot.models.potential import Potential
 from unipot.reporting.tables import ReportTable, alignment_table, held_out_table, new_element_table, parent_table
 from unipot.structure import symbols_of
 from unipot.workflows.construction.model import HeadStatistics, build_potential, head_statistics
+from unipot.workflows.finetuning.schema import AUTO, FinetuneConfig
 from unipot.workflows.inputs.datasets import OpenDataset
+from unipot.workflows.inputs.evaluation_sets import Yardstick
 from unipot.workflows.inputs.frame_limits import spread
-from unipot.workflows.inputs.user_frames import counted_batches
+from unipot.workflows.inputs.user_frames import UserFrames, counted_batches, stated_units
+from unipot.workflows.runs.export import write_references
+from unipot.workflows.runs.run_folder import RunFolder
 from unipot.workflows.runs.tables import show_heads
 from unipot.workflows.settings.schema import BackboneConfig, HeadsConfig, MixtureConfig
 
 #: frames that parent heads are scored on, evenly spread; more do not change the choice
 FRAMES_TO_SCORE = 100
-AUTO = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,3 +240,33 @@ def _evenly(
         return batches
     chosen = indices[spread(len(indices), FRAMES_TO_SCORE)]
     return counted_batches(potential, dataset.store, chosen, head, mixture)
+
+#: how tables call the aligned model before training
+ZERO_SHOT, AFTER_LESSON = "zero-shot", "after the lesson"
+
+
+def starting_point(
+    config: FinetuneConfig, pretrained: Potential, frames: UserFrames, budget: MixtureConfig, run: RunFolder, console: Console
+) -> Adaptation:
+    """The pretrained model with an aligned head, or as it is where there are no energies, or random weights."""
+    own = frames.dataset
+    if not own.spec.labels:
+        return Adaptation(potential=pretrained)
+    if config.from_scratch:
+        start = fresh_potential(pretrained, own, config.heads, run.cache(config.cache), console)
+        write_references(run.references, start.statistics)
+        return start
+    heads, adapted = pretrained.head_names, []
+    for each, options in zip((frames, *frames.further), (config, *config.also.values()), strict=True):
+        found = align_to_frames(
+            pretrained, each.dataset, options.parent_head, budget, config.new_elements, config.alignment, stated_units(options), heads
+        )  # fmt: skip
+        others = {"test_data": each.test, "validation_data": each.dataset.validation_store if options.validation_data else None}
+        others = {name: store for name, store in others.items() if store is not None}
+        adapted.append(found.noting(element_warnings(pretrained, each.dataset, others)))
+    return replace(adapted[0], further=tuple(adapted[1:]))
+
+
+def measure_start(start: Adaptation, targets: Sequence[Yardstick], what: str, budget: MixtureConfig) -> list[Evaluation]:
+    """Errors of the aligned heads, called `what` with the parent; none from scratch and without energies."""
+    return [t.measure(start.potential, f"{what} ({start.parent_of(t.head)})", budget) for t in targets if start.parent]

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
 from rich.console import Console
 
-from unipot.workflows.finetuning.alignment import AUTO
+from unipot.workflows.finetuning.schema import FurtherSetConfig
 from unipot.workflows.inputs.datasets import OpenDataset
-from unipot.workflows.inputs.user_frames import UserDataConfig, UserFrames, free_head_name, open_user_frames
-
-
-@dataclass(kw_only=True)
-class FurtherSetConfig(UserDataConfig):
-    """One more set beside `data`; what is not given here has the defaults of `data`, not its values."""
-
-    path: str = MISSING
-    head: str | None = None
-    parent_head: str = AUTO
-    weight: float = 1.0
+from unipot.workflows.inputs.user_frames import UserFrames, free_head_name, open_user_frames
 
 
 def open_further_sets(

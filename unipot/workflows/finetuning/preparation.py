@@ -6,32 +6,27 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from unipot.evaluation.records import Evaluation
 from unipot.models.potential import Potential
-from unipot.reporting.evaluation import Evaluation
-from unipot.workflows.finetuning.alignment import Adaptation, show_alignment
+from unipot.workflows.finetuning.alignment import AFTER_LESSON, ZERO_SHOT, Adaptation, measure_start, show_alignment, starting_point
 from unipot.workflows.finetuning.distillation.corrected import learn_corrected, with_last_schedule
 from unipot.workflows.finetuning.distillation.delta_learning import corrected_lesson, is_corrected
 from unipot.workflows.finetuning.distillation.plain import taught
-from unipot.workflows.finetuning.distillation.xtb_labels import NONE
 from unipot.workflows.finetuning.further_sets import own_datasets
 from unipot.workflows.finetuning.properties import add_property_heads
 from unipot.workflows.finetuning.replay.mixture import weighted
+from unipot.workflows.finetuning.schema import NONE, FinetuneConfig
 from unipot.workflows.finetuning.search.fold_models import FoldModels
 from unipot.workflows.finetuning.search.plan import SmallDataPlan, SmallDataReport, settle
-from unipot.workflows.finetuning.starting_point import AFTER_LESSON, ZERO_SHOT, cache_of, measure_start, starting_point
 from unipot.workflows.finetuning.training_module import training_module, trial_module
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.evaluation_sets import Yardstick
 from unipot.workflows.inputs.user_frames import UserFrames
 from unipot.workflows.runs.run_folder import RunFolder
 from unipot.workflows.settings.schema import MixtureConfig
-
-if TYPE_CHECKING:
-    from unipot.workflows.finetune import FinetuneConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +90,7 @@ def after_alignment(plan: Plan, targets: Sequence[Yardstick], console: Console) 
     config, frames, run, budget = plan.config, plan.frames, plan.run, plan.budget
     untaught = _measure_untaught(config, plan.pretrained, frames, targets, budget, run)
     build = partial(training_module, run=run)
-    lesson = taught(config, plan.pretrained, frames.dataset, plan.replay, budget, cache_of(config, run), run, build, console)
+    lesson = taught(config, plan.pretrained, frames.dataset, plan.replay, budget, run.cache(config.cache), run, build, console)
     console.rule("fresh weights" if config.from_scratch else "alignment")
     start = replace(starting_point(config, lesson.potential, frames, budget, run, console), teacher=lesson.facts)
     show_alignment(console, start)
@@ -115,7 +110,7 @@ def after_correction(plan: Plan, targets: Sequence[Yardstick], console: Console)
     """The aligned model after a lesson from a teacher that the user's frames have corrected; they are trained on alone last."""
     config, frames, run, budget = plan.config, plan.frames, plan.run, plan.budget
     build = partial(trial_module, run=run)
-    lesson = corrected_lesson(config, plan.pretrained, frames, budget, cache_of(config, run), run, build, console)
+    lesson = corrected_lesson(config, plan.pretrained, frames, budget, run.cache(config.cache), run, build, console)
     console.rule("alignment")
     start = replace(starting_point(config, plan.pretrained, frames, budget, run, console), teacher=lesson.facts)
     show_alignment(console, start)

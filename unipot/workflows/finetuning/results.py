@@ -5,17 +5,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
+from unipot.evaluation.records import Evaluation
 from unipot.finetune.lora import LoraReport
 from unipot.models.potential import Potential
-from unipot.reporting.evaluation import Evaluation, error_table, property_table
+from unipot.reporting.error_tables import error_table, property_table
 from unipot.reporting.tables import ReportTable
 from unipot.workflows.construction.model import dtype_named
 from unipot.workflows.finetuning.alignment import Adaptation
 from unipot.workflows.finetuning.further_sets import also_summary
+from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.finetuning.search.plan import SmallDataReport
 from unipot.workflows.finetuning.strategy import strategy_facts
 from unipot.workflows.inputs.datasets import OpenDataset
@@ -27,9 +29,6 @@ from unipot.workflows.runs.run_folder import RunFolder, write_json
 from unipot.zoo.artifact import load_potential
 from unipot.zoo.card import read_card
 from unipot.zoo.sample import kept_sample
-
-if TYPE_CHECKING:
-    from unipot.workflows.finetune import FinetuneConfig
 
 
 def card_of(

@@ -3,49 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
 from rich.console import Console
 
 from unipot.finetune.alignment.new_elements import NewElement, free_rows
 from unipot.finetune.lora import LoraReport, LoraSettings, inject_lora, lora_matrices
 from unipot.models.potential import Potential
 from unipot.training.optim import ParameterPolicy, build_policy
+from unipot.workflows.finetuning.schema import FULL, LORA, LoraConfig, StrategyConfig
 
-FULL, LORA = "full", "lora"
 #: method -> option of the group where it is called otherwise
 _GROUP_OPTIONS = {"freeze": "freeze-k", "layerwise": "layer-wise"}
 #: methods beside LoRA that do something with the option; the others would ignore it
 _USED_BY = {"freeze_groups": ("freeze", "layerwise"), "layer_decay": ("layerwise",)}
-
-
-@dataclass(kw_only=True)
-class LoraConfig:
-    """Low-rank updates, see `unipot.finetune.lora.LoraSettings`; `alpha: null` is the rank. For method `lora` only."""
-
-    rank: int | None = None
-    alpha: float | None = None
-    patterns: list[str] = field(default_factory=list)
-    groups: list[str] = field(default_factory=list)
-    lr_scale: float = 1.0
-
-
-@dataclass(kw_only=True)
-class StrategyConfig:
-    """Group `finetune`: which parameters move, see `unipot.training.optim.build_policy`.
-
-    `l2_to_start`: pull towards the weights at the start (`unipot.training.starting_point`), with any method.
-    """
-
-    method: str = MISSING
-    freeze_groups: int = MISSING
-    layer_decay: float = MISSING
-    head_lr_scale: float = MISSING
-    l2_to_start: float = 0.0
-    l2_to_start_heads: bool = False
-    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 def check_strategy(strategy: StrategyConfig, potential: Potential, *, from_scratch: bool) -> None:

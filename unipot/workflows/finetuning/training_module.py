@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -14,15 +13,13 @@ from unipot.training.optim import ParameterPolicy, build_policy
 from unipot.workflows.construction.model import build_settings
 from unipot.workflows.finetuning.alignment import Adaptation
 from unipot.workflows.finetuning.properties import loss_with_properties
+from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.finetuning.strategy import add_updates, strategy_policy
 from unipot.workflows.inputs.datasets import OpenDataset
-from unipot.workflows.pretrain import mixture_data
 from unipot.workflows.runs.fit import fit_in_memory, in_memory
+from unipot.workflows.runs.mixture_data import mixture_data
 from unipot.workflows.runs.run_folder import RunFolder
 from unipot.workflows.settings.schema import MixtureConfig
-
-if TYPE_CHECKING:
-    from unipot.workflows.finetune import FinetuneConfig
 
 #: makes a training module of a configuration, an aligned model and `datasets`
 Build = Callable[..., TrainingModule]

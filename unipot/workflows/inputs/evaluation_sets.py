@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from unipot.data.mixture.selection import Selection
 from unipot.data.store import Store
+from unipot.evaluation.records import Evaluation, evaluate_head
 from unipot.models.potential import Potential
-from unipot.reporting.evaluation import Evaluation, evaluate_head
 from unipot.workflows.inputs.datasets import OpenDataset, open_datasets, store_at
 from unipot.workflows.inputs.frame_limits import spread
 from unipot.workflows.inputs.user_frames import UserFrames, frames_batches
 from unipot.workflows.settings.compose import RESOLVED_CONFIG, checked_config
-from unipot.workflows.settings.schema import DatasetConfig, LabelConfig, MixtureConfig, PretrainConfig
-
-
-@dataclass(kw_only=True)
-class YardstickConfig:
-    """A set that one head of the checkpoint is measured on, before and after. `head`: by default the set's name."""
-
-    path: str = MISSING
-    head: str | None = None
-    format: str = "auto"
-    sources: dict[str, LabelConfig] = field(default_factory=dict)
+from unipot.workflows.settings.schema import DatasetConfig, MixtureConfig, PretrainConfig, YardstickConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,37 +21,13 @@ from unipot.properties import PROPERTIES
 from unipot.training.losses import without_zero_weights
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.scalar_frames import scalars_of_config, store_with_scalars
-from unipot.workflows.settings.schema import DatasetConfig, LabelConfig, MixtureConfig, PropertyConfig
+from unipot.workflows.settings.schema import DatasetConfig, MixtureConfig, UserDataConfig
 
 #: file names that say nothing about the data; the folder's name is used instead
 _NAMELESS = ("train", "training", "data", "frames", "test", "val", "validation", "all", "dataset")
 
 #: frames that are compared with each other
 _MOST_COMPARED = 5000
-
-
-@dataclass(kw_only=True)
-class UserDataConfig:
-    """What `unipot finetune` needs to know of the user's frames beyond their path; all of it has defaults.
-
-    `properties`: scalars that are not energies, by name; with `labels: []`, or in a file without energies, they stand alone.
-    `sources` is needed only where labels are not energy (eV), forces (eV/Å) and stress (eV/Å³) as ASE writes them.
-    """
-
-    name: str | None = None
-    level_of_theory: str | None = None
-    energy_kind: str | None = None
-    labels: list[str] | None = None
-    format: str = "auto"
-    group_key: str | None = None
-    id_key: str | None = None
-    sources: dict[str, LabelConfig] = field(default_factory=dict)
-    check_labels: bool = True
-    properties: dict[str, PropertyConfig] = field(default_factory=dict)
-    n_train: int | None = None
-    validation_data: str | None = None
-    validation_fraction: float = 0.15
-    test_data: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,10 @@ class RunFolder:
     def __init__(self, path: Path, *, resume: bool) -> None:
         self.path, self.resume = path, resume
 
+    def cache(self, stated: str | None) -> Path:
+        """Folder for stores made from structure files: the one `stated` in the configuration, else one of the run's own."""
+        return Path(stated) if stated else self.path / "data"
+
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.csv"

@@ -250,3 +250,74 @@ class PretrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+
+@dataclass(kw_only=True)
+class YardstickConfig:
+    """A set that one head of the checkpoint is measured on, before and after. `head`: by default the set's name."""
+
+    path: str = MISSING
+    head: str | None = None
+    format: str = "auto"
+    sources: dict[str, LabelConfig] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class UserDataConfig:
+    """What `unipot finetune` needs to know of the user's frames beyond their path; all of it has defaults.
+
+    `properties`: scalars that are not energies, by name; with `labels: []`, or in a file without energies, they stand alone.
+    `sources` is needed only where labels are not energy (eV), forces (eV/Å) and stress (eV/Å³) as ASE writes them.
+    """
+
+    name: str | None = None
+    level_of_theory: str | None = None
+    energy_kind: str | None = None
+    labels: list[str] | None = None
+    format: str = "auto"
+    group_key: str | None = None
+    id_key: str | None = None
+    sources: dict[str, LabelConfig] = field(default_factory=dict)
+    check_labels: bool = True
+    properties: dict[str, PropertyConfig] = field(default_factory=dict)
+    n_train: int | None = None
+    validation_data: str | None = None
+    validation_fraction: float = 0.15
+    test_data: str | None = None
+
+
+@dataclass(kw_only=True)
+class PrepareConfig:
+    """Options of `unipot prepare`; give `path` or `recipe`.
+
+    `labels` maps a property to its key, unit and (stress) sign in the source, for example `labels.energy.key=REF_energy
+    labels.energy.unit=eV`. Without it a structure file is read with ASE's names and units, and the log says so.
+    """
+
+    path: str | None = None  # a file, a folder, a pattern with *, a store, or hf://owner/name
+    recipe: str | None = None  # a name, or the path of a recipe's folder
+    name: str | None = None  # null: the recipe's name, or the file's
+    to: str = "store"  # store, or parquet: a folder for Hugging Face datasets, made from a store
+    out: str | None = None  # folder to make; null: <name>.unipot (or <name>-parquet) here
+    level_of_theory: str | None = None  # must be stated for a path, unless the source says it itself
+    energy_kind: str | None = None  # of a path: total, adsorption, formation or difference; null: as a store says, else total
+    labels: dict[str, LabelConfig] = field(default_factory=dict)
+    format: str = "auto"  # auto, ase, aselmdb, huggingface, unipot
+    group_key: str | None = None  # info key or column of the material or trajectory
+    id_key: str | None = None  # info key or column of a unique id
+    columns: dict[str, str] = field(default_factory=dict)  # Hugging Face: geometry field -> column, e.g. columns.positions=xyz
+    split: str | None = None  # Hugging Face: which split, where there are several
+    options: dict[str, Any] = field(default_factory=dict)  # of the recipe
+    raw: str | None = None  # folder with the recipe's raw files; null: they are downloaded
+    offline: bool = False  # download nothing
+    verify: bool = True  # compare raw files that are there with sizes and hashes of the card
+    allow_missing: bool = False  # convert the raw files that are there
+    workers: int | None = None  # processes; null: one per processor where there is enough to do
+    structures_per_shard: int = 100_000
+    precision: str = "float64"  # of positions and forces on disk, float64 or float32
+    compression: str | None = None  # of records: null or zstd
+    quarantine: dict[str, Any] = field(default_factory=dict)  # thresholds, over those of the card
+    on_invalid: str | None = None  # a broken structure: refuse stops, skip lists it; null: refuse for a path, skip for a recipe
+    check_labels: bool = True  # stop when labels contradict the energies of near-identical frames
+    check_disk: bool = True  # stop before the work when free space will not do
+    overwrite: bool = False

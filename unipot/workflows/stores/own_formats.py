@@ -17,7 +17,7 @@ from unipot.data.readers.unipot_store import describe_stores, store_folders
 from unipot.workflows.stores.make_store import Job
 
 if TYPE_CHECKING:
-    from unipot.workflows.prepare import PrepareConfig
+    from unipot.workflows.settings.schema import PrepareConfig
 
 
 def described_job(config: PrepareConfig, console: Console) -> Job | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from unipot.workflows.finetune import FinetuneConfig
+from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.inputs.user_frames import name_of
 from unipot.workflows.settings.compose import checked_config, load_config
 from unipot.workflows.settings.schema import LabelConfig

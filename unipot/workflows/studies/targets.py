@@ -13,7 +13,8 @@ from rich.console import Console
 
 from unipot.data.store import Store, StoreWriter
 from unipot.finetune.search.hold_out import hold_out
-from unipot.workflows.inputs.user_frames import UserDataConfig, open_frames
+from unipot.workflows.inputs.user_frames import open_frames
+from unipot.workflows.settings.schema import UserDataConfig
 from unipot.workflows.studies.config import StudyConfig, TargetConfig
 
 #: of the test frames drawn for a target that has none: the same for every study, so that studies can be compared

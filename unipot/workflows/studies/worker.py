@@ -16,21 +16,20 @@ from rich.console import Console
 
 from unipot.cli import main
 from unipot.data.store import Store
+from unipot.evaluation.records import Evaluation
 from unipot.finetune.alignment.readout_fit import SHIFT
 from unipot.models.potential import Potential
 from unipot.reporting.console import report_console
-from unipot.reporting.evaluation import Evaluation
 from unipot.reporting.learning_curves import Errors, RunResult
 from unipot.workflows.construction.charge_states import admit_states
 from unipot.workflows.construction.model import dtype_named
-from unipot.workflows.finetune import FinetuneConfig, open_everything, with_light_steps
-from unipot.workflows.finetuning.alignment import Adaptation
+from unipot.workflows.finetuning.alignment import Adaptation, starting_point
 from unipot.workflows.finetuning.distillation.delta_learning import is_corrected
 from unipot.workflows.finetuning.distillation.method_choice import choose_teacher
 from unipot.workflows.finetuning.distillation.plain import taught
-from unipot.workflows.finetuning.distillation.xtb_labels import NONE
+from unipot.workflows.finetuning.inputs import open_everything, with_light_steps
+from unipot.workflows.finetuning.schema import NONE, FinetuneConfig
 from unipot.workflows.finetuning.search.plan import plan_search
-from unipot.workflows.finetuning.starting_point import cache_of, starting_point
 from unipot.workflows.finetuning.training_module import training_module
 from unipot.workflows.inputs.evaluation_sets import Yardstick
 from unipot.workflows.inputs.frame_limits import spread
@@ -132,7 +131,7 @@ def _aligned(config: FinetuneConfig, folder: Path, budget: MixtureConfig, consol
     config = choose_teacher(with_light_steps(config, frames, replay, Console(quiet=True)), frames.dataset, run, console)
     search = plan_search(config, frames, pretrained, Console(quiet=True))  # aligned to all frames where the run held none out
     frames = search.frames if search else frames
-    cache = cache_of(config, run)
+    cache = run.cache(config.cache)
     if is_corrected(config, frames, replay):
         return starting_point(config, pretrained, frames, budget, run, console)
     lesson = taught(config, pretrained, frames.dataset, replay, budget, cache, run, build, console)  # as the run kept it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -13,14 +13,12 @@ from unipot.workflows.finetuning.alignment import Adaptation
 from unipot.workflows.finetuning.distillation.kept_models import MADE_WITH, kept_model
 from unipot.workflows.finetuning.distillation.plain import TAUGHT
 from unipot.workflows.finetuning.distillation.xtb_labels import METHODS
+from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.finetuning.training_module import Build, train_in_memory
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.runs.run_folder import RunFolder, settings_fingerprint
+from unipot.workflows.settings.schema import MixtureConfig
 from unipot.zoo.artifact import load_artifact, save_artifact
-
-if TYPE_CHECKING:
-    from unipot.workflows.finetune import FinetuneConfig
-    from unipot.workflows.settings.schema import MixtureConfig
 
 _ERRORS = "held_out_errors"
 _SHOWN = {"energy_per_atom": "meV/atom", "forces": "meV/A"}

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,24 +32,21 @@ from unipot.models.potential import Potential
 from unipot.properties import DIFFERENCE_KIND
 from unipot.structure import Structure
 from unipot.workflows.construction.model import SMALLEST_SCALE, dtype_named
-from unipot.workflows.finetuning.alignment import AUTO, Adaptation, align_to_frames
+from unipot.workflows.finetuning.alignment import Adaptation, align_to_frames
 from unipot.workflows.finetuning.distillation.delta_replay import beside_known, beside_plan, known_differences
 from unipot.workflows.finetuning.distillation.kept_models import MADE_WITH, kept_model
 from unipot.workflows.finetuning.distillation.model_sampling import moved_and_labelled
-from unipot.workflows.finetuning.distillation.xtb_labels import METHODS, NONE, all_labels_by, labelled_store
+from unipot.workflows.finetuning.distillation.xtb_labels import METHODS, all_labels_by, labelled_store
 from unipot.workflows.finetuning.replay.pseudo_labels import label_structure
+from unipot.workflows.finetuning.schema import AUTO, FULL, NONE, FinetuneConfig
 from unipot.workflows.finetuning.search.fold_models import FoldModels
 from unipot.workflows.finetuning.search.plan import SmallDataPlan, SmallDataReport, plan_search, settle
-from unipot.workflows.finetuning.strategy import FULL
 from unipot.workflows.finetuning.training_module import Build, train_in_memory
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.user_frames import UserFrames, counted_batches
 from unipot.workflows.runs.run_folder import RunFolder, settings_fingerprint
+from unipot.workflows.settings.schema import MixtureConfig
 from unipot.zoo.artifact import load_potential, save_artifact
-
-if TYPE_CHECKING:
-    from unipot.workflows.finetune import FinetuneConfig
-    from unipot.workflows.settings.schema import MixtureConfig
 
 #: in a run folder: the model of the difference; a second one is called difference-2
 DIFFERENCE = "difference.safetensors"

@@ -14,7 +14,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -25,14 +24,12 @@ from unipot.finetune.search.halving import Rung
 from unipot.models.potential import Potential
 from unipot.workflows.construction.model import of_length
 from unipot.workflows.finetuning.replay.mixture import weighted
+from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.finetuning.search.plan import SmallDataPlan
 from unipot.workflows.inputs.datasets import OpenDataset
+from unipot.workflows.settings.schema import MixtureConfig
 from unipot.zoo.card import read_card
 from unipot.zoo.sample import CARRIED_LABELS, DIFFERENCES, SampleSet, sample_of
-
-if TYPE_CHECKING:
-    from unipot.workflows.finetune import FinetuneConfig
-    from unipot.workflows.settings.schema import MixtureConfig
 
 #: name of the only candidate of small-data mode
 _BESIDE = "beside known differences"

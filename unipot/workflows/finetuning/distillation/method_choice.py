@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -18,14 +17,11 @@ from rich.console import Console
 from unipot.structure import Structure
 from unipot.workflows.finetuning.distillation.delta_learning import DIFFERENCE
 from unipot.workflows.finetuning.distillation.plain import FACTS
-from unipot.workflows.finetuning.distillation.xtb_labels import AUTO, METHODS, NONE, labels_by
-from unipot.workflows.finetuning.strategy import FULL
+from unipot.workflows.finetuning.distillation.xtb_labels import METHODS, labels_by
+from unipot.workflows.finetuning.schema import AUTO, FULL, NONE, FinetuneConfig
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.frame_limits import spread
 from unipot.workflows.runs.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from unipot.workflows.finetune import FinetuneConfig
 
 #: what `auto` teaches: molecules, and periodic systems, where the second converges less often and takes three times as long
 METHOD, PERIODIC_METHOD = "gfn2-xtb", "gfn1-xtb"

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from ase.md.langevin import Langevin
@@ -25,16 +24,14 @@ from unipot.calculator import UnipotCalculator
 from unipot.data.store import Store
 from unipot.models.potential import Potential
 from unipot.structure import Structure
+from unipot.workflows.finetuning.alignment import starting_point
 from unipot.workflows.finetuning.distillation.label_parts import KeptParts
-from unipot.workflows.finetuning.distillation.xtb_labels import METHODS, TeacherConfig, all_labels_by, store_of, thermal_motion
-from unipot.workflows.finetuning.starting_point import starting_point
+from unipot.workflows.finetuning.distillation.xtb_labels import METHODS, all_labels_by, store_of, thermal_motion
+from unipot.workflows.finetuning.schema import FinetuneConfig, TeacherConfig
 from unipot.workflows.finetuning.training_module import Build, train_in_memory
 from unipot.workflows.inputs.user_frames import UserFrames
 from unipot.workflows.runs.run_folder import RunFolder, settings_fingerprint
-
-if TYPE_CHECKING:
-    from unipot.workflows.finetune import FinetuneConfig
-    from unipot.workflows.settings.schema import MixtureConfig
+from unipot.workflows.settings.schema import MixtureConfig
 
 #: fs between two labelled structures of a trajectory, at least: they are few, so that they should differ
 _APART = 25

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -25,17 +25,15 @@ from unipot.training.metrics import MetricTable
 from unipot.workflows.construction.model import dtype_named
 from unipot.workflows.finetuning.alignment import align_to_frames
 from unipot.workflows.finetuning.distillation.kept_models import MADE_WITH, kept_model
-from unipot.workflows.finetuning.distillation.xtb_labels import AUTO, METHODS, NONE, TeacherConfig, labelled_store
+from unipot.workflows.finetuning.distillation.xtb_labels import METHODS, labelled_store
 from unipot.workflows.finetuning.replay.mixture import weighted
+from unipot.workflows.finetuning.schema import AUTO, NONE, FinetuneConfig, TeacherConfig
 from unipot.workflows.finetuning.training_module import Build, train_in_memory
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.user_frames import free_head_name
 from unipot.workflows.runs.run_folder import RunFolder, settings_fingerprint, write_json
+from unipot.workflows.settings.schema import MixtureConfig
 from unipot.zoo.artifact import save_artifact
-
-if TYPE_CHECKING:
-    from unipot.workflows.finetune import FinetuneConfig
-    from unipot.workflows.settings.schema import MixtureConfig
 
 #: in a run folder: the model that the teacher has taught, beside the facts that are also in the card
 TAUGHT, FACTS = "taught.safetensors", "taught.json"

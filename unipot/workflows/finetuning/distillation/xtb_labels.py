@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from unipot.resources import n_available_cores
 from unipot.structure import Structure
 from unipot.units import voigt_to_matrix
 from unipot.workflows.finetuning.distillation.label_parts import KeptParts
+from unipot.workflows.finetuning.schema import TeacherConfig
 
-NONE, AUTO = "none", "auto"
 #: option -> name of the method in tblite
 METHODS = {"gfn1-xtb": "GFN1-xTB", "gfn2-xtb": "GFN2-xTB"}
 #: fs, 1/fs; of the dynamics that samples
@@ -31,34 +31,6 @@ _TIMESTEP, _FRICTION = 1.0, 0.01
 #: of periodic structures: K, with which charges converge where levels are close (at 300 K they did not on one silicon surface in four and
 #: one frame of liquid water in twenty), and iterations after which they will not
 _ELECTRONIC_TEMPERATURE, _ITERATIONS = 3000.0, 100
-
-
-@dataclass(kw_only=True)
-class TeacherConfig:
-    """`method`: none, gfn1-xtb or gfn2-xtb (tblite), or auto (see `method_choice`). `frames`: labelled in all;
-    `periodic_atoms`: of all of them together, where they are periodic. `temperature`: K, of the Langevin dynamics that starts from every
-    frame of the user's. `steps_before`, `steps_between`: of 1 fs, before the first labelled frame and between two. `max_steps`,
-    `structures_per_step`: of the training on them. `corrected`: whether the labels are corrected by a model of the difference to the
-    user's frames first (`delta_learning`); `own_share`: of the draws then, that are the user's frames; `own_steps`,
-    `own_rate`: of the training on them alone that follows, the latter in rates of the optimizer. `known_share`: of the draws while the
-    difference is learned, that are differences which the checkpoint carries (`delta_replay`), for
-    `known_steps` at `known_rate` rates of the optimizer. The values here are those of a run from before there were these options."""
-
-    method: str = NONE
-    frames: int = 2000
-    temperature: float = 600.0
-    steps_before: int = 50
-    steps_between: int = 5
-    max_steps: int = 2400
-    structures_per_step: int = 15
-    corrected: bool = False
-    own_share: float = 0.1
-    own_steps: int = 600
-    own_rate: float = 0.15
-    periodic_atoms: int = 20000
-    known_share: float = 0.0
-    known_steps: int = 2500
-    known_rate: float = 2.0
 
 
 def labelled_store(options: TeacherConfig, starts: Sequence[Structure], seed: int, cache: Path, console: Console) -> Store:

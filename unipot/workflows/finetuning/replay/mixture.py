@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from unipot.models.potential import Potential
 from unipot.workflows.finetuning.replay.pseudo_labels import self_labelled_sets
+from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.inputs.datasets import OpenDataset, open_datasets
 from unipot.workflows.inputs.evaluation_sets import require_same_energy_kind, validation_sets
 from unipot.zoo.card import read_card
-
-if TYPE_CHECKING:
-    from unipot.workflows.finetune import FinetuneConfig
 
 
 def open_replay(config: FinetuneConfig, potential: Potential, cache: Path, console: Console) -> tuple[list[OpenDataset], list[OpenDataset]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +18,15 @@ from unipot.data.store import Store, StoreWriter
 from unipot.models.potential import Potential
 from unipot.structure import Structure
 from unipot.training.distributed import is_main_process
+from unipot.workflows.finetuning.schema import NONE, SAMPLE, SelfReplayConfig
 from unipot.workflows.inputs.datasets import OpenDataset, wait_for_store
 from unipot.workflows.inputs.evaluation_sets import Yardstick
 from unipot.workflows.inputs.frame_limits import spread
 from unipot.workflows.inputs.structure_files import read_atoms
 from unipot.zoo.sample import sample_of
 
-NONE, SAMPLE = "none", "sample"
 #: ends the id of a displaced copy
 _COPY = "-rattled"
-
-
-@dataclass(kw_only=True)
-class SelfReplayConfig:
-    """`structures`: none, sample (those in the checkpoint's card), or the path of a structure file or store.
-
-    `head`: the one that labels a path's structures; null takes every head that has references for their elements. The sample
-    says itself which head belongs to which structure. `rattle`: Å, standard deviation of the displacements of one further
-    copy of each structure, 0 for no copy. `max_structures`: per head, before the copies.
-    """
-
-    structures: str = NONE
-    head: str | None = None
-    rattle: float = 0.05
-    max_structures: int = 1000
-
-    @property
-    def wanted(self) -> bool:
-        return self.structures != NONE
 
 
 def self_labelled_sets(

@@ -6,8 +6,8 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -33,50 +33,21 @@ from unipot.training.checkpoint import random_state, restore_random_state
 from unipot.training.module import TrainingModule
 from unipot.workflows.construction.model import build_settings
 from unipot.workflows.finetuning.alignment import Adaptation
+from unipot.workflows.finetuning.schema import FinetuneConfig, SearchedConfig
 from unipot.workflows.finetuning.search.fold_models import FoldModels, forget_trials, start_models, trial_models
 from unipot.workflows.finetuning.search.trials import Fold, TrialRunner
-from unipot.workflows.finetuning.strategy import StrategyConfig, check_strategy
+from unipot.workflows.finetuning.strategy import check_strategy
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.user_frames import UserFrames
 from unipot.workflows.report import SMALL_DATA_FILE
 from unipot.workflows.runs.fit import Export, FitResult
 from unipot.workflows.runs.run_folder import RunFolder, write_json
 from unipot.workflows.settings.compose import checked_config
-from unipot.workflows.settings.schema import MixtureConfig, OptimizerConfig
-
-if TYPE_CHECKING:
-    from unipot.workflows.finetune import FinetuneConfig
+from unipot.workflows.settings.schema import MixtureConfig
 
 MODES = ("auto", "on", "off")
-#: sections of the configuration whose stated options are left alone
-STATED = ("finetune", "optimizer", "schedule", "validation_fraction", "mixture")
 #: of these, what no search would change
 _NOT_SEARCHED = ("validation_fraction", "mixture")
-
-
-@dataclass(kw_only=True)
-class SmallDataConfig:
-    """Group `small_data`. `candidates`: name -> what differs, of the sections `optimizer` and `finetune`; null leaves it out.
-
-    The values here are those of a run from before there was the mode, which may be continued; `conf/small_data` has the defaults.
-    """
-
-    mode: str = "off"
-    below: int = 0
-    search_budget: float = 0.0
-    longer: float = 1.0
-    folds: int = 0
-    all_frames_below: int = 0
-    patience: int | None = None
-    candidates: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(kw_only=True)
-class SearchedConfig:
-    """The sections that a candidate may change."""
-
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    finetune: StrategyConfig = field(default_factory=StrategyConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

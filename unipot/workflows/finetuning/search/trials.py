@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,16 +23,14 @@ from unipot.training.metrics import MetricTable, evaluate
 from unipot.training.module import NonFiniteError, TrainingModule
 from unipot.workflows.construction.model import of_length
 from unipot.workflows.finetuning.alignment import Adaptation
+from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.user_frames import frames_batches
-from unipot.workflows.pretrain import mixture_data
 from unipot.workflows.runs.fit import fit_in_memory, in_memory
+from unipot.workflows.runs.mixture_data import mixture_data
 from unipot.workflows.runs.run_folder import RunFolder, write_json
 from unipot.workflows.settings.schema import MixtureConfig
 from unipot.zoo.artifact import save_artifact
-
-if TYPE_CHECKING:
-    from unipot.workflows.finetune import FinetuneConfig
 
 #: in a run folder; finished trials by a digest of everything they depend on
 TRIALS_FILE = "small_data_trials.json"

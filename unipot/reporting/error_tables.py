@@ -1,0 +1,61 @@
+"""Tables of errors: one row per evaluation, per property, per element."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from unipot.evaluation.records import Evaluation
+from unipot.reporting.tables import ReportTable
+
+
+def error_table(evaluations: Iterable[Evaluation], title: str, best: bool = True) -> ReportTable:
+    """One row per evaluation, energies in meV/atom and forces in meV/Å; the smallest force MAE is emphasised."""
+    evaluations = list(evaluations)
+    with_stress = any(e.get("stress", "mae") is not None for e in evaluations)
+    names = list(dict.fromkeys(e.dataset for e in evaluations))
+    columns = ["model", "dataset", "energy MAE meV/atom", "energy RMSE", "force MAE meV/Å", "force RMSE", "force cosine", "within 30 meV/Å"]
+    if len(names) == 1:  # one dataset belongs into the title, not into every row
+        title = f"{title}: {names[0]}"
+        columns.remove("dataset")
+    rows = []
+    for e in evaluations:
+        numbers = [_milli(e.get(p, s)) for p in ("energy_per_atom", "forces") for s in ("mae", "rmse")]
+        numbers += [e.get("forces", "cosine"), _percent(e.get("forces", "within"))]
+        numbers += [_milli(e.get("stress", "mae"))] if with_stress else []
+        rows.append((e.model, *([e.dataset] if len(names) > 1 else []), *numbers))
+    errors = [e.get("forces", "mae") for e in evaluations]
+    known = [x for x in errors if x is not None]
+    emphasised = errors.index(min(known)) if best and len(known) > 1 else None
+    return ReportTable(
+        title=title, columns=(*columns, *(["stress MAE meV/Å³"] if with_stress else [])), rows=tuple(rows), best=emphasised
+    )
+
+
+def property_table(evaluations: Iterable[Evaluation], title: str) -> ReportTable:
+    """One row per evaluation and scalar property, in the unit of the property; no rows where there are none."""
+    rows = [
+        (e.model, e.dataset, f"{r.property}, {e.table.units[r.property]}", r.n, r.mae, r.rmse, _percent(r.within))
+        for e in evaluations
+        for r in e.table.rows
+        if r.property in e.table.scalars
+    ]
+    columns = ("model", "dataset", "property", "structures", "MAE", "RMSE", "within threshold")
+    return ReportTable(title=title, columns=columns, rows=tuple(rows))
+
+
+def full_table(evaluation: Evaluation) -> ReportTable:
+    """Every property and element of one evaluation, in canonical units."""
+    unit = {name: f", {text}" if text else "" for name, text in evaluation.table.units.items()}
+    rows = tuple(
+        (r.property + unit[r.property], r.element or "all", r.n, r.mae, r.rmse, r.cosine, _percent(r.within)) for r in evaluation.table.rows
+    )
+    columns = ("property", "element", "numbers", "MAE", "RMSE", "cosine", "within threshold")
+    return ReportTable(title=f"{evaluation.dataset}, head {evaluation.head}", columns=columns, rows=rows)
+
+
+def _milli(value: float | None) -> float | None:
+    return None if value is None else 1e3 * value
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"

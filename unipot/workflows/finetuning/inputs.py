@@ -1,0 +1,86 @@
+"""What a fine-tuning reads: the user's frames, the sets to replay, the pretraining sets to watch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from rich.console import Console
+
+from unipot.data.store import Store
+from unipot.models.potential import Potential
+from unipot.workflows.finetuning.further_sets import open_further_sets, own_datasets
+from unipot.workflows.finetuning.properties import (
+    through_existing_head,
+)
+from unipot.workflows.finetuning.replay.mixture import open_replay
+from unipot.workflows.finetuning.replay.pseudo_labels import drift_yardsticks
+from unipot.workflows.finetuning.schema import (
+    AUTO,
+    FinetuneConfig,
+)
+from unipot.workflows.finetuning.search.plan import is_stated
+from unipot.workflows.inputs.datasets import OpenDataset
+from unipot.workflows.inputs.evaluation_sets import Yardstick, open_yardsticks
+from unipot.workflows.inputs.user_frames import UserFrames, free_head_name, name_of, open_user_frames
+from unipot.workflows.runs.run_folder import RunFolder
+
+
+def open_everything(
+    config: FinetuneConfig, potential: Potential, run: RunFolder, console: Console
+) -> tuple[UserFrames, list[OpenDataset], list[Yardstick]]:
+    """The user's frames, the replay sets, and the pretraining sets to watch.
+
+    Raises:
+        ValueError, KeyError, FileNotFoundError: see the functions called.
+    """
+    if config.from_scratch and config.also:
+        raise ValueError("from_scratch=true trains one head on the frames at data; also has further sets, so leave them out")
+    if config.from_scratch and (config.replay or config.replay_pretrain_run or config.self_replay.wanted or config.parent_head != AUTO):
+        raise ValueError("from_scratch=true starts from random weights, so it has neither a parent_head nor replay; leave them out")
+    if config.heads.references and not config.from_scratch:
+        raise ValueError("heads.references are for from_scratch=true: an aligned head takes its parent's references and shifts them")
+    cache = run.cache(config.cache)
+    head = config.head or free_head_name(config.name or name_of(config.data), potential.head_names)
+    frames = open_user_frames(config.data, config, head=head, seed=config.seed, cache=cache, console=console)
+    frames = through_existing_head(
+        frames, potential, None if config.parent_head == AUTO else config.parent_head, from_scratch=config.from_scratch
+    )
+    frames = open_further_sets(frames, config.also, potential.head_names, seed=config.seed, cache=cache, console=console)
+    replay, own_labels = open_replay(config, potential, cache, console)
+    watched = {} if config.from_scratch else config.forgetting
+    run_to_watch = None if config.from_scratch else config.pretrain_run
+    yardsticks = open_yardsticks(watched, run_to_watch, potential, n_frames=config.forgetting_frames, cache=cache, console=console)
+    return frames, [*replay, *own_labels], [*yardsticks, *drift_yardsticks(own_labels)]
+
+
+def with_light_steps(config: FinetuneConfig, frames: UserFrames, replay: Sequence[OpenDataset], console: Console) -> FinetuneConfig:
+    """Fewer structures a step where they are large: as many as hold `atoms_per_step` on average, unless the user said how many.
+
+    With replay, further sets or several processes a step is a mixture of the user's making and stays as it is.
+
+    Raises:
+        ValueError: `atoms_per_step` is not positive.
+    """
+    most = config.atoms_per_step
+    if most is not None and most < 1:
+        raise ValueError(f"atoms_per_step is {most}; it must be at least 1, or null to leave structures_per_step as it is")
+    own = frames.dataset
+    if most is None or is_stated("mixture.structures_per_step", config) or replay or frames.further or config.trainer.in_several_processes:
+        return config
+    n_atoms = float(np.mean(own.store.n_atoms[np.asarray(own.train_indices)]))
+    fitting = max(1, int(most / n_atoms))
+    if fitting >= config.mixture.structures_per_step:
+        return config
+    text = f"  {fitting} structures a step instead of {config.mixture.structures_per_step}: they have {n_atoms:.0f} atoms"
+    console.print(f"{text} (atoms_per_step={most}; mixture.structures_per_step=... says how many)", highlight=False, markup=False)
+    return replace(config, mixture=replace(config.mixture, structures_per_step=fitting))
+
+
+def stores_of(frames: UserFrames, replay: Sequence[OpenDataset], yardsticks: Sequence[Yardstick] = ()) -> list[Store]:
+    """Every store of a run."""
+    datasets = [store for d in [*own_datasets(frames), *replay] for store in (d.store, d.validation_store)]
+    tests = [each.test for each in (frames, *frames.further) if each.test is not None]
+    return [*datasets, *tests, *(y.store for y in yardsticks)]
+
