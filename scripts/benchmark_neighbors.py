@@ -27,7 +27,8 @@ from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.collections import g2
 
-from unipot.neighbors import ENGINES, batch_neighbor_list, complete_cell, device_neighbor_list
+from unipot.neighbors import batch_neighbor_list, complete_cell, device_neighbor_list
+from unipot.neighbors.engines import ONE_BY_ONE
 
 RATTLE = 0.05  # Å
 CUTOFFS = (5.0, 6.0)
@@ -87,10 +88,17 @@ def engine_calls(batch: Batch, cutoff: float) -> dict[str, Callable[[], tuple]]:
     calls: dict[str, Callable[[], tuple]] = {OURS: lambda: batch_neighbor_list(*arrays, cutoff, OURS)}
     for name in ("vesin", "matscipy", "reference"):
         if name != "reference" or batch.n_atoms.max() <= REFERENCE_ATOMS:
-            calls[name] = _one_by_one(ENGINES[name], batch, cutoff)
+            calls[name] = _one_by_one(_vesin if name == "vesin" else ONE_BY_ONE[name], batch, cutoff)
     calls["torch"] = lambda: device_neighbor_list(*tensors, cutoff)
     calls["nvalchemi"] = _nvalchemi(tensors, cutoff)
     return calls
+
+
+def _vesin(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> tuple:
+    from vesin import NeighborList
+
+    engine = NeighborList(cutoff=cutoff, full_list=True)
+    return engine.compute(points=positions, box=cell, periodic=pbc, quantities="ijS", copy=True)
 
 
 def _one_by_one(engine: Callable, batch: Batch, cutoff: float) -> Callable[[], tuple]:

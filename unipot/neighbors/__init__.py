@@ -10,9 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from unipot.neighbors.batched import batch_edge_counts, batch_neighbor_list, prepare_engine
+from unipot.neighbors.batched import batch_edge_counts, batch_neighbor_list, neighbor_list, prepare_engine
 from unipot.neighbors.engines import ENGINES, MAX_BOXES, Edges, complete_cell, default_engine
-from unipot.neighbors.single import neighbor_list
 
 if TYPE_CHECKING:
     from unipot.neighbors.device import device_neighbor_list

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unipot.neighbors import limits
-from unipot.neighbors.engines import Edges, chosen_engine, pairs_of_structure
+from unipot.neighbors.engines import COMPILED, Edges, chosen_engine, pairs_of_structure
 
 #: from this many atoms on, linked cells; with fcc copper at 6 Å they overtake all pairs near 1,200 atoms if periodic, 400 if not
 LINKED_CELLS_FROM = 1000
@@ -28,9 +28,31 @@ def prepare_engine(engine: str = "auto") -> str:
     compiling for itself.
     """
     name = chosen_engine(engine)
-    if name == "numba":
+    if name == COMPILED:
         _kernels()
     return name
+
+
+def neighbor_list(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, engine: str = "auto") -> Edges:
+    """All pairs within `cutoff`.
+
+    Args:
+        positions: (n_atoms, 3) Å; may lie outside the cell.
+        cell: (3, 3) Å, rows are lattice vectors; ignored along axes that are not periodic.
+        pbc: (3,) bool.
+        cutoff: Å, positive.
+        engine: one of `ENGINES`, or `auto` for the fastest that is installed.
+
+    Returns:
+        edge_index (2, n_edges) int64, row 0 centre i, row 1 neighbour j; cell_shifts (n_edges, 3) int64; ordered by
+        (i, j, S_0, S_1, S_2), whichever engine.
+
+    Raises:
+        ValueError: the cutoff is not positive, the engine is unknown or not installed, a number is not finite, the periodic
+            vectors span no volume, or the list would not fit into memory.
+    """
+    positions, cell, pbc = np.asarray(positions), np.asarray(cell), np.asarray(pbc)
+    return batch_neighbor_list(positions, cell[None], pbc[None], np.array([len(positions)]), cutoff, engine)
 
 
 def batch_neighbor_list(
@@ -66,7 +88,8 @@ def batch_neighbor_list(
     """
     positions, cell, pbc, n_atoms = _arrays(positions, cell, pbc, n_atoms)
     limits.check_cutoff(cutoff)
-    if chosen_engine(engine) == "numba":
+    engine = chosen_engine(engine)
+    if engine == COMPILED:
         return _compiled_list(positions, cell, pbc, n_atoms, float(cutoff), shift_dtype, names)
     stops = np.cumsum(n_atoms)
     found = []
@@ -101,7 +124,8 @@ def batch_edge_counts(
     order = np.argsort(cutoffs)
     ascending = np.asarray(cutoffs, dtype=np.float64)[order]
     counts = np.zeros((len(n_atoms), len(cutoffs)), dtype=np.int64)
-    if chosen_engine(engine) == "numba":
+    engine = chosen_engine(engine)
+    if engine == COMPILED:
         found = np.zeros_like(counts)
         status = _kernels().count_pairs(positions, cell, pbc, n_atoms, ascending, limits.max_edges() // 2, LINKED_CELLS_FROM, found)
         _raise_for(*status, cell, pbc, n_atoms, float(ascending[-1]), names)
