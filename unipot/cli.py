@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 
 #: errors that tell the user what to change; anything else is a defect of ours
 USER_ERRORS = (ValueError, KeyError, TypeError, OSError)
@@ -35,7 +36,7 @@ class Verb:
 VERBS: dict[str, Verb] = {
     "prepare": Verb(
         workflow="unipot.workflows.prepare:prepare",
-        schema="unipot.workflows.prepare:PrepareConfig",
+        schema="unipot.workflows.settings.schema:PrepareConfig",
         summary="convert structures to a store, with a census",
         example="unipot prepare path=oc20.extxyz out=oc20.unipot level_of_theory=RPBE",
     ),
@@ -59,7 +60,7 @@ VERBS: dict[str, Verb] = {
     ),
     "finetune": Verb(
         workflow="unipot.workflows.finetune:finetune",
-        schema="unipot.workflows.finetune:FinetuneConfig",
+        schema="unipot.workflows.finetuning.schema:FinetuneConfig",
         summary="adapt a trained model to your own frames",
         example="unipot finetune checkpoint=runs/a/best.safetensors data=mine.extxyz",
     ),
@@ -102,6 +103,8 @@ VERBS: dict[str, Verb] = {
     ),
 }
 
+#: starts one run of a study; not listed, since `unipot study` calls it
+STUDY_RUN = "study-run"
 #: how torch marks an error that a data-loading process raised
 _WORKER = "DataLoader worker process"
 
@@ -148,6 +151,10 @@ def _run(arguments: list[str]) -> int:
         return _models(rest)
     if verb == "recipes":
         return _recipes(rest)
+    if verb == STUDY_RUN:
+        from unipot.workflows.studies.worker import work
+
+        return work(Path(rest[0]), main)
     if verb not in VERBS:
         names = [*VERBS, "models", "recipes"]
         close = get_close_matches(verb, names, n=1)

@@ -20,7 +20,7 @@ from unipot.workflows.finetuning.distillation.method_choice import FEW, FEW_CORR
 from unipot.workflows.finetuning.distillation.xtb_labels import driven_by, labels_by
 from unipot.workflows.finetuning.replay.pseudo_labels import label_structure
 from unipot.workflows.finetuning.schema import FinetuneConfig
-from unipot.workflows.report import SUMMARY_FILE
+from unipot.workflows.runs.finetune_run import SUMMARY_FILE
 from unipot.workflows.runs.run_folder import RunFolder
 from unipot.workflows.settings.compose import load_config
 from unipot.zoo.artifact import load_artifact, load_potential

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from unipot.evaluation.records import Evaluation
 from unipot.reporting.tables import ReportTable
@@ -59,3 +60,26 @@ def _milli(value: float | None) -> float | None:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f} %"
+
+#: eV, eV/Å; errors below it are those of float32, as on structures that the model has labelled itself
+_ROUNDING = 1e-6
+
+
+def forgetting_table(before: Sequence[Evaluation], after: Sequence[Evaluation]) -> ReportTable | None:
+    """Errors of the pretraining heads on their own sets, before and after fine-tuning; None when there are none."""
+    if not before:
+        return None
+    later = {e.dataset: e for e in after}
+    columns = ["dataset", "head"]
+    for property, unit in (("energy MAE", "meV/atom"), ("force MAE", "meV/Å")):
+        columns += [f"{property} before, {unit}", "after", "ratio"]
+    rows = []
+    for first in before:
+        row: list[Any] = [first.dataset, first.head]
+        for name in ("energy_per_atom", "forces"):
+            old = first.get(name, "mae")
+            new = later[first.dataset].get(name, "mae") if first.dataset in later else None
+            both = old is not None and new is not None
+            row += [None if v is None else 1e3 * v for v in (old, new)] + [new / old if both and old > _ROUNDING else None]
+        rows.append(tuple(row))
+    return ReportTable(title="Pretraining sets, before and after fine-tuning", columns=tuple(columns), rows=tuple(rows))

@@ -13,15 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unipot.data.quality.duplicate_report import DuplicateSummary, Leakage, StoreRows, duplicates_of, leakage
+from unipot.data.quality.duplicate_report import DuplicateSummary, StoreRows, duplicates_of, leakage
 from unipot.data.quality.duplicates import DISPLACEMENT, Clusters
 from unipot.data.store import Store
 from unipot.reporting.console import report_console
-from unipot.workflows.inputs.datasets import OpenDataset
-
-#: held-out frames that a training run looks at; evenly spaced where there are more
-_MAX_HELD_OUT = 100_000
-_EXAMPLES = 3
+from unipot.workflows.inputs.leakage import leakage_row, leakage_table
 
 
 @dataclass(kw_only=True)
@@ -76,27 +72,6 @@ def duplicates(config: DuplicatesConfig, console: Console | None = None) -> dict
     return result
 
 
-def show_leakage(console: Console, datasets: Sequence[OpenDataset]) -> None:
-    """Say which held-out frames of a dataset its own training frames repeat; nothing where there are none.
-
-    Args:
-        console: where to.
-        datasets: with their split.
-    """
-    table = _leakage_table("held-out frames that training has seen (validation will flatter)")
-    for item in datasets:
-        n_held_out = len(item.validation_indices)
-        if n_held_out == 0:
-            continue
-        chosen = np.unique(np.linspace(0, n_held_out - 1, min(n_held_out, _MAX_HELD_OUT)).astype(np.int64))
-        held_out = np.asarray(item.validation_indices[chosen])
-        found = leakage(item.store, item.train_indices, item.validation_store, held_out)
-        if len(found):
-            table.add_row(*_leakage_row(item.spec.name, found, item.store, item.validation_store))
-    if table.row_count:
-        console.print(table)
-
-
 def _duplicates_table(rows: StoreRows, clusters: Clusters, summary: DuplicateSummary) -> Table:
     columns = ("store", "structures", "repeat a frame of the same store", "share a geometry with another store")
     how = "distances compared" if summary.verified else "by fingerprint only"
@@ -124,13 +99,13 @@ def _counts(rows: StoreRows, clusters: Clusters) -> tuple[np.ndarray, np.ndarray
 
 
 def _leakages(stores: Sequence[Store], held_out: Sequence[Store], config: DuplicatesConfig, console: Console) -> list[dict[str, Any]]:
-    table = _leakage_table("held-out frames that are in the searched stores")
+    table = leakage_table("held-out frames that are in the searched stores")
     found = []
     for held in held_out:
         for store in stores:
             everything = range(len(store)), range(len(held))
             leaked = leakage(store, everything[0], held, everything[1], displacement=config.displacement, verify=config.verify)
-            table.add_row(*_leakage_row(str(store.path), leaked, store, held, str(held.path)))
+            table.add_row(*leakage_row(str(store.path), leaked, store, held, str(held.path)))
             pairs = zip(leaked.held_out[: config.listed].tolist(), leaked.training[: config.listed].tolist(), strict=True)
             ids = [[held.ids[mine], store.ids[theirs]] for mine, theirs in pairs]
             row = {"training": str(store.path), "held_out": str(held.path), "structures": len(leaked), "of": leaked.n_held_out, "ids": ids}
@@ -139,12 +114,3 @@ def _leakages(stores: Sequence[Store], held_out: Sequence[Store], config: Duplic
     return found
 
 
-def _leakage_table(title: str) -> Table:
-    return Table("training", "held out", "leaked", "for example (held out = training)", title=title, title_justify="left")
-
-
-def _leakage_row(name: str, found: Leakage, training: Store, held_out: Store, held_name: str = "") -> list[Text]:
-    pairs = zip(found.held_out[:_EXAMPLES].tolist(), found.training[:_EXAMPLES].tolist(), strict=True)
-    examples = ", ".join(f"{held_out.ids[mine]} = {training.ids[theirs]}" for mine, theirs in pairs)
-    cells = (name, f"{held_name} {found.n_held_out:,} frames".strip(), f"{len(found):,}", examples)
-    return [Text(cell) for cell in cells]

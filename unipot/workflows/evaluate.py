@@ -26,8 +26,8 @@ from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.inputs.datasets import OpenDataset, open_datasets
 from unipot.workflows.inputs.evaluation_sets import Yardstick, pretrain_config, require_same_energy_kind, validation_sets
 from unipot.workflows.inputs.user_frames import budget_for, frames_batches, name_of, open_frames, open_user_frames
-from unipot.workflows.report import EVALUATIONS
 from unipot.workflows.runs.error_bars import judge_error_bars, write_error_bars
+from unipot.workflows.runs.finetune_run import EVALUATIONS
 from unipot.workflows.settings.compose import RESOLVED_CONFIG, checked_config
 from unipot.workflows.settings.devices import device_named, optional_dtype
 from unipot.workflows.settings.schema import LabelConfig, MixtureConfig, TrainerConfig, UserDataConfig

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from unipot.models.potential import Potential
 from unipot.reporting.console import report_console
+from unipot.reporting.error_tables import forgetting_table
 from unipot.structure import Structure
 from unipot.training.module import TrainingModule
 from unipot.workflows.construction.charge_states import admit_states, show_ignored_states
@@ -36,9 +37,9 @@ from unipot.workflows.finetuning.uncertainty import add_uncertainty, check_uncer
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.evaluation_sets import evaluations_by_name, save_evaluations, user_yardsticks
 from unipot.workflows.inputs.user_frames import UserFrames, budget_for, name_of
-from unipot.workflows.report import EVALUATIONS, forgetting_table
 from unipot.workflows.runs import tables
 from unipot.workflows.runs.export import export_artifact, golden_structures
+from unipot.workflows.runs.finetune_run import EVALUATIONS
 from unipot.workflows.runs.fit import FitResult, fit, is_main_process, set_up_process
 from unipot.workflows.runs.mixture_data import mixture_data
 from unipot.workflows.runs.run_folder import RunFolder, open_run_folder

@@ -22,8 +22,8 @@ from unipot.workflows.construction.model import (
     dtype_named,
     head_statistics,
 )
-from unipot.workflows.duplicates import show_leakage
 from unipot.workflows.inputs.datasets import OpenDataset, open_datasets
+from unipot.workflows.inputs.leakage import show_leakage
 from unipot.workflows.runs import tables
 from unipot.workflows.runs.card_sample import sample_facts
 from unipot.workflows.runs.export import export_artifact, golden_structures, references_of, training_card, write_references

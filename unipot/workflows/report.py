@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from unipot.evaluation.records import Evaluation
 from unipot.reporting.console import report_console
 from unipot.reporting.curves import METRICS_FILE, Curve, energy_curves, force_curves, loss_curve, read_curves
-from unipot.reporting.error_tables import error_table, full_table, property_table
+from unipot.reporting.error_tables import error_table, forgetting_table, full_table, property_table
 from unipot.reporting.html import Figure, Section, write_report
 from unipot.reporting.plots import curve_figure, element_error_figure, parity_figure
 from unipot.reporting.tables import ReportTable
-
-#: files of a fine-tuning run, beside those every run has
-SUMMARY_FILE = "finetune_summary.json"
-ALIGNMENT_FILE = "alignment_report.json"
-SMALL_DATA_FILE = "small_data.json"
-EVALUATIONS = "evaluations"
+from unipot.workflows.runs.finetune_run import FinetuneRun, read_evaluations, read_finetune_run
 
 
 @dataclass(kw_only=True)
@@ -33,32 +26,6 @@ class ReportConfig:
     pretrain_run: str | None = None
     finetune_runs: list[str] = field(default_factory=list)
     evaluations: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneRun:
-    """What a fine-tuning run left for the report.
-
-    Attributes:
-        folder: the run folder.
-        summary: name, head, frames, steps, whether from scratch.
-        alignment: parent scores and alignment, as tables; None from scratch.
-        warnings: of the alignment.
-        small_data: what small-data mode tried and chose, as a table and sentences; None where nothing was searched.
-        zero_shot: the aligned model before the first step; None from scratch.
-        final: the chosen weights; None without test or validation data.
-        before, after: the pretraining sets before and after.
-    """
-
-    folder: Path
-    summary: dict[str, Any]
-    alignment: list[ReportTable] | None
-    warnings: list[str]
-    zero_shot: Evaluation | None
-    final: Evaluation | None
-    before: list[Evaluation]
-    after: list[Evaluation]
-    small_data: tuple[ReportTable, list[str]] | None = None
 
 
 def report(config: ReportConfig) -> Path:
@@ -88,50 +55,6 @@ def report(config: ReportConfig) -> Path:
             console.print(table.to_rich())
     print(f"report: {path}")
     return path
-
-
-def read_finetune_run(folder: str | Path) -> FinetuneRun:
-    """Everything of a fine-tuning run that the report shows.
-
-    Raises:
-        FileNotFoundError: the folder has no summary of a fine-tuning run.
-    """
-    folder = Path(folder)
-    if not (folder / SUMMARY_FILE).exists():
-        raise FileNotFoundError(f"{folder / SUMMARY_FILE} is missing; finetune_runs= takes folders of finished `unipot finetune` runs")
-    tables, warnings = None, []
-    if (folder / ALIGNMENT_FILE).exists():
-        content = json.loads((folder / ALIGNMENT_FILE).read_text(encoding="utf-8"))
-        tables = [ReportTable.from_dict(table) for table in content["tables"]]
-        warnings = [f"Warning: {text}." for text in content["alignment"]["warnings"]]
-    found, small_data = folder / SMALL_DATA_FILE, None
-    if found.exists():
-        content = json.loads(found.read_text(encoding="utf-8"))
-        small_data = ReportTable.from_dict(content["table"]), [f"{sentence}." for sentence in content["sentences"]]
-    stored = Evaluation.load_all(folder / EVALUATIONS)
-    return FinetuneRun(
-        folder=folder,
-        summary=json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8")),
-        alignment=tables,
-        warnings=warnings,
-        zero_shot=stored.get("zero_shot"),
-        final=stored.get("final"),
-        before=[e for name, e in stored.items() if name.startswith("before_")],
-        after=[e for name, e in stored.items() if name.startswith("after_")],
-        small_data=small_data,
-    )
-
-
-def read_evaluations(folder: str | Path) -> list[Evaluation]:
-    """The evaluations that `unipot evaluate` wrote into `folder`.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
-    found = list(Evaluation.load_all(Path(folder) / EVALUATIONS).values())
-    if not found:
-        raise FileNotFoundError(f"{Path(folder) / EVALUATIONS} has no evaluation; evaluations= takes folders written by `unipot evaluate`")
-    return found
 
 
 def models_of(runs: Sequence[FinetuneRun]) -> list[Evaluation]:
@@ -219,30 +142,6 @@ def curve_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
         return []
     caption = "Held-out frames with averaged weights; step 0 is the model before training."
     return [Section(title="Learning curves of fine-tuning", figures=[Figure(caption=caption, image=curve_figure(panels))])]
-
-
-#: eV, eV/Å; errors below it are those of float32, as on structures that the model has labelled itself
-_ROUNDING = 1e-6
-
-
-def forgetting_table(before: Sequence[Evaluation], after: Sequence[Evaluation]) -> ReportTable | None:
-    """Errors of the pretraining heads on their own sets, before and after fine-tuning; None when there are none."""
-    if not before:
-        return None
-    later = {e.dataset: e for e in after}
-    columns = ["dataset", "head"]
-    for property, unit in (("energy MAE", "meV/atom"), ("force MAE", "meV/Å")):
-        columns += [f"{property} before, {unit}", "after", "ratio"]
-    rows = []
-    for first in before:
-        row: list[Any] = [first.dataset, first.head]
-        for name in ("energy_per_atom", "forces"):
-            old = first.get(name, "mae")
-            new = later[first.dataset].get(name, "mae") if first.dataset in later else None
-            both = old is not None and new is not None
-            row += [None if v is None else 1e3 * v for v in (old, new)] + [new / old if both and old > _ROUNDING else None]
-        rows.append(tuple(row))
-    return ReportTable(title="Pretraining sets, before and after fine-tuning", columns=tuple(columns), rows=tuple(rows))
 
 
 def forgetting_sections(runs: Sequence[FinetuneRun]) -> list[Section]:

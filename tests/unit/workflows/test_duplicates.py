@@ -15,8 +15,9 @@ from unipot.cli import main
 from unipot.data.spec import DatasetSpec
 from unipot.data.store import Store, StoreWriter
 from unipot.structure import Structure
-from unipot.workflows.duplicates import DuplicatesConfig, duplicates, show_leakage
+from unipot.workflows.duplicates import DuplicatesConfig, duplicates
 from unipot.workflows.inputs.datasets import OpenDataset
+from unipot.workflows.inputs.leakage import show_leakage
 
 
 def molecule(k: int) -> Structure:

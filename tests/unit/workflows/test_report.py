@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from unipot.evaluation.records import Evaluation
+from unipot.reporting.error_tables import forgetting_table
 from unipot.training.metrics import MetricRow, MetricTable
 from unipot.training.metrics_log import MetricsCsv
-from unipot.workflows.report import ReportConfig, comparison_table, forgetting_table, models_of, read_finetune_run, report
+from unipot.workflows.report import ReportConfig, comparison_table, models_of, report
+from unipot.workflows.runs.finetune_run import read_finetune_run
 
 SUMMARY = {
     "name": "tuned", "model": "fine-tuned (full)", "dataset": "water", "head": "water", "level_of_theory": "PBE",

@@ -22,8 +22,8 @@ from unipot.workflows.finetuning.search.plan import SmallDataReport
 from unipot.workflows.finetuning.strategy import strategy_facts
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.user_frames import UserFrames
-from unipot.workflows.report import ALIGNMENT_FILE, SUMMARY_FILE
 from unipot.workflows.runs.export import references_of, training_card
+from unipot.workflows.runs.finetune_run import ALIGNMENT_FILE, SUMMARY_FILE
 from unipot.workflows.runs.fit import FitResult
 from unipot.workflows.runs.run_folder import RunFolder, write_json
 from unipot.zoo.artifact import load_potential

@@ -20,8 +20,8 @@ from unipot.workflows.studies.config import StudyConfig, StudyStrategyConfig
 from unipot.workflows.studies.targets import Target, frames_of
 
 SETTINGS_FILE, RESULT_FILE, LOG_FILE = "study_run.json", "result.json", "log.txt"
-#: module of the process that does one run
-WORKER = "unipot.workflows.studies.worker"
+#: the process that does one run: arguments of Python before the settings file
+WORKER = ("-m", "unipot.cli", "study-run")
 #: of the log, kept with a failed run
 _LAST_LINES = 5
 
@@ -177,7 +177,7 @@ def _execute(run: PlannedRun, threads: int, processes: list[subprocess.Popen[byt
     (run.folder / RESULT_FILE).unlink(missing_ok=True)  # of an attempt that failed
     write_json(run.folder / SETTINGS_FILE, run.settings())
     variables = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    command = [sys.executable, "-m", WORKER, str(run.folder / SETTINGS_FILE)]
+    command = [sys.executable, *WORKER, str(run.folder / SETTINGS_FILE)]
     with (run.folder / LOG_FILE).open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **variables})
         processes.append(process)

@@ -1,11 +1,14 @@
-"""The process of one run of a study: `unipot finetune`, then errors on every test set, before and after."""
+"""The process of one run of a study: `unipot finetune`, then errors on every test set, before and after.
+
+The command line starts it (`unipot study-run <settings>`) and hands itself over, so that this part knows no command.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +17,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from unipot.cli import main
 from unipot.data.store import Store
 from unipot.evaluation.records import Evaluation
 from unipot.finetune.alignment.readout_fit import SHIFT
@@ -34,8 +36,8 @@ from unipot.workflows.finetuning.training_module import training_module
 from unipot.workflows.inputs.evaluation_sets import Yardstick
 from unipot.workflows.inputs.frame_limits import spread
 from unipot.workflows.inputs.user_frames import budget_for
-from unipot.workflows.report import read_finetune_run
 from unipot.workflows.runs.error_bars import judge_error_bars
+from unipot.workflows.runs.finetune_run import read_finetune_run
 from unipot.workflows.runs.run_folder import RunFolder, write_json
 from unipot.workflows.settings.compose import load_config
 from unipot.workflows.settings.schema import MixtureConfig
@@ -46,8 +48,12 @@ from unipot.zoo.artifact import load_potential
 _KEPT = {"energy_per_atom": ("mae", "rmse"), "forces": ("mae", "rmse"), "stress": ("mae", "rmse")}
 
 
-def work(settings_file: Path) -> int:
+def work(settings_file: Path, run_command: Callable[[Sequence[str]], int]) -> int:
     """Do the run described in `settings_file` and write its result beside it.
+
+    Args:
+        settings_file: written by `unipot.workflows.studies.runs`.
+        run_command: runs a command line of unipot and returns its exit code.
 
     Returns:
         0, or the exit code of `unipot finetune` where that failed; 2 where another process is at the same run.
@@ -56,7 +62,7 @@ def work(settings_file: Path) -> int:
     try:
         with FileLock(settings_file.with_suffix(".lock"), timeout=0):
             began = time.perf_counter()
-            code = main(["finetune", *settings["words"]])
+            code = run_command(["finetune", *settings["words"]])
             if code == 0:
                 write_json(settings_file.parent / RESULT_FILE, measured(settings, seconds=time.perf_counter() - began).to_dict())
             return code
@@ -161,6 +167,3 @@ def _error_bars(potential: Potential, tests: Sequence[Yardstick], budget: Mixtur
         found[test.name] = {p: {s: v for s, v in own.items() if v is not None} for p, own in shares.items()}
     return found
 
-
-if __name__ == "__main__":
-    sys.exit(work(Path(sys.argv[1])))

@@ -39,7 +39,7 @@ from unipot.workflows.finetuning.search.trials import Fold, TrialRunner
 from unipot.workflows.finetuning.strategy import check_strategy
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.user_frames import UserFrames
-from unipot.workflows.report import SMALL_DATA_FILE
+from unipot.workflows.runs.finetune_run import SMALL_DATA_FILE
 from unipot.workflows.runs.fit import Export, FitResult
 from unipot.workflows.runs.run_folder import RunFolder, write_json
 from unipot.workflows.settings.compose import checked_config
