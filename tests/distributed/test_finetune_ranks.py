@@ -73,14 +73,14 @@ def test_two_ranks_fine_tune_as_one(files, tmp_path, options):
 
 
 def test_several_processes_say_what_one_would_do_with_few_frames(files, tmp_path):
-    pytest.importorskip("tblite", reason="tblite gives the lesson")
+    pytest.importorskip("tblite", reason="tblite is the teacher")
     words = [
         "finetune", f"checkpoint={files / 'pretrain' / 'last.safetensors'}", f"data={files / 'mine.extxyz'}", f"run={tmp_path / 'run'}",
         "schedule.max_steps=2", "schedule.warmup_steps=1", "trainer.threads=1", "trainer.progress=false", "uncertainty=none",
     ]  # fmt: skip
     said = in_two_processes(words)
     assert "small-data mode searches in one process, so it is off in this run of several" in said
-    assert "a lesson first: none, because a lesson runs in one process; so few frames" in said
+    assert "distillation first: none, because distillation runs in one process; so few frames" in said
 
 
 def test_a_step_of_fewer_structures_than_processes_is_refused_in_one_sentence(files, tmp_path, capsys):

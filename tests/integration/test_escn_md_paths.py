@@ -1,4 +1,4 @@
-"""eSCN-MD goes every way that the native backbone goes: a lesson from xTB, a run that starts from a model, replay of its sample."""
+"""eSCN-MD goes every way that the native backbone goes: distillation of xTB, a run that starts from a model, replay of its sample."""
 
 import numpy as np
 import pytest
@@ -68,20 +68,20 @@ def test_a_run_that_starts_from_it_keeps_its_predictions(parent, toy_data, tmp_p
     np.testing.assert_allclose(forces(model, atoms.copy(), "molecules"), forces(parent, atoms.copy(), "molecules"), atol=1e-5)
 
 
-LESSON = ("teacher.method=gfn2-xtb", "teacher.frames=16", "teacher.steps_before=2", "teacher.steps_between=1", "teacher.max_steps=4")
+DISTILLATION = ("teacher.method=gfn2-xtb", "teacher.frames=16", "teacher.steps_before=2", "teacher.steps_between=1", "teacher.max_steps=4")
 
 
-def test_a_lesson_gives_it_a_head_that_becomes_the_parent(parent, mine, tmp_path):
+def test_a_distillation_gives_it_a_head_that_becomes_the_parent(parent, mine, tmp_path):
     pytest.importorskip("tblite", reason="tblite is the teacher")
     own = ("teacher.corrected=false", "parent_head=gfn2-xtb", "uncertainty=none")
-    assert finetune(parent, mine, tmp_path / "run", *LESSON, *own) == 0
+    assert finetune(parent, mine, tmp_path / "run", *DISTILLATION, *own) == 0
     card = load_artifact(tmp_path / "run" / "best.safetensors").card
     assert card["finetune"]["alignment"]["parent"] == "gfn2-xtb"
 
 
 def test_it_learns_from_a_teacher_that_the_frames_have_corrected(parent, mine, tmp_path):
     pytest.importorskip("tblite", reason="tblite is the teacher")
-    assert finetune(parent, mine, tmp_path / "run", *LESSON, "teacher.own_steps=2", "small_data=off", "uncertainty=none") == 0
+    assert finetune(parent, mine, tmp_path / "run", *DISTILLATION, "teacher.own_steps=2", "small_data=off", "uncertainty=none") == 0
     facts = load_artifact(tmp_path / "run" / "best.safetensors").card["finetune"]["teacher"]
     assert facts["corrected"] and facts["held_out_errors"]["forces"] > 0
 

@@ -14,7 +14,7 @@ from unipot.data.store import Store
 from unipot.evaluation.records import Evaluation
 from unipot.training.losses import PropertyTerm
 from unipot.training.module import TrainingModule
-from unipot.workflows.finetuning.replay.pseudo_labels import drift_yardsticks, label_structure, self_labelled_sets
+from unipot.workflows.finetuning.replay.pseudo_labels import drift_evaluation_sets, label_structure, self_labelled_sets
 from unipot.workflows.finetuning.schema import SelfReplayConfig
 from unipot.zoo.artifact import load_artifact, load_potential
 from unipot.zoo.card import read_card
@@ -175,7 +175,7 @@ def test_displaced_copies_are_the_same_for_the_same_seed(parent, tmp_path):
 def test_a_quarter_of_the_structures_is_measured_and_not_replayed(parent, tmp_path):
     config = SelfReplayConfig(structures="sample")
     item = self_labelled_sets(config, load_potential(parent), read_card(parent), seed=0, cache=tmp_path, console=Console(quiet=True))[0]
-    (measured,) = drift_yardsticks([item])
+    (measured,) = drift_evaluation_sets([item])
     assert sorted([*item.train_indices, *measured.indices]) == list(range(12))
     assert [item.store.ids[k] for k in measured.indices] == ["metals-3", "metals-3-rattled"]
 

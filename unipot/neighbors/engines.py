@@ -111,7 +111,7 @@ def _matscipy(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: 
 
 
 def _reference(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Pairs:
-    """Every image within reach, one by one: slow, short, and the yardstick for the other engines."""
+    """Every image within reach, one by one: slow, short, and the oracle for the other engines."""
     heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)  # distance between opposite faces
     wraps = np.floor(positions @ np.linalg.inv(cell)).astype(int) * pbc  # cells by which an atom lies outside
     positions = positions - wraps @ cell

@@ -31,7 +31,7 @@ class RunResult:
         error_bars: share of the errors of the chosen weights within their 90 % intervals, and the rank correlation of both; of energy and
             forces, empty for heads without error bars.
         forgetting: rows {dataset, head, property, before, after, ratio} of the MAE of pretraining sets.
-        seconds: wall time of the whole command, search and lesson included; of the last call where a run was continued.
+        seconds: wall time of the whole command, search and distillation included; of the last call where a run was continued.
         n_steps, best_step: of training.
     """
 

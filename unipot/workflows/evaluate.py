@@ -24,7 +24,7 @@ from unipot.workflows.finetuning.inputs import stores_of
 from unipot.workflows.finetuning.properties import intervals_of, properties_in, show_intervals
 from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.inputs.datasets import OpenDataset, open_datasets
-from unipot.workflows.inputs.evaluation_sets import Yardstick, pretrain_config, require_same_energy_kind, validation_sets
+from unipot.workflows.inputs.evaluation_sets import EvaluationSet, pretrain_config, require_same_energy_kind, validation_sets
 from unipot.workflows.inputs.user_frames import budget_for, frames_batches, name_of, open_frames, open_user_frames
 from unipot.workflows.runs.error_bars import judge_error_bars, write_error_bars
 from unipot.workflows.runs.finetune_run import EVALUATIONS
@@ -58,7 +58,7 @@ class EvaluateConfig:
 class EvaluationPlan:
     """What to evaluate, and the numbers that validation used."""
 
-    sets: list[Yardstick]
+    sets: list[EvaluationSet]
     budget: MixtureConfig
     thresholds: dict[str, float]
 
@@ -111,14 +111,14 @@ def plan_of_data(config: EvaluateConfig, potential: Potential, card: dict[str, A
         raise ValueError(f"{len(paths)} data and {len(heads)} heads are given; give one head, or one per dataset")
     heads = heads * len(paths) if len(heads) == 1 else heads
     reading = UserDataConfig(energy_kind=config.energy_kind, labels=config.labels, format=config.format, sources=config.sources)
-    sets: list[Yardstick] = []
+    sets: list[EvaluationSet] = []
     for number, path in enumerate(paths):
         reading = replace(reading, properties=properties_in(path, potential))
         store = open_frames(path, reading, name=_free(name_of(path), [s.name for s in sets]), cache=cache, console=console)
         head = heads[number] if heads else default_head(store.name, potential, card, console)
         potential.heads.index(head)
         name = _free(name_of(path), [s.name for s in sets])
-        sets.append(Yardstick(name=name, head=head, store=store, indices=Selection.everything(len(store))))
+        sets.append(EvaluationSet(name=name, head=head, store=store, indices=Selection.everything(len(store))))
     budget = MixtureConfig(max_atoms=config.max_atoms, max_edges=config.max_edges)
     budget = budget_for([s.store for s in sets], budget, potential.cutoff, console)
     return EvaluationPlan(sets=sets, budget=budget, thresholds=config.thresholds)
@@ -141,7 +141,7 @@ def plan_of_run(folder: Path, config: EvaluateConfig, potential: Potential, card
     else:
         datasets, budget, trainer = _of_pretrain(folder, console)
     sets = [
-        Yardstick(name=d.spec.name, head=d.spec.head, store=d.validation_store, indices=d.validation_indices)
+        EvaluationSet(name=d.spec.name, head=d.spec.head, store=d.validation_store, indices=d.validation_indices)
         for d in datasets
         if len(d.validation_indices)
     ]

@@ -35,7 +35,7 @@ from unipot.workflows.finetuning.strategy import add_updates, check_strategy
 from unipot.workflows.finetuning.training_module import training_module
 from unipot.workflows.finetuning.uncertainty import add_uncertainty, check_uncertainty
 from unipot.workflows.inputs.datasets import OpenDataset
-from unipot.workflows.inputs.evaluation_sets import evaluations_by_name, save_evaluations, user_yardsticks
+from unipot.workflows.inputs.evaluation_sets import evaluations_by_name, save_evaluations, user_evaluation_sets
 from unipot.workflows.inputs.user_frames import UserFrames, budget_for, name_of
 from unipot.workflows.runs import tables
 from unipot.workflows.runs.export import export_artifact, golden_structures
@@ -66,17 +66,17 @@ def finetune(config: FinetuneConfig) -> FitResult:
     run = open_run_folder(str(config.run), resume=config.resume, config=config)
 
     console.rule("frames")
-    frames, replay, yardsticks = open_everything(config, pretrained, run, console)
+    frames, replay, evaluation_sets = open_everything(config, pretrained, run, console)
     config = choose_teacher(with_light_steps(config, frames, replay, console), frames.dataset, run, console)
     search = plan_search(config, frames, pretrained, console)
     frames = search.frames if search else frames
     if not config.from_scratch:
         admit_states(console, pretrained, [*own_datasets(frames), *replay], frames.test)
         admit_close_pairs(console, pretrained, own_datasets(frames))
-    budget = budget_for(stores_of(frames, replay, yardsticks), config.mixture, pretrained.cutoff, console)
-    before = [y.measure(pretrained, "pretrained", budget) for y in yardsticks]
+    budget = budget_for(stores_of(frames, replay, evaluation_sets), config.mixture, pretrained.cutoff, console)
+    before = [y.measure(pretrained, "pretrained", budget) for y in evaluation_sets]
 
-    targets = user_yardsticks(frames)
+    targets = user_evaluation_sets(frames)
     plan = Plan(config=config, pretrained=pretrained, frames=frames, replay=replay, search=search, budget=budget, run=run)
     ready = prepared(plan, targets, console)
     golden = golden_structures(ready.datasets)
@@ -85,7 +85,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
         write_summary(run, ready.config, frames, ready.start, result)
         adapted = chosen_potential(run, config)
         final = [target.measure(adapted, model_name(config), budget) for target in targets]
-        after = [y.measure(adapted, "fine-tuned", budget) for y in yardsticks]
+        after = [y.measure(adapted, "fine-tuned", budget) for y in evaluation_sets]
         measured = evaluations_by_name(frames.dataset.spec.head, **ready.measured, final=final)
         save_evaluations(run.path / EVALUATIONS, {**measured, "before": before, "after": after})
         shown = [row for rows in ready.measured.values() for row in rows]

@@ -36,7 +36,7 @@ class SampleSet:
         dataset: its name.
         head: that was trained on it.
         labels: that it was trained on.
-        structures: the most telling first; their labels are those that are written.
+        structures: the most diverse first; their labels are those that are written.
     """
 
     dataset: str

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def describe_artifact(path: str | Path) -> RenderableType:
-    """The card of the artifact at `path` as tables for `rich.print`, long sections by their telling facts; no weights are read.
+    """The card of the artifact at `path` as tables for `rich.print`, long sections by the facts that matter; no weights are read.
 
     Raises:
         FileNotFoundError, ArtifactError: see `unipot.zoo.card.read_card`.
@@ -85,7 +85,7 @@ def _datasets(card: dict[str, Any]) -> RenderableType:
 
 
 def _shortened(key: str, value: Any) -> str:
-    """The telling facts of a section, or the beginning of a long value."""
+    """The facts that matter of a section, or the beginning of a long value."""
     if key in _TOLD and isinstance(value, dict):
         value = {name: value[name] for name in _TOLD[key] if name in value} or value
     text = _brief(value)

@@ -57,7 +57,7 @@ def test_left_out_error_equals_refitting_without_each_frame():
         shift = fit_composition_shift(counts[keep], differences[keep], ELEMENTS, ridge=0.0).shift
         left_out.append((differences[k] - counts[k] @ shift) / counts[k].sum())
     expected = np.sqrt(np.mean(np.square(left_out)))
-    assert fit_composition_shift(counts, differences, ELEMENTS, ridge=0.0).rmse_left_out == pytest.approx(expected, rel=1e-8)
+    assert fit_composition_shift(counts, differences, ELEMENTS, ridge=0.0).rmse_leave_one_out == pytest.approx(expected, rel=1e-8)
 
 
 def test_noise_along_a_barely_determined_direction_is_damped():

@@ -10,7 +10,7 @@ from unipot.finetune.linear.evidence import Block, NothingToFit, laplace_posteri
 from unipot.finetune.linear.frame_sums import FrameSums, extended, frame_sums
 from unipot.finetune.linear.readout_rows import ReadoutRows
 from unipot.finetune.uncertainty.head_ensemble import ensemble_factor
-from unipot.finetune.uncertainty.left_out import left_out_residuals
+from unipot.finetune.uncertainty.leave_one_out import leave_one_out_residuals
 
 N_WEIGHTS, NOISE = 5, {"energy": 0.02, "forces": 0.1}
 
@@ -82,7 +82,7 @@ def test_left_out_residual_is_that_of_a_fit_without_the_frame():
     truth = linear_rows(np.random.default_rng(2), n_frames=12)
     _, rows = solved(truth)
     sums = sums_of(rows)
-    found = {name: left_out_residuals(rows, sums, name) for name in NOISE}
+    found = {name: leave_one_out_residuals(rows, sums, name) for name in NOISE}
     for frame in (0, 7):
         _, without = solved(truth, np.arange(12) != frame)
         for name, (residual, exists) in found.items():
@@ -98,7 +98,7 @@ def test_groups_are_left_out_together():
     groups = [f"trajectory {k % 6}" for k in range(12)]
     sums = frame_sums(rows, SimpleNamespace(noise=NOISE, prior_precision=1e-9), groups)
     assert sums.n_units == 6
-    residual, _ = left_out_residuals(rows, sums, "forces")
+    residual, _ = leave_one_out_residuals(rows, sums, "forces")
     _, without = solved(truth, np.arange(12) % 6 != 2)
     own = np.isin(rows.frames["forces"], (2, 8))
     np.testing.assert_allclose(residual[own], without.blocks["forces"].target[own], rtol=1e-5)
@@ -107,7 +107,7 @@ def test_groups_are_left_out_together():
 def test_energy_of_the_only_frame_of_a_composition_cannot_be_left_out():
     fractions = np.array([[1.0, 0.0]] * 9 + [[0.5, 0.5]])
     _, rows = solved(linear_rows(np.random.default_rng(3), n_frames=10, fractions=fractions))
-    _, exists = left_out_residuals(rows, sums_of(rows), "energy")
+    _, exists = leave_one_out_residuals(rows, sums_of(rows), "energy")
     assert exists.tolist() == [True] * 9 + [False]
 
 

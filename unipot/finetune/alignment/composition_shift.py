@@ -33,7 +33,7 @@ class CompositionShift:
         mean_before: eV/atom, mean of (label − parent) before the shift.
         rmse_before: eV/atom, root mean square of (label − parent) before the shift.
         rmse_after: eV/atom, the same after it.
-        rmse_left_out: eV/atom, each frame predicted by a fit to the others; nan for one frame.
+        rmse_leave_one_out: eV/atom, each frame predicted by a fit to the others; nan for one frame.
         n_frames: frames with an energy.
     """
 
@@ -47,7 +47,7 @@ class CompositionShift:
     mean_before: float
     rmse_before: float
     rmse_after: float
-    rmse_left_out: float
+    rmse_leave_one_out: float
     n_frames: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class CompositionShift:
             "mean_difference_before_eV_per_atom": self.mean_before,
             "rmse_before_eV_per_atom": self.rmse_before,
             "rmse_after_eV_per_atom": self.rmse_after,
-            "rmse_left_out_eV_per_atom": None if np.isnan(self.rmse_left_out) else self.rmse_left_out,
+            "rmse_left_out_eV_per_atom": None if np.isnan(self.rmse_leave_one_out) else self.rmse_leave_one_out,
             "n_frames": self.n_frames,
         }
 
@@ -115,7 +115,7 @@ def fit_composition_shift(
         mean_before=float(target.mean()),
         rmse_before=_rms(target),
         rmse_after=_rms(target - fractions @ shift),
-        rmse_left_out=_rms(_left_out(left, kept, target)) if n_frames > 1 else float("nan"),
+        rmse_leave_one_out=_rms(_leave_one_out(left, kept, target)) if n_frames > 1 else float("nan"),
         n_frames=n_frames,
     )
 
@@ -170,7 +170,7 @@ def _kept_share(singular: np.ndarray, determined: np.ndarray, penalty: float) ->
     return np.divide(squared, squared + penalty, out=np.zeros_like(squared), where=determined)
 
 
-def _left_out(left: np.ndarray, kept: np.ndarray, target: np.ndarray) -> np.ndarray:
+def _leave_one_out(left: np.ndarray, kept: np.ndarray, target: np.ndarray) -> np.ndarray:
     """(n_frames,) residual of each frame under a fit to the others, in closed form (residual over 1 − leverage)."""
     centred = target - target.mean()
     leverage = 1 / len(target) + (left**2) @ kept
@@ -186,7 +186,7 @@ def _best_ridge(left: np.ndarray, singular: np.ndarray, determined: np.ndarray, 
         kept = _kept_share(singular, determined, ridge * n_frames)
         if (1 - 1 / n_frames - (left**2) @ kept).min() < 1e-6:
             continue  # a frame that alone fixes a direction fits itself: nothing supports that value
-        error = _rms(_left_out(left, kept, target))
+        error = _rms(_leave_one_out(left, kept, target))
         if error < 0.99 * best_error - 1e-10:
             best, best_error = ridge, error
     return best

@@ -28,7 +28,7 @@ from unipot.finetune.uncertainty.calibration import (
 )
 from unipot.finetune.uncertainty.energy_zero import EnergyZero, energy_zero
 from unipot.finetune.uncertainty.head_ensemble import ensemble_factor
-from unipot.finetune.uncertainty.left_out import left_out_residuals
+from unipot.finetune.uncertainty.leave_one_out import leave_one_out_residuals
 from unipot.finetune.uncertainty.out_of_fold import FoldFrames, out_of_fold
 from unipot.models.last_layer import fingerprint_of
 from unipot.models.posterior import POSTERIOR_VERSIONS, LastLayerPosterior
@@ -121,7 +121,7 @@ def fit_posterior(
     posterior, rows, sums, solution, zero = attach_uncalibrated(potential, name, batches, method=method, groups=groups)
     if open_zero is not None:
         posterior.open_compositions = torch.from_numpy(open_zero).to(potential.device)
-    chosen = left_out_calibrations(rows, sums, zero, posterior.factor.cpu().numpy())
+    chosen = leave_one_out_calibrations(rows, sums, zero, posterior.factor.cpu().numpy())
     calibrated_on, n_frames, n_folds, crossed = LEFT_OUT, rows.n_frames, 0, None
     if held_out:
         calibrated_on, n_frames = HELD_OUT, sum(batch.n_structures for batch in held_out)
@@ -182,13 +182,13 @@ def crossed_calibrations(crossed: OutOfFold, left_out: Sequence[Calibration]) ->
     return tuple(cautious(own, left, enough) for own, left in zip(found, left_out, strict=True))
 
 
-def left_out_calibrations(
+def leave_one_out_calibrations(
     rows: ReadoutRows, sums: FrameSums, zero: EnergyZero | None, factor: np.ndarray
 ) -> tuple[Calibration, Calibration]:
     """The same without held-out frames: errors of training frames that the last layer does not see."""
     found = []
     for name in ("energy", "forces"):
-        residual, exists = left_out_residuals(rows, sums, name)
+        residual, exists = leave_one_out_residuals(rows, sums, name)
         centred = name == "energy" and zero is not None
         widths = zero.widths(rows, factor) if centred else np.linalg.norm(rows.blocks[name].design @ factor, axis=1)
         ratios = np.abs(residual) / np.maximum(widths, SMALLEST_WIDTH)

@@ -25,7 +25,7 @@ from unipot.structure import symbols_of
 from unipot.workflows.construction.model import HeadStatistics, build_potential, head_statistics
 from unipot.workflows.finetuning.schema import AUTO, FinetuneConfig
 from unipot.workflows.inputs.datasets import OpenDataset
-from unipot.workflows.inputs.evaluation_sets import Yardstick
+from unipot.workflows.inputs.evaluation_sets import EvaluationSet
 from unipot.workflows.inputs.frame_limits import spread
 from unipot.workflows.inputs.user_frames import UserFrames, counted_batches, stated_units
 from unipot.workflows.runs.export import write_references
@@ -48,7 +48,7 @@ class Adaptation:
         statistics: of the new head from scratch, references included; empty when aligned.
         new_elements: of the frames, which no head of the checkpoint was trained on.
         further: of the heads of further sets of the user's own, in the same potential.
-        teacher: what a cheap method taught before, see `unipot.workflows.finetuning.distillation.plain`; empty without one.
+        teacher: what was distilled before, see `distillation.plain`; empty without one.
     """
 
     potential: Potential
@@ -242,7 +242,7 @@ def _evenly(
     return counted_batches(potential, dataset.store, chosen, head, mixture)
 
 #: how tables call the aligned model before training
-ZERO_SHOT, AFTER_LESSON = "zero-shot", "after the lesson"
+ZERO_SHOT, AFTER_DISTILLATION = "zero-shot", "after the distillation"
 
 
 def starting_point(
@@ -267,6 +267,6 @@ def starting_point(
     return replace(adapted[0], further=tuple(adapted[1:]))
 
 
-def measure_start(start: Adaptation, targets: Sequence[Yardstick], what: str, budget: MixtureConfig) -> list[Evaluation]:
+def measure_start(start: Adaptation, targets: Sequence[EvaluationSet], what: str, budget: MixtureConfig) -> list[Evaluation]:
     """Errors of the aligned heads, called `what` with the parent; none from scratch and without energies."""
     return [t.measure(start.potential, f"{what} ({start.parent_of(t.head)})", budget) for t in targets if start.parent]

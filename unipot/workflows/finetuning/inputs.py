@@ -15,21 +15,21 @@ from unipot.workflows.finetuning.properties import (
     through_existing_head,
 )
 from unipot.workflows.finetuning.replay.mixture import open_replay
-from unipot.workflows.finetuning.replay.pseudo_labels import drift_yardsticks
+from unipot.workflows.finetuning.replay.pseudo_labels import drift_evaluation_sets
 from unipot.workflows.finetuning.schema import (
     AUTO,
     FinetuneConfig,
 )
 from unipot.workflows.finetuning.search.plan import is_stated
 from unipot.workflows.inputs.datasets import OpenDataset
-from unipot.workflows.inputs.evaluation_sets import Yardstick, open_yardsticks
+from unipot.workflows.inputs.evaluation_sets import EvaluationSet, open_evaluation_sets
 from unipot.workflows.inputs.user_frames import UserFrames, free_head_name, name_of, open_user_frames
 from unipot.workflows.runs.run_folder import RunFolder
 
 
 def open_everything(
     config: FinetuneConfig, potential: Potential, run: RunFolder, console: Console
-) -> tuple[UserFrames, list[OpenDataset], list[Yardstick]]:
+) -> tuple[UserFrames, list[OpenDataset], list[EvaluationSet]]:
     """The user's frames, the replay sets, and the pretraining sets to watch.
 
     Raises:
@@ -51,8 +51,8 @@ def open_everything(
     replay, own_labels = open_replay(config, potential, cache, console)
     watched = {} if config.from_scratch else config.forgetting
     run_to_watch = None if config.from_scratch else config.pretrain_run
-    yardsticks = open_yardsticks(watched, run_to_watch, potential, n_frames=config.forgetting_frames, cache=cache, console=console)
-    return frames, [*replay, *own_labels], [*yardsticks, *drift_yardsticks(own_labels)]
+    known = open_evaluation_sets(watched, run_to_watch, potential, n_frames=config.forgetting_frames, cache=cache, console=console)
+    return frames, [*replay, *own_labels], [*known, *drift_evaluation_sets(own_labels)]
 
 
 def with_light_steps(config: FinetuneConfig, frames: UserFrames, replay: Sequence[OpenDataset], console: Console) -> FinetuneConfig:
@@ -78,9 +78,9 @@ def with_light_steps(config: FinetuneConfig, frames: UserFrames, replay: Sequenc
     return replace(config, mixture=replace(config.mixture, structures_per_step=fitting))
 
 
-def stores_of(frames: UserFrames, replay: Sequence[OpenDataset], yardsticks: Sequence[Yardstick] = ()) -> list[Store]:
+def stores_of(frames: UserFrames, replay: Sequence[OpenDataset], evaluation_sets: Sequence[EvaluationSet] = ()) -> list[Store]:
     """Every store of a run."""
     datasets = [store for d in [*own_datasets(frames), *replay] for store in (d.store, d.validation_store)]
     tests = [each.test for each in (frames, *frames.further) if each.test is not None]
-    return [*datasets, *tests, *(y.store for y in yardsticks)]
+    return [*datasets, *tests, *(y.store for y in evaluation_sets)]
 

@@ -24,7 +24,7 @@ from unipot.training.losses import LossTerm, StepLoss
 from unipot.training.property_loss import ScalarTerm
 from unipot.workflows.construction.model import build_loss
 from unipot.workflows.inputs.datasets import OpenDataset
-from unipot.workflows.inputs.evaluation_sets import Yardstick
+from unipot.workflows.inputs.evaluation_sets import EvaluationSet
 from unipot.workflows.inputs.scalar_frames import scalars_of_config
 from unipot.workflows.inputs.user_frames import UserFrames, frames_batches
 from unipot.workflows.settings.schema import LossConfig, MixtureConfig, PropertyConfig
@@ -205,7 +205,7 @@ def properties_in(path: str, potential: Potential) -> dict[str, PropertyConfig]:
     return {name: PropertyConfig(key=prop.key, unit=prop.unit, kind=prop.kind) for name, prop in known.items() if name in found}
 
 
-def intervals_of(potential: Potential, item: Yardstick, budget: MixtureConfig) -> list[IntervalReport]:
+def intervals_of(potential: Potential, item: EvaluationSet, budget: MixtureConfig) -> list[IntervalReport]:
     """How the intervals of every property head do on the structures that have a value."""
     reports = []
     for name in potential.scalar_properties:

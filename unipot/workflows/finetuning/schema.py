@@ -9,6 +9,7 @@ from omegaconf import MISSING
 
 from unipot.workflows.settings.schema import (
     DatasetConfig,
+    EvaluationSetConfig,
     HeadsConfig,
     LoggerConfig,
     LossConfig,
@@ -17,7 +18,6 @@ from unipot.workflows.settings.schema import (
     ScheduleConfig,
     TrainerConfig,
     UserDataConfig,
-    YardstickConfig,
 )
 
 NONE, AUTO = "none", "auto"
@@ -160,7 +160,7 @@ class FinetuneConfig(UserDataConfig):
     replay_share: float = MISSING
     self_replay: SelfReplayConfig = field(default_factory=SelfReplayConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    forgetting: dict[str, YardstickConfig] = field(default_factory=dict)
+    forgetting: dict[str, EvaluationSetConfig] = field(default_factory=dict)
     pretrain_run: str | None = None
     forgetting_frames: int = MISSING
     finetune: StrategyConfig = field(default_factory=StrategyConfig)

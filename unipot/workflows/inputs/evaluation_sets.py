@@ -18,11 +18,11 @@ from unipot.workflows.inputs.datasets import OpenDataset, open_datasets, store_a
 from unipot.workflows.inputs.frame_limits import spread
 from unipot.workflows.inputs.user_frames import UserFrames, frames_batches
 from unipot.workflows.settings.compose import RESOLVED_CONFIG, checked_config
-from unipot.workflows.settings.schema import DatasetConfig, MixtureConfig, PretrainConfig, YardstickConfig
+from unipot.workflows.settings.schema import DatasetConfig, EvaluationSetConfig, MixtureConfig, PretrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Yardstick:
+class EvaluationSet:
     """Some structures of a store and the head that they are compared with."""
 
     name: str
@@ -42,15 +42,15 @@ class Yardstick:
         return evaluate_head(potential, batches, dataset=self.name, model=model, head=head, device=potential.device)
 
 
-def open_yardsticks(
-    configs: Mapping[str, YardstickConfig],
+def open_evaluation_sets(
+    configs: Mapping[str, EvaluationSetConfig],
     pretrain_run: str | None,
     potential: Potential,
     *,
     n_frames: int,
     cache: Path,
     console: Console,
-) -> list[Yardstick]:
+) -> list[EvaluationSet]:
     """The pretraining sets to watch.
 
     Args:
@@ -66,16 +66,16 @@ def open_yardsticks(
         ValueError: a set and its head differ in level of theory.
         FileNotFoundError: a path is not there.
     """
-    found = [_yardstick(name, config, potential, cache, console) for name, config in configs.items()]
+    found = [_evaluation_set(name, config, potential, cache, console) for name, config in configs.items()]
     if pretrain_run is not None:
         sets = validation_sets(pretrain_run, console)
         found += [
-            Yardstick(name=d.spec.name, head=d.spec.head, store=d.validation_store, indices=d.validation_indices)
+            EvaluationSet(name=d.spec.name, head=d.spec.head, store=d.validation_store, indices=d.validation_indices)
             for d in sets
             if len(d.validation_indices) and d.spec.head in potential.heads.names  # the checkpoint may be of an earlier run
         ]
     return [
-        Yardstick(name=y.name, head=y.head, store=y.store, indices=y.indices[spread(len(y.indices), n_frames)])
+        EvaluationSet(name=y.name, head=y.head, store=y.store, indices=y.indices[spread(len(y.indices), n_frames)])
         if len(y.indices) > n_frames
         else y
         for y in found
@@ -122,7 +122,7 @@ def require_same_energy_kind(potential: Potential, head: str, store: Store) -> N
         )
 
 
-def _yardstick(name: str, config: YardstickConfig, potential: Potential, cache: Path, console: Console) -> Yardstick:
+def _evaluation_set(name: str, config: EvaluationSetConfig, potential: Potential, cache: Path, console: Console) -> EvaluationSet:
     head = config.head or name
     potential.heads.index(head)
     level = potential.heads[head].level_of_theory
@@ -134,7 +134,7 @@ def _yardstick(name: str, config: YardstickConfig, potential: Potential, cache: 
     if store.level_of_theory != level:
         raise ValueError(f"forgetting.{name}: {config.path} is {store.level_of_theory!r}, head {head!r} is {level!r}; give its own head")
     require_same_energy_kind(potential, head, store)
-    return Yardstick(name=name, head=head, store=store, indices=Selection.everything(len(store)))
+    return EvaluationSet(name=name, head=head, store=store, indices=Selection.everything(len(store)))
 
 
 def save_evaluations(folder: Path, evaluations: Mapping[str, Evaluation | Sequence[Evaluation] | None]) -> None:
@@ -147,10 +147,10 @@ def save_evaluations(folder: Path, evaluations: Mapping[str, Evaluation | Sequen
                 evaluation.save(folder / f"{key}_{evaluation.dataset}")
 
 
-def user_yardsticks(frames: UserFrames) -> list[Yardstick]:
+def user_evaluation_sets(frames: UserFrames) -> list[EvaluationSet]:
     """What each of the user's sets is measured on; sets without test and held-out frames are left out."""
-    found = [user_yardstick(each) for each in (frames, *frames.further)]
-    return [yardstick for yardstick in found if yardstick is not None]
+    found = [user_evaluation_set(each) for each in (frames, *frames.further)]
+    return [evaluation_set for evaluation_set in found if evaluation_set is not None]
 
 
 def evaluations_by_name(head: str, **evaluations: Sequence[Evaluation]) -> dict[str, Evaluation]:
@@ -158,12 +158,13 @@ def evaluations_by_name(head: str, **evaluations: Sequence[Evaluation]) -> dict[
     return {kind if e.head == head else f"{kind}_{e.head}": e for kind, found in evaluations.items() for e in found}
 
 
-def user_yardstick(frames: UserFrames) -> Yardstick | None:
+def user_evaluation_set(frames: UserFrames) -> EvaluationSet | None:
     """The test frames, or the held-out ones without them, or None."""
     own = frames.dataset
     if frames.test is not None:
         whole = Selection.everything(len(frames.test))
-        return Yardstick(name=f"{own.spec.name} (test)", head=own.spec.head, store=frames.test, indices=whole)
+        return EvaluationSet(name=f"{own.spec.name} (test)", head=own.spec.head, store=frames.test, indices=whole)
     if len(own.validation_indices):
-        return Yardstick(name=f"{own.spec.name} (held out)", head=own.spec.head, store=own.validation_store, indices=own.validation_indices)
+        name = f"{own.spec.name} (held out)"
+        return EvaluationSet(name=name, head=own.spec.head, store=own.validation_store, indices=own.validation_indices)
     return None

@@ -38,7 +38,7 @@ def sample_facts(datasets: Sequence[OpenDataset], n_structures: int, n_differenc
             raise ValueError(f"{name} is {n}; give a number of structures per dataset, 0 to ship none")
     if n_structures == 0:
         return {}
-    found = {SAMPLE: [_sample_set(item, [s.with_labels() for s in telling_structures(item, n_structures)]) for item in datasets]}
+    found = {SAMPLE: [_sample_set(item, [s.with_labels() for s in select_structures(item, n_structures)]) for item in datasets]}
     labelled = [item for item in datasets if item.store.energy_kind == DIFFERENCE_KIND]
     if labelled and n_differences:
         found[DIFFERENCES] = [_sample_set(item, _various(item, n_differences)) for item in labelled]
@@ -54,7 +54,7 @@ def _various(item: OpenDataset, n: int) -> list[Structure]:
     """Up to `n` structures with their labels, of no composition more than a hundred: more of the same molecules says little."""
     found: list[Structure] = []
     seen: Counter[bytes] = Counter()
-    for structure in telling_structures(item, _CANDIDATES):
+    for structure in select_structures(item, _CANDIDATES):
         composition = np.sort(structure.atomic_numbers).tobytes()
         if len(found) < n and seen[composition] < _OF_ONE_COMPOSITION and all(name in structure.labels for name in CARRIED_LABELS):
             seen[composition] += 1
@@ -62,7 +62,7 @@ def _various(item: OpenDataset, n: int) -> list[Structure]:
     return found
 
 
-def telling_structures(item: OpenDataset, n: int) -> list[Structure]:
+def select_structures(item: OpenDataset, n: int) -> list[Structure]:
     """Up to `n` training structures that cover the elements of the dataset, rare ones first; the same ones every time."""
     if not len(item.train_indices):
         return []

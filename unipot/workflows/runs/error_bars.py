@@ -12,14 +12,14 @@ from unipot.finetune.uncertainty.calibration import errors_and_widths
 from unipot.finetune.uncertainty.difference_errors import difference_errors
 from unipot.models.potential import Potential
 from unipot.reporting.calibration import DIFFERENCES, ErrorBarQuality, calibration_figure, error_bar_quality, quality_table
-from unipot.workflows.inputs.evaluation_sets import Yardstick
+from unipot.workflows.inputs.evaluation_sets import EvaluationSet
 from unipot.workflows.inputs.frame_limits import spread
 from unipot.workflows.inputs.user_frames import frames_batches
 from unipot.workflows.settings.schema import MixtureConfig
 
 
 def judge_error_bars(
-    potential: Potential, item: Yardstick, budget: MixtureConfig, n_frames: int, console: Console
+    potential: Potential, item: EvaluationSet, budget: MixtureConfig, n_frames: int, console: Console
 ) -> list[ErrorBarQuality]:
     """Quality of the error bars of a head on a dataset, shown as a table; empty for a head without them.
 

@@ -253,7 +253,7 @@ class PretrainConfig:
 
 
 @dataclass(kw_only=True)
-class YardstickConfig:
+class EvaluationSetConfig:
     """A set that one head of the checkpoint is measured on, before and after. `head`: by default the set's name."""
 
     path: str = MISSING

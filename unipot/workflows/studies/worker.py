@@ -28,12 +28,12 @@ from unipot.workflows.construction.model import dtype_named
 from unipot.workflows.finetuning.alignment import Adaptation, starting_point
 from unipot.workflows.finetuning.distillation.delta_learning import is_corrected
 from unipot.workflows.finetuning.distillation.method_choice import choose_teacher
-from unipot.workflows.finetuning.distillation.plain import taught
+from unipot.workflows.finetuning.distillation.plain import distil
 from unipot.workflows.finetuning.inputs import open_everything, with_light_steps
 from unipot.workflows.finetuning.schema import NONE, FinetuneConfig
 from unipot.workflows.finetuning.search.plan import plan_search
 from unipot.workflows.finetuning.training_module import training_module
-from unipot.workflows.inputs.evaluation_sets import Yardstick
+from unipot.workflows.inputs.evaluation_sets import EvaluationSet
 from unipot.workflows.inputs.frame_limits import spread
 from unipot.workflows.inputs.user_frames import budget_for
 from unipot.workflows.runs.error_bars import judge_error_bars
@@ -76,7 +76,7 @@ def measured(settings: dict[str, Any], *, seconds: float) -> RunResult:
 
     Args:
         settings: of the run.
-        seconds: that the whole command took, with search and lesson; where a run was continued, since then.
+        seconds: that the whole command took, with search and distillation; where a run was continued, since then.
     """
     config: FinetuneConfig = load_config("finetune", FinetuneConfig, settings["words"])
     folder, console = Path(settings["folder"]), report_console()
@@ -112,11 +112,11 @@ def forgetting_rows(before: Sequence[Evaluation], after: Sequence[Evaluation]) -
 
 
 def _before(
-    config: FinetuneConfig, folder: Path, tests: Sequence[Yardstick], budget: MixtureConfig, console: Console
+    config: FinetuneConfig, folder: Path, tests: Sequence[EvaluationSet], budget: MixtureConfig, console: Console
 ) -> tuple[Errors, Errors]:
     """Errors of the aligned model before the first step, and of the pretrained parent head with the composition shift alone.
 
-    The two differ where a layer was solved for, and after a lesson (`finetuning.distillation`). The alignment is closed-form and
+    The two differ where a layer was solved for, and after a distillation. The alignment is closed-form and
     seeded, so doing it again gives what the run started from.
     """
     start = _aligned(config, folder, budget, console)
@@ -140,17 +140,17 @@ def _aligned(config: FinetuneConfig, folder: Path, budget: MixtureConfig, consol
     cache = run.cache(config.cache)
     if is_corrected(config, frames, replay):
         return starting_point(config, pretrained, frames, budget, run, console)
-    lesson = taught(config, pretrained, frames.dataset, replay, budget, cache, run, build, console)  # as the run kept it
-    return replace(starting_point(config, lesson.potential, frames, budget, run, console), teacher=lesson.facts)
+    distilled = distil(config, pretrained, frames.dataset, replay, budget, cache, run, build, console)  # as the run kept it
+    return replace(starting_point(config, distilled.potential, frames, budget, run, console), teacher=distilled.facts)
 
 
-def _test_set(name: str, path: str, head: str, most: int) -> Yardstick:
+def _test_set(name: str, path: str, head: str, most: int) -> EvaluationSet:
     store = Store(path)
     chosen = spread(len(store), most)
-    return Yardstick(name=name, head=head, store=store, indices=chosen)
+    return EvaluationSet(name=name, head=head, store=store, indices=chosen)
 
 
-def _errors(potential: Potential, tests: Sequence[Yardstick], budget: MixtureConfig) -> Errors:
+def _errors(potential: Potential, tests: Sequence[EvaluationSet], budget: MixtureConfig) -> Errors:
     found: Errors = {}
     for test in tests:
         evaluation = test.measure(potential.eval(), "study", budget)
@@ -159,7 +159,7 @@ def _errors(potential: Potential, tests: Sequence[Yardstick], budget: MixtureCon
     return found
 
 
-def _error_bars(potential: Potential, tests: Sequence[Yardstick], budget: MixtureConfig) -> Errors:
+def _error_bars(potential: Potential, tests: Sequence[EvaluationSet], budget: MixtureConfig) -> Errors:
     found: Errors = {}
     for test in tests:
         quality = judge_error_bars(potential, test, budget, len(test.indices), Console(quiet=True))

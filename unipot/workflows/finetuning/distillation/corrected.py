@@ -11,7 +11,7 @@ from rich.console import Console
 from unipot.workflows.construction.model import dtype_named, of_length
 from unipot.workflows.finetuning.alignment import Adaptation
 from unipot.workflows.finetuning.distillation.kept_models import MADE_WITH, kept_model
-from unipot.workflows.finetuning.distillation.plain import TAUGHT
+from unipot.workflows.finetuning.distillation.plain import DISTILLED
 from unipot.workflows.finetuning.distillation.xtb_labels import METHODS
 from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.finetuning.training_module import Build, train_in_memory
@@ -24,30 +24,30 @@ _ERRORS = "held_out_errors"
 _SHOWN = {"energy_per_atom": "meV/atom", "forces": "meV/A"}
 
 
-def learn_corrected(
-    config: FinetuneConfig, start: Adaptation, own: OpenDataset, lesson: OpenDataset, budget: MixtureConfig, run: RunFolder, build: Build,
-    console: Console,
+def distil_corrected(
+    config: FinetuneConfig, start: Adaptation, own: OpenDataset, corrected: OpenDataset, budget: MixtureConfig, run: RunFolder,
+    build: Build, console: Console,
 ) -> Adaptation:  # fmt: skip
-    """`start` after training on `lesson` and, with `teacher.own_share` of the draws, the user's frames; its facts say how close it came.
+    """`start` after training on `corrected` and, with `teacher.own_share` of the draws, the user's frames; its facts say how close it came.
 
     Args:
         config: of the run, as the user gave it.
         start: the aligned model; its potential is trained in place.
         own: the user's frames.
-        lesson: corrected structures, through the same head.
+        corrected: structures with corrected labels, through the same head.
         budget: of a batch.
         run: its folder keeps the result; a run that is continued does not repeat it.
         build: makes a training module of a configuration, a start and `datasets`.
         console: what is done is said here.
     """
-    options, file, dtype = config.teacher, run.path / TAUGHT, dtype_named(config.trainer.dtype)
-    console.rule(f"a lesson from {METHODS[options.method]}, corrected")
-    made_with = [settings_fingerprint(config), lesson.store.path.name]  # its name tells frames, structures and models of the difference
+    options, file, dtype = config.teacher, run.path / DISTILLED, dtype_named(config.trainer.dtype)
+    console.rule(f"distillation of {METHODS[options.method]}, corrected by your frames")
+    made_with = [settings_fingerprint(config), corrected.store.path.name]  # its name tells frames, structures and models of the difference
     kept = kept_model(file, made_with, dtype)
     if kept is None:
-        console.print(f"  {len(lesson.store)} structures and your frames are learned for {options.max_steps} steps", highlight=False)
-        errors = _learn(config, start, own, lesson, budget, build)
-        save_artifact(file, start.potential.eval(), card={"name": "after the lesson", _ERRORS: errors, MADE_WITH: made_with})
+        console.print(f"  {len(corrected.store)} structures and your frames are learned for {options.max_steps} steps", highlight=False)
+        errors = _learn(config, start, own, corrected, budget, build)
+        save_artifact(file, start.potential.eval(), card={"name": "after the distillation", _ERRORS: errors, MADE_WITH: made_with})
         kept = load_artifact(file, dtype=dtype)
     errors = kept.card[_ERRORS]
     said = [f"{1000 * errors[name]:.1f} {unit}" for name, unit in _SHOWN.items() if name in errors]
@@ -66,21 +66,21 @@ def with_last_schedule(config: FinetuneConfig) -> FinetuneConfig:
 
 
 def _learn(
-    config: FinetuneConfig, start: Adaptation, own: OpenDataset, lesson: OpenDataset, budget: MixtureConfig, build: Build
+    config: FinetuneConfig, start: Adaptation, own: OpenDataset, corrected: OpenDataset, budget: MixtureConfig, build: Build
 ) -> dict[str, Any]:
-    """Train in place; returns the errors of the averaged weights on structures of the lesson that were held out."""
+    """Train in place; returns the errors of the averaged weights on corrected structures that were held out."""
     options, share = config.teacher, config.teacher.own_share
-    datasets = [replace(d, spec=replace(d.spec, weight=w)) for d, w in ((own, share), (lesson, 1 - share))]
-    budget = replace(budget, structures_per_step=round(_structures_per_step(config, lesson) / (1 - share)))
+    datasets = [replace(d, spec=replace(d.spec, weight=w)) for d, w in ((own, share), (corrected, 1 - share))]
+    budget = replace(budget, structures_per_step=round(_structures_per_step(config, corrected) / (1 - share)))
     config = replace(config, schedule=of_length(config.schedule, options.max_steps), mixture=budget)
     table = train_in_memory(config, start, datasets, budget, build)
     rows = table.rows if table else ()  # none where a single structure was labelled
-    return {row.property: row.mae for row in rows if row.dataset == lesson.spec.name and row.element is None and row.mae is not None}
+    return {row.property: row.mae for row in rows if row.dataset == corrected.spec.name and row.element is None and row.mae is not None}
 
 
-def _structures_per_step(config: FinetuneConfig, lesson: OpenDataset) -> int:
+def _structures_per_step(config: FinetuneConfig, corrected: OpenDataset) -> int:
     """As configured; of large periodic structures as many as hold twice `atoms_per_step` on average."""
     wanted, most = config.teacher.structures_per_step, config.atoms_per_step
-    if most is None or not lesson.store[0].pbc.any():
+    if most is None or not corrected.store[0].pbc.any():
         return wanted
-    return min(wanted, max(1, round(2 * most / float(np.mean(lesson.store.n_atoms)))))
+    return min(wanted, max(1, round(2 * most / float(np.mean(corrected.store.n_atoms)))))

@@ -1,4 +1,4 @@
-"""A teacher corrected by the user's frames, and a lesson from it at the user's own level of theory.
+"""Δ-learning: a teacher corrected by the user's frames, and its distillation at the user's own level of theory.
 
 The difference between the labels and a semi-empirical method is smoother than either (R. Ramakrishnan, P. O. Dral, M. Rupp,
 O. A. von Lilienfeld, "Big data meets quantum chemistry approximations: the Δ-machine learning approach", J. Chem. Theory Comput. 11,
@@ -33,7 +33,7 @@ from unipot.properties import DIFFERENCE_KIND
 from unipot.structure import Structure
 from unipot.workflows.construction.model import SMALLEST_SCALE, dtype_named
 from unipot.workflows.finetuning.alignment import Adaptation, align_to_frames
-from unipot.workflows.finetuning.distillation.delta_replay import beside_known, beside_plan, known_differences
+from unipot.workflows.finetuning.distillation.delta_replay import beside_delta_replay, beside_plan, delta_replay_sets
 from unipot.workflows.finetuning.distillation.kept_models import MADE_WITH, kept_model
 from unipot.workflows.finetuning.distillation.model_sampling import moved_and_labelled
 from unipot.workflows.finetuning.distillation.xtb_labels import METHODS, all_labels_by, labelled_store
@@ -62,7 +62,7 @@ _TRAINING, _HELD_OUT = "training", "held-out"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorrectedLesson:
+class CorrectedDistillation:
     """What is learned beside the user's frames.
 
     Attributes:
@@ -83,7 +83,7 @@ def why_not_corrected(config: FinetuneConfig, frames: UserFrames, replay: Sequen
     if "forces" not in frames.dataset.spec.labels:
         return "your frames have no forces"
     if replay or frames.further or config.properties:
-        return "replay, further sets and properties are learned after a lesson from the method as it is"
+        return "replay, further sets and properties are learned after a distillation of the method as it is"
     if config.finetune.method != FULL or config.finetune.l2_to_start:
         return "the strategy holds on to the pretrained model"
     return None
@@ -99,10 +99,10 @@ def is_corrected(config: FinetuneConfig, frames: UserFrames, replay: Sequence[Op
     return against is None
 
 
-def corrected_lesson(
+def corrected_distillation(
     config: FinetuneConfig, pretrained: Potential, frames: UserFrames, budget: MixtureConfig, cache: Path, run: RunFolder, build: Build,
     console: Console,
-) -> CorrectedLesson:  # fmt: skip
+) -> CorrectedDistillation:  # fmt: skip
     """Learn the difference between the frames and the teacher, and label structures around the frames with both.
 
     Args:
@@ -124,16 +124,16 @@ def corrected_lesson(
     start = difference_start(config, pretrained, own, budget, console)
     plan = plan_search(config, own, start.potential, Console(quiet=True))  # what it says was said of the frames themselves
     own = plan.frames if plan else own
-    known = known_differences(config, pretrained, knowing_head(start, own.dataset), cache)
-    beside, datasets, wider = beside_known(config, own.dataset, known, budget, console)
+    known = delta_replay_sets(config, pretrained, knowing_head(start, own.dataset), cache)
+    beside, datasets, wider = beside_delta_replay(config, own.dataset, known, budget, console)
     plan = beside_plan(plan, beside) if plan and known else plan
     settled, searched, folds = settle(beside, plan, start, datasets, wider, run, partial(build, datasets=datasets), console)
     configs = _members(settled, plan, searched)
     files = [run.path / (DIFFERENCE if k == 0 else f"{Path(DIFFERENCE).stem}-{k + 1}.safetensors") for k in range(len(configs))]
     for file, member in zip(files, configs, strict=True):
         _keep(file, config, member, start, datasets, wider, build)
-    taught = _taught(config, pretrained, frames, budget, cache, run, build, console)
-    store = _corrected_store(taught, files, dtype_named(config.trainer.dtype), frames.dataset, cache)
+    labelled = _labelled(config, pretrained, frames, budget, cache, run, build, console)
+    store = _corrected_store(labelled, files, dtype_named(config.trainer.dtype), frames.dataset, cache)
     seconds = round(time.perf_counter() - began, 1)
     said = f"{len(store)} structures labelled by {METHODS[options.method]} and {_models(len(files))}; {seconds:.0f} s"
     console.print(f"  {said}", highlight=False)
@@ -145,7 +145,7 @@ def corrected_lesson(
     }  # fmt: skip
     if folds is not None:
         folds = of_difference(folds, own.dataset, files[0] if searched and searched.keeps_start else None)
-    return CorrectedLesson(dataset=_open(store, frames.dataset), searched=searched, folds=folds, facts=facts)
+    return CorrectedDistillation(dataset=_open(store, frames.dataset), searched=searched, folds=folds, facts=facts)
 
 
 def of_difference(folds: FoldModels, difference: OpenDataset, start: Path | None) -> FoldModels:
@@ -220,7 +220,7 @@ def knowing_head(start: Adaptation, dataset: OpenDataset) -> str | None:
     return start.parent if start.scores and start.scores[0].force_mae < _WORTH_REPLAYING * _mean_size(dataset) else None
 
 
-def _taught(
+def _labelled(
     config: FinetuneConfig, pretrained: Potential, frames: UserFrames, budget: MixtureConfig, cache: Path, run: RunFolder, build: Build,
     console: Console,
 ) -> Store:  # fmt: skip
@@ -295,21 +295,21 @@ def _models(n: int) -> str:
     return "a model of the difference" if n == 1 else f"the mean of {n} models of the difference"
 
 
-def _corrected_store(taught: Store, files: Sequence[Path], dtype: torch.dtype, own: OpenDataset, cache: Path) -> Store:
+def _corrected_store(labelled: Store, files: Sequence[Path], dtype: torch.dtype, own: OpenDataset, cache: Path) -> Store:
     """The teacher's structures with labels of the user's level: the teacher's and the mean difference."""
-    digest = hashlib.sha256(taught.path.name.encode() + b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
-    path, labels = cache / f"corrected-{digest}.unipot", tuple(name for name in taught.labels if name in own.spec.labels)
+    digest = hashlib.sha256(labelled.path.name.encode() + b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+    path, labels = cache / f"corrected-{digest}.unipot", tuple(name for name in labelled.labels if name in own.spec.labels)
     if not path.exists():
         models = [load_potential(file, dtype=dtype).eval() for file in files]
         with StoreWriter(
             path, name="corrected-teacher", level_of_theory=own.spec.level_of_theory, energy_kind=own.store.energy_kind, labels=labels
         ) as writer:
-            writer.extend(_corrected(taught, models, own.spec.head, labels))
+            writer.extend(_corrected(labelled, models, own.spec.head, labels))
     return Store(path)
 
 
-def _corrected(taught: Store, models: Sequence[Potential], head: str, labels: Sequence[str]) -> Iterator[Structure]:
-    for structure in taught:
+def _corrected(labelled: Store, models: Sequence[Potential], head: str, labels: Sequence[str]) -> Iterator[Structure]:
+    for structure in labelled:
         left = [label_structure(model, structure, head, labels).labels for model in models]
         yield replace(structure, labels={name: structure.labels[name] + np.mean([one[name] for one in left], axis=0) for name in labels})
 

@@ -35,7 +35,7 @@ from unipot.zoo.sample import CARRIED_LABELS, DIFFERENCES, SampleSet, sample_of
 _BESIDE = "beside known differences"
 
 
-def known_differences(config: FinetuneConfig, pretrained: Potential, head: str | None, cache: Path) -> list[OpenDataset]:
+def delta_replay_sets(config: FinetuneConfig, pretrained: Potential, head: str | None, cache: Path) -> list[OpenDataset]:
     """The differences that the checkpoint carries and `head` was trained on; none without them, or with a `known_share` of 0.
 
     A set counts in the draws by how many different molecules it has: seven molecules a thousand times each say less of an eighth than a
@@ -68,7 +68,7 @@ def known_differences(config: FinetuneConfig, pretrained: Potential, head: str |
     return found
 
 
-def beside_known(
+def beside_delta_replay(
     config: FinetuneConfig, own: OpenDataset, known: Sequence[OpenDataset], budget: MixtureConfig, console: Console
 ) -> tuple[FinetuneConfig, list[OpenDataset], MixtureConfig]:
     """How the user's difference is learned beside `known` ones: settings, weighted datasets and budget of a batch.

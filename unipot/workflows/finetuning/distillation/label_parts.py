@@ -1,4 +1,4 @@
-"""Labels of a lesson as they come: finished parts lie beside the store that is being made.
+"""Labels of a distillation as they come: finished parts lie beside the store that is being made.
 
 A run that was killed while a method labelled structures does not ask for the finished ones again.
 """

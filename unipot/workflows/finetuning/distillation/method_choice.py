@@ -1,6 +1,6 @@
-"""`teacher.method=auto`: a lesson from xTB where it can be had in minutes and the user's own frames speak for it.
+"""`teacher.method=auto`: distillation of xTB where it can be had in minutes and the user's own frames speak for it.
 
-A lesson helps where the teacher's forces follow those of the labels: on molecules with cosines of 0.87 to 0.98 between the two, errors
+Distillation helps where the teacher's forces follow those of the labels: on molecules with cosines of 0.87 to 0.98 between the two, errors
 after fine-tuning on 30 frames fell by 20 to 30 %. The cosine costs one calculation for each of a few frames, so it is measured. Metals
 and their surfaces are left out by it: charges do not converge, or bonds are far too stiff.
 """
@@ -33,7 +33,7 @@ FEW, FEW_CORRECTED = 100, 500
 MOST_ATOMS, MOST_PERIODIC_ATOMS = 50, 200
 #: last element that the method has parameters for
 LAST_ELEMENT = 86
-#: frames that are compared, of molecules and of periodic systems, and the cosine of forces below which there is no lesson
+#: frames that are compared, of molecules and of periodic systems, and the cosine of forces below which nothing is distilled
 COMPARED, COMPARED_PERIODIC, FOLLOWS = 10, 3, 0.8
 #: the largest difference of forces over them (2-norms) with which there is one: of molecules 0.35 still halved errors. What it lacks
 #: in periodic systems is not all local (one k-point): at 0.1 (liquid water) differences are learned to half the error of the labels, at 0.4
@@ -50,20 +50,20 @@ def choose_teacher(config: FinetuneConfig, own: OpenDataset, run: RunFolder, con
         config: of the run.
         own: the user's frames; force labels of a few of the training ones are compared with the teacher's.
         run: one that is continued keeps what it decided, whatever is installed by now.
-        console: the reason is said here, where molecules are few enough for a lesson.
+        console: the reason is said here, where molecules are few enough for a distillation.
     """
     if config.teacher.method != AUTO:
         return config
-    had_lesson = any((run.path / file).is_file() for file in (FACTS, DIFFERENCE))
-    method, reason = (method_for(own) if had_lesson else NONE, "") if run.resume else _choice(config, own)
+    was_distilled = any((run.path / file).is_file() for file in (FACTS, DIFFERENCE))
+    method, reason = (method_for(own) if was_distilled else NONE, "") if run.resume else _choice(config, own)
     if reason:
         what = METHODS[method] if method != NONE else "none"
-        console.print(f"  a lesson first: {what}, {reason}", highlight=False, markup=False)
+        console.print(f"  distillation first: {what}, {reason}", highlight=False, markup=False)
     return replace(config, teacher=replace(config.teacher, method=method))
 
 
 def _choice(config: FinetuneConfig, own: OpenDataset) -> tuple[str, str]:
-    """Method or none, and why; no reason where nobody would expect a lesson."""
+    """Method or none, and why; no reason where nobody would expect a distillation."""
     few = FEW_CORRECTED if config.teacher.corrected else FEW
     if config.from_scratch or "forces" not in own.spec.labels or len(own.train_indices) >= few:
         return NONE, ""
@@ -71,7 +71,7 @@ def _choice(config: FinetuneConfig, own: OpenDataset) -> tuple[str, str]:
     if not _affordable(frames) or (frames[0].pbc.any() and (not config.teacher.corrected or config.also or config.properties)):
         return NONE, ""
     if config.trainer.in_several_processes:
-        return NONE, f"because a lesson runs in one process; so few frames ({len(frames)}) are best learned in one (trainer.devices=1)"
+        return NONE, f"because distillation runs in one process; so few frames ({len(frames)}) are best learned in one (trainer.devices=1)"
     if importlib.util.find_spec("tblite") is None:
         return NONE, "because tblite is not installed; with it (pip install tblite) these systems would be learned from xTB first"
     method = method_for(own)

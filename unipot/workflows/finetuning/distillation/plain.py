@@ -35,8 +35,8 @@ from unipot.workflows.runs.run_folder import RunFolder, settings_fingerprint, wr
 from unipot.workflows.settings.schema import MixtureConfig
 from unipot.zoo.artifact import save_artifact
 
-#: in a run folder: the model that the teacher has taught, beside the facts that are also in the card
-TAUGHT, FACTS = "taught.safetensors", "taught.json"
+#: in a run folder: the distilled model, beside the facts that are also in the card
+DISTILLED, FACTS = "taught.safetensors", "taught.json"
 _HELD_OUT = 0.1
 #: options that must be positive
 _POSITIVE = (
@@ -46,7 +46,7 @@ _POSITIVE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taught:
+class Distilled:
     """The model to go on from, and what is said about it in the card; no facts without a teacher."""
 
     potential: Potential
@@ -76,28 +76,30 @@ def check_teacher(config: FinetuneConfig) -> None:
     if config.from_scratch:
         raise ValueError("from_scratch=true trains random weights on your frames alone, so it has no teacher; leave teacher.method out")
     if config.finetune.method in ("heads-only", "freeze-k"):
-        raise ValueError(f"a lesson changes the whole backbone, which finetune={config.finetune.method} keeps; leave teacher.method out")
+        raise ValueError(
+            f"distillation changes the whole backbone, which finetune={config.finetune.method} keeps; leave teacher.method out"
+        )
     if config.trainer.in_several_processes:
-        raise ValueError("the teacher's lesson runs in one process; set trainer.devices=1 and trainer.num_nodes=1, or teacher.method=none")
+        raise ValueError("distillation runs in one process; set trainer.devices=1 and trainer.num_nodes=1, or teacher.method=none")
     try:
         import tblite.interface  # noqa: F401
     except ImportError as error:
         raise ValueError(f"teacher.method={options.method} needs tblite: pip install tblite (or 'unipot[quickstart]')") from error
 
 
-def taught(
+def distil(
     config: FinetuneConfig, pretrained: Potential, own: OpenDataset, replay: Sequence[OpenDataset], budget: MixtureConfig, cache: Path,
     run: RunFolder, build: Build, console: Console,
-) -> Taught:  # fmt: skip
-    """`pretrained` after the teacher's lesson on the systems of the user's training frames; as it is without a teacher.
+) -> Distilled:  # fmt: skip
+    """`pretrained` after distillation of the teacher on the systems of the user's training frames; as it is without a teacher.
 
-    A lesson that is over is not repeated when the run is continued.
+    A distillation that is over is not repeated when the run is continued.
 
     Args:
         config: of the run.
         pretrained: changed in place.
         own: the user's frames; their labels are not looked at.
-        replay: sets of pretraining that are trained on beside the lesson, with the share that they have beside the user's frames.
+        replay: sets of pretraining that are trained on beside the teacher's labels, with the share that they have beside the user's frames.
         budget: of a batch.
         cache: folder for the store of labelled structures.
         run: its folder keeps the result.
@@ -109,49 +111,49 @@ def taught(
     """
     options = config.teacher
     if options.method == NONE:
-        return Taught(potential=pretrained, facts={})
-    facts_file, model_file = run.path / FACTS, run.path / TAUGHT
+        return Distilled(potential=pretrained, facts={})
+    facts_file, model_file = run.path / FACTS, run.path / DISTILLED
     made_with = [settings_fingerprint(config), str(own.store.path.name)]
     kept = kept_model(model_file, made_with, dtype_named(config.trainer.dtype)) if facts_file.is_file() else None
     if kept is not None:
-        return Taught(potential=kept.potential, facts=json.loads(facts_file.read_text(encoding="utf-8")))
-    console.rule(f"a lesson from {METHODS[options.method]}")
+        return Distilled(potential=kept.potential, facts=json.loads(facts_file.read_text(encoding="utf-8")))
+    console.rule(f"distillation of {METHODS[options.method]}")
     began = time.perf_counter()
     starts = [own.store[int(index)] for index in np.asarray(own.train_indices)]
     console.print(f"  {options.frames} structures are labelled and learned for {options.max_steps} steps", highlight=False)
-    lesson = _open(labelled_store(options, starts, config.seed, cache, console), options, pretrained)
-    table = _learn(config, pretrained, lesson, replay, budget, build, console)
-    errors = {row.property: row.mae for row in table.rows if row.dataset == lesson.spec.name and row.element is None}
+    labelled = _open(labelled_store(options, starts, config.seed, cache, console), options, pretrained)
+    table = _learn(config, pretrained, labelled, replay, budget, build, console)
+    errors = {row.property: row.mae for row in table.rows if row.dataset == labelled.spec.name and row.element is None}
     facts = {
-        **asdict(options), "head": lesson.spec.head, "level_of_theory": lesson.spec.level_of_theory, "n_labelled": len(lesson.store),
+        **asdict(options), "head": labelled.spec.head, "level_of_theory": labelled.spec.level_of_theory, "n_labelled": len(labelled.store),
         "held_out_errors": {name: value for name, value in errors.items() if value is not None},
         "seconds": round(time.perf_counter() - began, 1),
     }  # fmt: skip
-    save_artifact(model_file, pretrained.eval(), card={"name": "after the lesson", MADE_WITH: made_with})
+    save_artifact(model_file, pretrained.eval(), card={"name": "after the distillation", MADE_WITH: made_with})
     write_json(facts_file, facts)
     energy, forces = 1000 * errors["energy_per_atom"], 1000 * errors["forces"]
-    said = f"{len(lesson.store)} structures; {energy:.2f} meV/atom and {forces:.1f} meV/A on those held out; head {lesson.spec.head!r}"
+    said = f"{len(labelled.store)} structures; {energy:.2f} meV/atom and {forces:.1f} meV/A on those held out; head {labelled.spec.head!r}"
     console.print(f"  {said}; {facts['seconds']:.0f} s", highlight=False)
-    return Taught(potential=pretrained, facts=facts)
+    return Distilled(potential=pretrained, facts=facts)
 
 
 def _learn(
-    config: FinetuneConfig, potential: Potential, lesson: OpenDataset, replay: Sequence[OpenDataset], budget: MixtureConfig, build: Build,
+    config: FinetuneConfig, potential: Potential, labelled: OpenDataset, replay: Sequence[OpenDataset], budget: MixtureConfig, build: Build,
     console: Console,
 ) -> MetricTable | None:  # fmt: skip
     """Train `potential` in place through a head of the teacher's; returns the held-out errors of the averaged weights.
 
-    With replay a step has as many structures more as keep those of the lesson at `structures_per_step`.
+    With replay a step has as many structures more as keep those of the teacher at `structures_per_step`.
     """
     options = config.teacher
     own = replace(
         config, properties={}, schedule=replace(config.schedule, max_steps=options.max_steps),
         finetune=replace(config.finetune, method="full"),
     )  # fmt: skip
-    datasets = weighted([lesson], [replace(d, validation_indices=np.empty(0, dtype=np.int64)) for d in replay], config.replay_share)
+    datasets = weighted([labelled], [replace(d, validation_indices=np.empty(0, dtype=np.int64)) for d in replay], config.replay_share)
     share = 1 - config.replay_share if replay else 1.0
     mixture = replace(budget, structures_per_step=round(options.structures_per_step / share))
-    start = align_to_frames(potential, lesson, "auto", mixture, config.new_elements)
+    start = align_to_frames(potential, labelled, "auto", mixture, config.new_elements)
     for element in start.new_elements:
         console.print(f"warning: {element.warning()}", style="yellow", highlight=False, markup=False)
     return train_in_memory(own, start, datasets, mixture, build)

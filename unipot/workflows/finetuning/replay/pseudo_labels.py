@@ -20,7 +20,7 @@ from unipot.structure import Structure
 from unipot.training.distributed import is_main_process
 from unipot.workflows.finetuning.schema import NONE, SAMPLE, SelfReplayConfig
 from unipot.workflows.inputs.datasets import OpenDataset, wait_for_store
-from unipot.workflows.inputs.evaluation_sets import Yardstick
+from unipot.workflows.inputs.evaluation_sets import EvaluationSet
 from unipot.workflows.inputs.frame_limits import spread
 from unipot.workflows.inputs.structure_files import read_atoms
 from unipot.zoo.sample import sample_of
@@ -34,7 +34,7 @@ def self_labelled_sets(
 ) -> list[OpenDataset]:
     """One dataset `self-<head>` per head, labelled by `potential` through that head; stores are made once.
 
-    Every fourth structure, with its copy, is not among the training ones: `drift_yardsticks` measures what is forgotten on them.
+    Every fourth structure, with its copy, is not among the training ones: `drift_evaluation_sets` measures what is forgotten on them.
 
     Args:
         config: which structures.
@@ -74,13 +74,13 @@ def self_labelled_sets(
     return result
 
 
-def drift_yardsticks(sets: Sequence[OpenDataset]) -> list[Yardstick]:
+def drift_evaluation_sets(sets: Sequence[OpenDataset]) -> list[EvaluationSet]:
     """The structures of self-labelled sets that are not replayed (all, where there are too few): errors on them are drift."""
     found = []
     for item in sets:
         measured = np.flatnonzero(_measured_only(item.store))
         indices = measured if len(measured) else item.train_indices
-        found.append(Yardstick(name=item.spec.name, head=item.spec.head, store=item.store, indices=indices))
+        found.append(EvaluationSet(name=item.spec.name, head=item.spec.head, store=item.store, indices=indices))
     return found
 
 

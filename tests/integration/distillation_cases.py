@@ -1,4 +1,4 @@
-"""What tests of lessons from xTB share: frames, a parent that trains in seconds, and a short run."""
+"""What tests of distillation from xTB share: frames, a parent that trains in seconds, and a short run."""
 
 import numpy as np
 from ase.build import molecule
@@ -30,7 +30,7 @@ def xtb(method):
     return lambda: TBLite(method=method, verbosity=0)
 
 
-def parent_for_lessons(run, toy_data, *further):
+def parent_for_distillation(run, toy_data, *further):
     """Checkpoint of a short pretraining, with `further` options."""
     arguments = [
         "pretrain", f"run={run}", "experiment=smoke", "trainer.threads=1", "trainer.progress=false",
@@ -47,7 +47,7 @@ def parent_with_differences(run, toy_data, less, *further):
         f"datasets.less.path={less}", "datasets.less.level_of_theory=EMT less GFN2-xTB", "datasets.less.energy_kind=difference",
         "schedule.max_steps=150", *further,
     )  # fmt: skip
-    return parent_for_lessons(run, toy_data, *options)
+    return parent_for_distillation(run, toy_data, *options)
 
 
 def run_finetune(files, run, *overrides):

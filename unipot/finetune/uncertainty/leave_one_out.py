@@ -16,7 +16,7 @@ from unipot.finetune.linear.readout_rows import ReadoutRows
 OTHER = 1e-6
 
 
-def left_out_residuals(rows: ReadoutRows, sums: FrameSums, name: str) -> tuple[np.ndarray, np.ndarray]:
+def leave_one_out_residuals(rows: ReadoutRows, sums: FrameSums, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Residuals of property `name` with each row's unit left out, and (n_rows,) bool where they exist.
 
     An energy does not exist where no other unit has that composition (or determines its shift).

@@ -1,4 +1,4 @@
-"""A lesson from xTB before the user's labels: what is learned from it, what it may not see, what is refused."""
+"""Distillation of xTB before the user's labels: what is learned from it, what it may not see, what is refused."""
 
 import json
 
@@ -8,7 +8,7 @@ import torch
 from ase.io import write
 from rich.console import Console
 
-from tests.integration.lesson_cases import methanol, parent_for_lessons, run_finetune, xtb
+from tests.integration.distillation_cases import methanol, parent_for_distillation, run_finetune, xtb
 from unipot.data.store import Store
 from unipot.evaluation.records import Evaluation
 from unipot.structure import Structure
@@ -19,7 +19,7 @@ from unipot.workflows.finetuning.replay.pseudo_labels import label_structure
 from unipot.zoo.artifact import load_artifact, load_potential
 
 pytest.importorskip("tblite", reason="tblite is the teacher")
-LESSON = (
+DISTILLATION = (
     "teacher.method=gfn2-xtb", "teacher.frames=40", "teacher.steps_before=5", "teacher.steps_between=3", "teacher.max_steps=30",
     "teacher.corrected=false",
 )  # fmt: skip
@@ -30,7 +30,7 @@ def files(tmp_path_factory, toy_data):
     folder = tmp_path_factory.mktemp("teacher")
     write(folder / "mine.extxyz", methanol(8))
     write(folder / "other-labels.extxyz", methanol(8, factor=1.5))
-    return {"folder": folder, "checkpoint": parent_for_lessons(folder / "pretrain", toy_data)}
+    return {"folder": folder, "checkpoint": parent_for_distillation(folder / "pretrain", toy_data)}
 
 
 def finetune(files, run, *overrides, data="mine"):
@@ -40,19 +40,20 @@ def finetune(files, run, *overrides, data="mine"):
 @pytest.fixture(scope="module")
 def run(files):
     folder = files["folder"] / "run"
-    assert finetune(files, folder, *LESSON) == 0
+    assert finetune(files, folder, *DISTILLATION) == 0
     return folder
 
 
-def test_the_lesson_is_in_the_card(run):
+def test_the_distillation_is_in_the_card(run):
     facts = load_artifact(run / "best.safetensors").card["finetune"]["teacher"]
     assert (facts["method"], facts["n_labelled"], facts["head"]) == ("gfn2-xtb", 40, "gfn2-xtb")
     assert set(facts["held_out_errors"]) >= {"energy_per_atom", "forces"}
 
 
-def test_errors_of_the_pretrained_model_are_measured_before_the_lesson(files, run, tmp_path):
+def test_errors_of_the_pretrained_model_are_measured_before_the_distillation(files, run, tmp_path):
     tests = f"test_data={files['folder'] / 'other-labels.extxyz'}"
-    assert finetune(files, tmp_path / "taught", *LESSON, tests) == finetune(files, tmp_path / "plain", "teacher.method=none", tests) == 0
+    assert finetune(files, tmp_path / "taught", *DISTILLATION, tests) == 0
+    assert finetune(files, tmp_path / "plain", "teacher.method=none", tests) == 0
     taught, plain = (Evaluation.load_all(tmp_path / name / "evaluations") for name in ("taught", "plain"))
     assert set(taught) == {"zero_shot", "taught", "final"} and set(plain) == {"zero_shot", "final"}
     before = [found["zero_shot"].get("forces", "mae") for found in (taught, plain)]
@@ -66,16 +67,16 @@ def force_error(model, structures, head):
     return np.mean([np.abs(a - s.labels["forces"]).mean() for a, s in zip(predicted, structures, strict=True)])
 
 
-def test_replay_keeps_during_the_lesson_what_the_model_knew(files, tmp_path, toy_data):
+def test_replay_keeps_during_the_distillation_what_the_model_knew(files, tmp_path, toy_data):
     replay = (f"replay.molecules={{path: {toy_data['molecules']}, level_of_theory: EMT-molecules, head: molecules}}",)
     for name, options in (("kept", replay), ("lost", ())):
-        assert finetune(files, tmp_path / name, *LESSON, "teacher.max_steps=60", *options) == 0
+        assert finetune(files, tmp_path / name, *DISTILLATION, "teacher.max_steps=60", *options) == 0
     known = [s for s in Store(next((tmp_path / "kept" / "data").glob("molecules-*.unipot"))) if "forces" in s.labels]
     kept, lost = (force_error(tmp_path / name / "taught.safetensors", known, "molecules") for name in ("kept", "lost"))
     assert kept < 0.9 * lost
 
 
-def test_labels_of_the_lesson_are_those_of_the_method(run):
+def test_labels_of_the_distillation_are_those_of_the_method(run):
     from tblite.ase import TBLite
 
     store = Store(next((run / "data").glob("gfn2-xtb-*.unipot")))
@@ -86,27 +87,27 @@ def test_labels_of_the_lesson_are_those_of_the_method(run):
     assert structure.labels["forces"] == pytest.approx(atoms.get_forces(), abs=1e-3)
 
 
-def test_the_lesson_lowers_the_errors_of_its_head_on_structures_it_has_not_trained_on(files, run, tmp_path):
-    assert finetune(files, tmp_path, *LESSON, "teacher.max_steps=1") == 0
+def test_the_distillation_lowers_the_errors_of_its_head_on_structures_it_has_not_trained_on(files, run, tmp_path):
+    assert finetune(files, tmp_path, *DISTILLATION, "teacher.max_steps=1") == 0
     long, short = (json.loads((folder / "taught.json").read_text())["held_out_errors"]["forces"] for folder in (run, tmp_path))
     assert long < 0.8 * short
 
 
 def test_the_users_labels_are_not_seen_by_the_teacher(files, run, tmp_path):
-    assert finetune(files, tmp_path, *LESSON, "check_labels=false", data="other-labels") == 0
+    assert finetune(files, tmp_path, *DISTILLATION, "check_labels=false", data="other-labels") == 0
     one, other = (load_potential(folder / "taught.safetensors").state_dict() for folder in (run, tmp_path))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def test_a_run_that_is_continued_does_not_repeat_the_lesson(files, tmp_path, monkeypatch):
-    assert finetune(files, tmp_path, *LESSON) == 0
+def test_a_run_that_is_continued_does_not_repeat_the_distillation(files, tmp_path, monkeypatch):
+    assert finetune(files, tmp_path, *DISTILLATION) == 0
     first = load_potential(tmp_path / "best.safetensors").state_dict()
     monkeypatch.setattr(teacher, "labelled_store", None)
     for name in ("best.safetensors", "last.safetensors"):
         (tmp_path / name).unlink()
     for path in (tmp_path / "checkpoints").iterdir():
         path.unlink()
-    assert finetune(files, tmp_path, *LESSON) == 0
+    assert finetune(files, tmp_path, *DISTILLATION) == 0
     again = load_potential(tmp_path / "best.safetensors").state_dict()
     assert all(torch.equal(value, again[name]) for name, value in first.items())
 
@@ -114,17 +115,17 @@ def test_a_run_that_is_continued_does_not_repeat_the_lesson(files, tmp_path, mon
 @pytest.mark.parametrize(
     ("frames", "overrides", "sentence"),
     [
-        (lambda: methanol(6, calculator=xtb("GFN1-xTB")), [], "a lesson first: GFN2-xTB, whose forces have a cosine of 1.00"),
-        (lambda: methanol(6), [], "a lesson first: none, because GFN2-xTB, whose forces have a cosine of"),
-        (lambda: methanol(6, calculator=xtb("GFN2-xTB")), [], "a lesson first: none, because your labels are those of GFN2-xTB itself"),
+        (lambda: methanol(6, calculator=xtb("GFN1-xTB")), [], "distillation first: GFN2-xTB, whose forces have a cosine of 1.00"),
+        (lambda: methanol(6), [], "distillation first: none, because GFN2-xTB, whose forces have a cosine of"),
+        (lambda: methanol(6, calculator=xtb("GFN2-xTB")), [], "distillation first: none, because your labels are those of GFN2-xTB itself"),
         (lambda: methanol(6, calculator=xtb("GFN1-xTB")), ["finetune=heads-only"], "because it changes the whole backbone"),
         (lambda: methanol(6, calculator=xtb("GFN1-xTB")), ["finetune.l2_to_start=1"], "and l2_to_start is to keep it"),
     ],
     ids=["follows", "does not follow", "own labels", "heads only", "l2 to start"],
 )
-def test_a_lesson_is_chosen_by_how_the_teachers_forces_follow_the_users(files, tmp_path, capsys, frames, overrides, sentence):
+def test_a_distillation_is_chosen_by_how_the_teachers_forces_follow_the_users(files, tmp_path, capsys, frames, overrides, sentence):
     write(tmp_path / "frames.extxyz", frames())
-    few = [option for option in LESSON if not option.startswith("teacher.method")]
+    few = [option for option in DISTILLATION if not option.startswith("teacher.method")]
     assert finetune(files, tmp_path / "run", *few, *overrides, data=tmp_path / "frames") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert sentence in said, said
@@ -133,7 +134,7 @@ def test_a_lesson_is_chosen_by_how_the_teachers_forces_follow_the_users(files, t
 
 def test_a_run_that_is_continued_keeps_what_it_decided(files, tmp_path, monkeypatch):
     write(tmp_path / "frames.extxyz", methanol(6, calculator=xtb("GFN1-xTB")))
-    few = [option for option in LESSON if not option.startswith("teacher.method")]
+    few = [option for option in DISTILLATION if not option.startswith("teacher.method")]
     assert finetune(files, tmp_path / "run", *few, data=tmp_path / "frames") == 0
     before = load_artifact(tmp_path / "run" / "last.safetensors").card["sha256"]
     (tmp_path / "run" / "best.safetensors").unlink()  # as if killed between training and the end
@@ -152,10 +153,10 @@ def test_a_run_that_is_continued_keeps_what_it_decided(files, tmp_path, monkeypa
     ],
     ids=["partly periodic", "from scratch", "no forces", "a hundred frames"],
 )
-def test_no_lesson_is_thought_of_where_it_would_not_apply(files, tmp_path, capsys, frames, overrides):
+def test_no_distillation_is_thought_of_where_it_would_not_apply(files, tmp_path, capsys, frames, overrides):
     write(tmp_path / "frames.extxyz", frames())
     assert finetune(files, tmp_path / "run", *overrides, data=tmp_path / "frames") == 0
-    assert "a lesson" not in capsys.readouterr().out
+    assert "distillation" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_no_lesson_is_thought_of_where_it_would_not_apply(files, tmp_path, capsy
         ("teacher.method=pm7", "teacher.method is 'pm7'; use one of: none, auto, gfn1-xtb, gfn2-xtb"),
         ("teacher.method=gfn2-xtb teacher.frames=0", "teacher.frames is 0; it must be positive"),
         ("teacher.method=gfn2-xtb from_scratch=true", "so it has no teacher"),
-        ("teacher.method=gfn2-xtb finetune=heads-only", "a lesson changes the whole backbone, which finetune=heads-only keeps"),
+        ("teacher.method=gfn2-xtb finetune=heads-only", "distillation changes the whole backbone, which finetune=heads-only keeps"),
     ],
 )
 def test_contradictions_are_refused_in_one_sentence(files, tmp_path, capsys, override, sentence):

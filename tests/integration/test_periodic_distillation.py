@@ -1,4 +1,4 @@
-"""A lesson for periodic systems: a first model of the frames moves the structures, the teacher labels a few of them."""
+"""Distillation for periodic systems: a first model of the frames moves the structures, the teacher labels a few of them."""
 
 import json
 from types import SimpleNamespace
@@ -8,10 +8,10 @@ import pytest
 from ase.calculators.emt import EMT
 from ase.io import write
 
-from tests.integration.lesson_cases import methanol, parent_for_lessons, run_finetune, xtb
+from tests.integration.distillation_cases import methanol, parent_for_distillation, run_finetune, xtb
 from unipot.data.store import Store
 from unipot.structure import Structure
-from unipot.workflows.finetuning.distillation import model_sampling as first_motion
+from unipot.workflows.finetuning.distillation import model_sampling
 from unipot.workflows.finetuning.distillation.corrected import _structures_per_step
 from unipot.workflows.finetuning.distillation.model_sampling import n_labelled
 from unipot.workflows.finetuning.distillation.xtb_labels import driven_by, thermal_motion
@@ -27,7 +27,7 @@ SHORT = ("teacher.periodic_atoms=72", "teacher.steps_before=5", "teacher.max_ste
 def files(tmp_path_factory, toy_data):
     folder = tmp_path_factory.mktemp("periodic")
     write(folder / "mine.extxyz", methanol(6, calculator=xtb("GFN2-xTB"), **BOX))
-    return {"folder": folder, "checkpoint": parent_for_lessons(folder / "pretrain", toy_data)}
+    return {"folder": folder, "checkpoint": parent_for_distillation(folder / "pretrain", toy_data)}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_structures_have_moved_from_the_frames_and_from_each_other_in_the_same_c
 
 def test_a_run_that_is_continued_labels_nothing_again(files, run, monkeypatch):
     (run / "best.safetensors").unlink()
-    monkeypatch.setattr(first_motion, "all_labels_by", None)
+    monkeypatch.setattr(model_sampling, "all_labels_by", None)
     assert run_finetune(files, run, *SHORT) == 0
 
 
@@ -90,13 +90,13 @@ def test_labels_far_from_the_teachers_are_learned_without_it(files, tmp_path, ca
     assert not (tmp_path / "run" / "difference.safetensors").exists()
 
 
-def test_without_the_correction_periodic_frames_have_no_lesson(files, tmp_path, capsys):
+def test_without_the_correction_periodic_frames_have_no_distillation(files, tmp_path, capsys):
     assert run_finetune(files, tmp_path / "run", "teacher.corrected=false") == 0
-    assert "a lesson" not in capsys.readouterr().out
+    assert "distillation" not in capsys.readouterr().out
 
 
 def test_a_teacher_that_labels_no_structure_is_an_error_in_one_sentence(files, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(first_motion, "all_labels_by", lambda method, structures, labels: [None] * len(structures))
+    monkeypatch.setattr(model_sampling, "all_labels_by", lambda method, structures, labels: [None] * len(structures))
     assert run_finetune(files, tmp_path / "run", *SHORT) == 2
     error = capsys.readouterr().err
     assert "teacher.method=gfn1-xtb could not label any structure" in " ".join(error.split()) and "Traceback" not in error
@@ -109,7 +109,7 @@ def test_a_trajectory_ends_where_forces_are_beyond_all_labels():
     for limit in (1e9, 0.01):
         atoms = start.to_ase()
         atoms.calc = EMT()
-        lengths.append(len(list(first_motion._trajectory(TeacherConfig(steps_before=3), thermal_motion(atoms, 300.0, 0, 0), 3, limit))))
+        lengths.append(len(list(model_sampling._trajectory(TeacherConfig(steps_before=3), thermal_motion(atoms, 300.0, 0, 0), 3, limit))))
     assert lengths == [3, 0]
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from ase.io import write
 
-from tests.integration.lesson_cases import methanol, parent_with_differences, run_finetune, xtb
+from tests.integration.distillation_cases import methanol, parent_with_differences, run_finetune, xtb
 from unipot.data.store import Store
 from unipot.structure import Structure
-from unipot.workflows.finetuning.distillation import delta_replay as known_differences
+from unipot.workflows.finetuning.distillation import delta_replay as delta_replay_sets
 from unipot.workflows.finetuning.distillation.delta_learning import knowing_head, of_difference
 from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.finetuning.search.fold_models import FoldModel, FoldModels
@@ -24,7 +24,7 @@ from unipot.zoo.card import read_card
 from unipot.zoo.sample import DIFFERENCES, sample_of
 
 pytest.importorskip("tblite", reason="tblite is the teacher")
-LESSON = (
+DISTILLATION = (
     "teacher.method=gfn2-xtb", "teacher.frames=20", "teacher.steps_before=5", "teacher.steps_between=3", "teacher.max_steps=10",
     "teacher.own_steps=4", "teacher.known_steps=40", "teacher.known_rate=0.5",
 )  # fmt: skip
@@ -55,7 +55,7 @@ def files(tmp_path_factory, toy_data):
 @pytest.fixture(scope="module")
 def run(files):
     folder = files["folder"] / "run"
-    assert run_finetune(files, folder, *LESSON, *SEARCH) == 0
+    assert run_finetune(files, folder, *DISTILLATION, *SEARCH) == 0
     return folder
 
 
@@ -88,7 +88,7 @@ def test_the_training_beside_them_is_the_one_candidate_and_its_folds_calibrate_t
 
 
 def test_the_start_is_kept_where_training_beside_them_is_worse(files, tmp_path):
-    assert run_finetune(files, tmp_path / "run", *LESSON, *SEARCH, "teacher.known_rate=50") == 0
+    assert run_finetune(files, tmp_path / "run", *DISTILLATION, *SEARCH, "teacher.known_rate=50") == 0
     card = load_artifact(tmp_path / "run" / "best.safetensors").card
     assert card["finetune"]["small_data"]["choice"]["candidate"] is None and facts_of(tmp_path / "run")["steps"] == [0]
     assert card["uncertainty"]["calibration"] == "calibrated out of fold on 8 frames of 2 folds"
@@ -114,7 +114,7 @@ def test_only_a_head_that_leaves_less_than_half_of_the_difference_has_its_traini
 
 
 def test_a_share_of_zero_learns_the_difference_from_the_frames_alone(files, tmp_path, capsys):
-    assert run_finetune(files, tmp_path / "run", *LESSON, "teacher.known_share=0") == 0
+    assert run_finetune(files, tmp_path / "run", *DISTILLATION, "teacher.known_share=0") == 0
     said = capsys.readouterr().out
     assert "starts from head 'less'" in said and "learned beside" not in said
     assert facts_of(tmp_path / "run")["n_known"] == 0 and facts_of(tmp_path / "run")["steps"] == [4]
@@ -124,7 +124,7 @@ def test_a_model_of_the_difference_is_another_with_other_known_ones(files, tmp_p
     """Without small-data mode too: the same number of steps on the frames alone ends elsewhere."""
     ends = []
     for name, share in (("with", 0.5), ("without", 0.0)):
-        assert run_finetune(files, tmp_path / name, *LESSON, f"teacher.known_share={share}", "teacher.known_steps=4") == 0
+        assert run_finetune(files, tmp_path / name, *DISTILLATION, f"teacher.known_share={share}", "teacher.known_steps=4") == 0
         ends.append(load_potential(tmp_path / name / "difference.safetensors").state_dict())
     assert any((ends[0][key] != value).any() for key, value in ends[1].items() if hasattr(value, "any"))
 
@@ -132,7 +132,7 @@ def test_a_model_of_the_difference_is_another_with_other_known_ones(files, tmp_p
 def test_a_run_that_is_continued_does_not_learn_the_difference_again(files, run):
     before = (run / "difference.safetensors").stat().st_mtime_ns
     (run / "best.safetensors").unlink()
-    assert run_finetune(files, run, *LESSON, *SEARCH) == 0
+    assert run_finetune(files, run, *DISTILLATION, *SEARCH) == 0
     assert (run / "difference.safetensors").stat().st_mtime_ns == before
 
 
@@ -143,7 +143,7 @@ def test_a_fine_tuned_model_still_carries_them(files, run):
 def test_a_checkpoint_without_them_is_learned_as_before(files, tmp_path, toy_data, capsys):
     bare = parent_with_differences(tmp_path / "bare", toy_data, files["folder"] / "less.extxyz", "sample_differences=0")
     assert DIFFERENCES not in read_card(bare)
-    assert run_finetune({**files, "checkpoint": bare}, tmp_path / "run", *LESSON) == 0
+    assert run_finetune({**files, "checkpoint": bare}, tmp_path / "run", *DISTILLATION) == 0
     assert facts_of(tmp_path / "run")["n_known"] == 0
 
 
@@ -151,13 +151,13 @@ def test_carried_structures_without_labels_are_not_learned(files, tmp_path, monk
     card = json.loads(json.dumps(read_card(files["checkpoint"])))
     for entry in card[DIFFERENCES][0]["structures"][5:]:
         del entry["forces"]
-    monkeypatch.setattr(known_differences, "read_card", lambda path: card)
+    monkeypatch.setattr(delta_replay_sets, "read_card", lambda path: card)
     config = load_config("finetune", FinetuneConfig, [f"checkpoint={files['checkpoint']}", "data=mine"])
-    (found,) = known_differences.known_differences(config, load_potential(files["checkpoint"]), "less", tmp_path)
+    (found,) = delta_replay_sets.delta_replay_sets(config, load_potential(files["checkpoint"]), "less", tmp_path)
     assert len(found.store) == 5
     for entry in card[DIFFERENCES][0]["structures"]:
         entry.pop("energy")
-    assert known_differences.known_differences(config, load_potential(files["checkpoint"]), "less", tmp_path) == []
+    assert delta_replay_sets.delta_replay_sets(config, load_potential(files["checkpoint"]), "less", tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -170,5 +170,5 @@ def test_carried_structures_without_labels_are_not_learned(files, tmp_path, monk
     ],
 )
 def test_an_option_outside_its_range_is_refused(files, tmp_path, capsys, override, said):
-    assert run_finetune(files, tmp_path / "run", *LESSON, override) == 2
+    assert run_finetune(files, tmp_path / "run", *DISTILLATION, override) == 2
     assert said in capsys.readouterr().err

@@ -7,10 +7,10 @@ import pytest
 from ase.io import write
 from rich.console import Console
 
-from tests.integration.lesson_cases import methanol, parent_for_lessons, run_finetune, xtb
+from tests.integration.distillation_cases import methanol, parent_for_distillation, run_finetune, xtb
 from unipot.data.store import Store
 from unipot.structure import Structure
-from unipot.workflows.finetuning.distillation import model_sampling as first_motion
+from unipot.workflows.finetuning.distillation import model_sampling
 from unipot.workflows.finetuning.distillation import xtb_labels as teacher_labels
 from unipot.workflows.finetuning.distillation.xtb_labels import all_labels_by, driven_by, labelled_store
 from unipot.workflows.finetuning.schema import TeacherConfig
@@ -58,7 +58,7 @@ def test_trajectories_that_are_done_are_not_calculated_again(tmp_path, monkeypat
 
 def test_periodic_structures_that_are_labelled_are_not_labelled_again(tmp_path, toy_data, monkeypatch, capsys):
     write(tmp_path / "mine.extxyz", methanol(6, calculator=xtb("GFN2-xTB"), **BOX))
-    files = {"folder": tmp_path, "checkpoint": parent_for_lessons(tmp_path / "pretrain", toy_data)}
+    files = {"folder": tmp_path, "checkpoint": parent_for_distillation(tmp_path / "pretrain", toy_data)}
     asked = []
 
     def until(limit):
@@ -71,11 +71,11 @@ def test_periodic_structures_that_are_labelled_are_not_labelled_again(tmp_path, 
 
         return labelled
 
-    monkeypatch.setattr(first_motion, "all_labels_by", until(11))
+    monkeypatch.setattr(model_sampling, "all_labels_by", until(11))
     with pytest.raises(Killed):
         run_finetune(files, tmp_path / "run", *SHORT)
     asked.clear()
-    monkeypatch.setattr(first_motion, "all_labels_by", until(99))
+    monkeypatch.setattr(model_sampling, "all_labels_by", until(99))
     assert run_finetune(files, tmp_path / "run", *SHORT) == 0
     assert len(asked) == 2 and "10 of which a killed run has kept" in " ".join(capsys.readouterr().out.split())
     assert run_finetune(files, tmp_path / "whole", *SHORT) == 0

@@ -10,7 +10,7 @@ import torch
 from ase.io import write
 from rich.console import Console
 
-from tests.integration.lesson_cases import methanol, parent_for_lessons, parent_with_differences, run_finetune
+from tests.integration.distillation_cases import methanol, parent_for_distillation, parent_with_differences, run_finetune
 from unipot.data.store import Store
 from unipot.evaluation.records import Evaluation
 from unipot.structure import Structure
@@ -26,7 +26,7 @@ from unipot.workflows.settings.compose import load_config
 from unipot.zoo.artifact import load_artifact, load_potential
 
 pytest.importorskip("tblite", reason="tblite is the teacher")
-LESSON = (
+DISTILLATION = (
     "teacher.method=gfn2-xtb", "teacher.frames=40", "teacher.steps_before=5", "teacher.steps_between=3", "teacher.max_steps=30",
     "teacher.own_steps=6",
 )  # fmt: skip
@@ -38,11 +38,11 @@ def files(tmp_path_factory, toy_data):
     folder = tmp_path_factory.mktemp("corrected")
     write(folder / "mine.extxyz", methanol(8))
     write(folder / "test.extxyz", methanol(4, seed=2))
-    return {"folder": folder, "checkpoint": parent_for_lessons(folder / "pretrain", toy_data)}
+    return {"folder": folder, "checkpoint": parent_for_distillation(folder / "pretrain", toy_data)}
 
 
 def finetune(files, run, *overrides):
-    return run_finetune(files, run, *LESSON, *overrides)
+    return run_finetune(files, run, *DISTILLATION, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_the_final_model_has_the_users_head_alone_beside_those_of_the_checkpoint
     assert load_potential(run / "best.safetensors").head_names == (*pretrained.head_names, "mine")
 
 
-def test_the_frames_alone_come_last_and_the_facts_of_the_lesson_are_in_the_card(run):
+def test_the_frames_alone_come_last_and_the_facts_of_the_distillation_are_in_the_card(run):
     card = load_artifact(run / "best.safetensors").card
     facts = card["finetune"]["teacher"]
     assert (facts["method"], facts["corrected"], facts["n_labelled"], facts["n_frames"], facts["steps"]) == ("gfn2-xtb", True, 40, 8, [4])
@@ -99,7 +99,7 @@ def test_the_start_that_is_reported_is_the_aligned_checkpoint(files, run, tmp_pa
     assert corrected["zero_shot"].get("forces", "mae") == plain["zero_shot"].get("forces", "mae")
 
 
-def test_a_run_that_is_continued_repeats_neither_the_difference_nor_the_lesson(files, run):
+def test_a_run_that_is_continued_repeats_neither_the_difference_nor_the_distillation(files, run):
     kept = [run / name for name in ("difference.safetensors", "taught.safetensors")]
     before = [path.stat().st_mtime_ns for path in kept]
     (run / "best.safetensors").unlink()
@@ -161,7 +161,7 @@ def test_a_head_for_differences_is_where_the_difference_starts(files, run, toy_d
         (("finetune.l2_to_start=1.0",), "the strategy holds on to the pretrained model"),
     ],
 )
-def test_where_the_teacher_cannot_be_corrected_its_own_lesson_is_given(files, tmp_path, capsys, overrides, said):
+def test_where_the_teacher_cannot_be_corrected_its_own_distillation_is_given(files, tmp_path, capsys, overrides, said):
     assert finetune(files, tmp_path / "run", *overrides) == 0
     assert said in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "run" / "taught.json").is_file() and not (tmp_path / "run" / "difference.safetensors").exists()
@@ -187,25 +187,25 @@ def test_weights_of_frames_are_those_of_their_differences(files, tmp_path):
     assert [float(s.labels["weight"]) for s in store] == [0.5 + number for number in range(8)]
 
 
-@pytest.mark.parametrize(("n", "lesson"), [(FEW_CORRECTED - 1, True), (FEW_CORRECTED, False)])
-def test_more_frames_than_for_a_lesson_as_it_is_are_still_few_for_a_corrected_one(files, tmp_path, n, lesson, monkeypatch):
+@pytest.mark.parametrize(("n", "distillation"), [(FEW_CORRECTED - 1, True), (FEW_CORRECTED, False)])
+def test_more_frames_than_for_a_distillation_as_it_is_are_still_few_for_a_corrected_one(files, tmp_path, n, distillation, monkeypatch):
     assert FEW < n
     monkeypatch.setattr(teacher_choice, "_by_evidence", lambda method, frames: (method, "whose forces follow yours"))
     config = load_config("finetune", FinetuneConfig, [f"checkpoint={files['checkpoint']}", "data=mine"])
     spec, store = SimpleNamespace(labels=("energy", "forces")), [Structure.from_ase(methanol(1)[0])]
     frames = SimpleNamespace(spec=spec, train_indices=np.zeros(n, dtype=int), store=store)
     chosen = teacher_choice.choose_teacher(config, frames, RunFolder(tmp_path, resume=False), Console(quiet=True))
-    assert chosen.teacher.method == ("gfn2-xtb" if lesson else "none")
+    assert chosen.teacher.method == ("gfn2-xtb" if distillation else "none")
 
 
 @pytest.mark.parametrize("n", [1, 5])
-def test_a_handful_of_structures_is_a_lesson_too(files, tmp_path, n):
+def test_a_handful_of_structures_is_a_distillation_too(files, tmp_path, n):
     assert finetune(files, tmp_path / "run", f"teacher.frames={n}") == 0
     assert load_artifact(tmp_path / "run" / "best.safetensors").card["finetune"]["teacher"]["n_labelled"] == n
 
 
 @pytest.mark.parametrize(("change", "again"), [((), False), (("seed=1",), True)])
-def test_a_lesson_of_a_run_killed_before_its_training_is_used_only_with_the_same_options(files, run, tmp_path, change, again):
+def test_a_distillation_of_a_run_killed_before_its_training_is_used_only_with_the_same_options(files, run, tmp_path, change, again):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     shutil.rmtree(folder / "checkpoints")
