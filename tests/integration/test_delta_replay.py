@@ -9,15 +9,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from ase.io import write
+from rich.console import Console
 
 from tests.integration.distillation_cases import methanol, parent_with_differences, run_finetune, xtb
 from unipot.data.store import Store
 from unipot.structure import Structure
-from unipot.workflows.finetuning.distillation import delta_replay as delta_replay_sets
+from unipot.workflows.finetuning.context import FinetuneContext
+from unipot.workflows.finetuning.distillation import delta_replay
 from unipot.workflows.finetuning.distillation.delta_learning import knowing_head, of_difference
 from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.finetuning.search.fold_models import FoldModel, FoldModels
 from unipot.workflows.finetuning.search.trials import Fold
+from unipot.workflows.runs.run_folder import RunFolder
 from unipot.workflows.settings.compose import load_config
 from unipot.zoo.artifact import load_artifact, load_potential
 from unipot.zoo.card import read_card
@@ -151,13 +154,15 @@ def test_carried_structures_without_labels_are_not_learned(files, tmp_path, monk
     card = json.loads(json.dumps(read_card(files["checkpoint"])))
     for entry in card[DIFFERENCES][0]["structures"][5:]:
         del entry["forces"]
-    monkeypatch.setattr(delta_replay_sets, "read_card", lambda path: card)
+    monkeypatch.setattr(delta_replay, "read_card", lambda path: card)
     config = load_config("finetune", FinetuneConfig, [f"checkpoint={files['checkpoint']}", "data=mine"])
-    (found,) = delta_replay_sets.delta_replay_sets(config, load_potential(files["checkpoint"]), "less", tmp_path)
+    run, console = RunFolder(tmp_path, resume=False), Console(quiet=True)
+    context = FinetuneContext(config=config, run=run, cache=tmp_path, budget=config.mixture, console=console)
+    (found,) = delta_replay.delta_replay_sets(context, load_potential(files["checkpoint"]), "less")
     assert len(found.store) == 5
     for entry in card[DIFFERENCES][0]["structures"]:
         entry.pop("energy")
-    assert delta_replay_sets.delta_replay_sets(config, load_potential(files["checkpoint"]), "less", tmp_path) == []
+    assert delta_replay.delta_replay_sets(context, load_potential(files["checkpoint"]), "less") == []
 
 
 @pytest.mark.parametrize(

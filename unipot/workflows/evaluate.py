@@ -19,13 +19,13 @@ from unipot.reporting.calibration import ErrorBarQuality, quality_table
 from unipot.reporting.console import report_console
 from unipot.reporting.error_tables import error_table, full_table
 from unipot.reporting.plots import element_error_figure, parity_figure
-from unipot.workflows.finetuning.further_sets import open_further_sets, own_datasets
-from unipot.workflows.finetuning.inputs import stores_of
+from unipot.workflows.finetuning.further_sets import own_datasets
+from unipot.workflows.finetuning.inputs import frames_of_run, stores_of
 from unipot.workflows.finetuning.properties import intervals_of, properties_in, show_intervals
 from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.inputs.datasets import OpenDataset, open_datasets
 from unipot.workflows.inputs.evaluation_sets import EvaluationSet, pretrain_config, require_same_energy_kind, validation_sets
-from unipot.workflows.inputs.user_frames import budget_for, frames_batches, name_of, open_frames, open_user_frames
+from unipot.workflows.inputs.user_frames import budget_for, frames_batches, name_of, open_frames
 from unipot.workflows.runs.error_bars import judge_error_bars, write_error_bars
 from unipot.workflows.runs.finetune_run import EVALUATIONS
 from unipot.workflows.settings.compose import RESOLVED_CONFIG, checked_config
@@ -212,8 +212,7 @@ def _of_finetune(
     """The user's frames and replay sets, opened and split as in the run."""
     config: FinetuneConfig = checked_config(FinetuneConfig, content)
     cache = Path(config.cache) if config.cache else folder / "data"
-    frames = open_user_frames(config.data, config, head=card["finetune"]["head"], seed=config.seed, cache=cache, console=console)
-    frames = open_further_sets(frames, config.also, _older_heads(potential, card), seed=config.seed, cache=cache, console=console)
+    frames = frames_of_run(config, card["finetune"]["head"], potential, _older_heads(potential, card), cache, console)
     replay = open_datasets(config.replay, cache=cache, seed=config.seed, console=console) if config.replay else []
     budget = budget_for(stores_of(frames, replay), config.mixture, potential.cutoff, console)
     return [*own_datasets(frames), *replay], budget, config.trainer

@@ -8,44 +8,34 @@ from functools import partial
 
 from rich.console import Console
 
+from unipot.evaluation.records import Evaluation
 from unipot.models.potential import Potential
 from unipot.reporting.console import report_console
 from unipot.reporting.error_tables import forgetting_table
 from unipot.structure import Structure
 from unipot.training.module import TrainingModule
-from unipot.workflows.construction.charge_states import admit_states, show_ignored_states
-from unipot.workflows.construction.core_repulsion import admit_close_pairs
+from unipot.workflows.construction.charge_states import show_ignored_states
 from unipot.workflows.construction.model import build_settings, dtype_named
-from unipot.workflows.finetuning.distillation.method_choice import choose_teacher
+from unipot.workflows.finetuning.context import FinetuneContext
 from unipot.workflows.finetuning.distillation.plain import check_teacher
-from unipot.workflows.finetuning.further_sets import own_datasets
-from unipot.workflows.finetuning.inputs import open_everything, stores_of, with_light_steps
-from unipot.workflows.finetuning.preparation import Plan, Ready, prepared
-from unipot.workflows.finetuning.properties import (
-    calibrate_properties,
-    check_properties,
-)
+from unipot.workflows.finetuning.inputs import begin
+from unipot.workflows.finetuning.preparation import FinetuneState, align, distil, search
+from unipot.workflows.finetuning.properties import calibrate_properties, check_properties
 from unipot.workflows.finetuning.results import card_of, chosen_potential, model_name, show_results, write_summary
-from unipot.workflows.finetuning.schema import (
-    FinetuneConfig,
-)
-from unipot.workflows.finetuning.search.fold_models import FoldModels
-from unipot.workflows.finetuning.search.plan import keep_start, plan_search
+from unipot.workflows.finetuning.schema import FinetuneConfig
+from unipot.workflows.finetuning.search.plan import keep_start
 from unipot.workflows.finetuning.strategy import add_updates, check_strategy
 from unipot.workflows.finetuning.training_module import training_module
 from unipot.workflows.finetuning.uncertainty import add_uncertainty, check_uncertainty
 from unipot.workflows.inputs.datasets import OpenDataset
-from unipot.workflows.inputs.evaluation_sets import evaluations_by_name, save_evaluations, user_evaluation_sets
-from unipot.workflows.inputs.user_frames import UserFrames, budget_for, name_of
+from unipot.workflows.inputs.evaluation_sets import evaluations_by_name, save_evaluations
+from unipot.workflows.inputs.user_frames import name_of
 from unipot.workflows.runs import tables
 from unipot.workflows.runs.export import export_artifact, golden_structures
 from unipot.workflows.runs.finetune_run import EVALUATIONS
 from unipot.workflows.runs.fit import FitResult, fit, is_main_process, set_up_process
 from unipot.workflows.runs.mixture_data import mixture_data
-from unipot.workflows.runs.run_folder import RunFolder, open_run_folder
-from unipot.workflows.settings.schema import (
-    MixtureConfig,
-)
+from unipot.workflows.runs.run_folder import open_run_folder
 from unipot.zoo.artifact import load_potential
 
 
@@ -66,61 +56,48 @@ def finetune(config: FinetuneConfig) -> FitResult:
     run = open_run_folder(str(config.run), resume=config.resume, config=config)
 
     console.rule("frames")
-    frames, replay, evaluation_sets = open_everything(config, pretrained, run, console)
-    config = choose_teacher(with_light_steps(config, frames, replay, console), frames.dataset, run, console)
-    search = plan_search(config, frames, pretrained, console)
-    frames = search.frames if search else frames
-    if not config.from_scratch:
-        admit_states(console, pretrained, [*own_datasets(frames), *replay], frames.test)
-        admit_close_pairs(console, pretrained, own_datasets(frames))
-    budget = budget_for(stores_of(frames, replay, evaluation_sets), config.mixture, pretrained.cutoff, console)
-    before = [y.measure(pretrained, "pretrained", budget) for y in evaluation_sets]
-
-    targets = user_evaluation_sets(frames)
-    plan = Plan(config=config, pretrained=pretrained, frames=frames, replay=replay, search=search, budget=budget, run=run)
-    ready = prepared(plan, targets, console)
-    golden = golden_structures(ready.datasets)
-    result = train(ready, run, golden, console)
+    context, state, known = begin(config, pretrained, run, console)
+    before = [y.measure(pretrained, "pretrained", context.budget) for y in known]
+    state = search(context, align(context, distil(context, state)))
+    golden = golden_structures(state.datasets)
+    result = train(context, state, golden)
     if result.is_main:
-        write_summary(run, ready.config, frames, ready.start, result)
-        adapted = chosen_potential(run, config)
-        final = [target.measure(adapted, model_name(config), budget) for target in targets]
-        after = [y.measure(adapted, "fine-tuned", budget) for y in evaluation_sets]
-        measured = evaluations_by_name(frames.dataset.spec.head, **ready.measured, final=final)
-        save_evaluations(run.path / EVALUATIONS, {**measured, "before": before, "after": after})
-        shown = [row for rows in ready.measured.values() for row in rows]
-        show_results(console, run, [*shown, *final], forgetting_table(before, after))
-        add_error_bars(config, run, frames, budget, golden, ready.folds, console)
+        adapted = chosen_potential(run, context.dtype)
+        final = [target.measure(adapted, model_name(config), context.budget) for target in state.targets]
+        after = [y.measure(adapted, "fine-tuned", context.budget) for y in known]
+        write_results(context, state, result, {"final": final, "before": before, "after": after})
+        add_error_bars(context, state, golden)
     return result
 
 
-def train(ready: Ready, run: RunFolder, golden: Sequence[Structure], console: Console) -> FitResult:
+def train(context: FinetuneContext, state: FinetuneState, golden: Sequence[Structure]) -> FitResult:
     """Train the start in place on the mixture, or keep it where the search found nothing better.
 
     Args:
-        ready: everything that is decided.
-        run: its folder.
+        context: of the run.
+        state: after the last stage before the training.
         golden: structures that check the artifact on load.
-        console: tables and progress go here.
     """
-    config, start, datasets, searched = ready.config, ready.start, ready.datasets, ready.searched
+    assert state.start is not None and state.settled is not None
+    start, datasets, console, run = state.start, state.datasets, context.console, context.run
+    context = replace(context, config=state.settled.config)
+    config, potential = context.config, start.potential
     _, schedule = build_settings(config.optimizer, config.schedule)
-    potential = start.potential
     data = mixture_data(
-        datasets, ready.budget, config.trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=schedule.max_steps,
+        datasets, context.budget, config.trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=schedule.max_steps,
         seed=config.seed,
     )  # fmt: skip
     lora = add_updates(config.finetune, potential, seed=config.seed, console=console)
-    module = training_module(config, start, datasets, run)
+    module = training_module(context, start, datasets)
     tables.show_datasets(console, datasets, data.plan.shares(), data.plan.passes(schedule.max_steps))
     show_training(console, module, datasets)
-    export = partial(export_artifact, card=card_of(config, run, datasets, start, lora, searched), golden=golden)
-    if ready.keeps_start:
+    export = partial(export_artifact, card=card_of(context, state.settled, state, lora), golden=golden)
+    if state.keeps_start:
         return keep_start(potential, run, export)
     console.rule(f"training {schedule.max_steps} steps" + (f", continuing the run in {run.path}" if run.resume else ""))
     return fit(
         module, data, run=run, trainer=config.trainer, logger=config.logger, export=export, console=console, description="fine-tuning",
-        dataset_weights={d.spec.name: 0.0 for d in datasets[ready.n_own :]}, validate_first=True,
+        dataset_weights={d.spec.name: 0.0 for d in datasets[state.n_own :]}, validate_first=True,
     )  # fmt: skip
 
 
@@ -144,12 +121,24 @@ def show_training(console: Console, module: TrainingModule, datasets: Sequence[O
     tables.show_dropped_posteriors(console, module.dropped_posteriors)
 
 
-def add_error_bars(
-    config: FinetuneConfig, run: RunFolder, frames: UserFrames, budget: MixtureConfig, golden: Sequence[Structure],
-    folds: FoldModels | None, console: Console,
+def write_results(
+    context: FinetuneContext, state: FinetuneState, result: FitResult, evaluations: dict[str, list[Evaluation]]
 ) -> None:
+    """The summary, every evaluation as a file, and the tables of what was gained and what was forgotten."""
+    assert state.start is not None and state.settled is not None
+    run, measured = context.run, state.report.measured
+    write_summary(run, state.settled.config, state.frames, state.start.adaptation, result)
+    files = evaluations_by_name(state.frames.dataset.spec.head, **measured, final=evaluations["final"])
+    save_evaluations(run.path / EVALUATIONS, {**files, "before": evaluations["before"], "after": evaluations["after"]})
+    shown = [row for rows in (*measured.values(), evaluations["final"]) for row in rows]
+    show_results(context.console, run, shown, forgetting_table(evaluations["before"], evaluations["after"]))
+
+
+def add_error_bars(context: FinetuneContext, state: FinetuneState, golden: Sequence[Structure]) -> None:
     """Intervals of properties, and error bars of every head of the user's; models of the folds are of the set at `data`."""
-    calibrate_properties(list(config.properties), run.best, frames, budget, golden, console)
-    add_uncertainty(config.uncertainty, run.best, frames.dataset, budget, golden, console, folds)
-    for each in frames.further:
-        add_uncertainty(config.uncertainty, run.best, each.dataset, budget, golden, console, further=True)
+    config, best, budget, console = context.config, context.run.best, context.budget, context.console
+    folds = None if state.settled is None else state.settled.folds
+    calibrate_properties(list(config.properties), best, state.frames, budget, golden, console)
+    add_uncertainty(config.uncertainty, best, state.frames.dataset, budget, golden, console, folds)
+    for each in state.frames.further:
+        add_uncertainty(config.uncertainty, best, each.dataset, budget, golden, console, further=True)

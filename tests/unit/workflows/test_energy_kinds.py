@@ -23,7 +23,6 @@ from unipot.workflows.finetuning.schema import AUTO, FinetuneConfig
 from unipot.workflows.inputs.datasets import OpenDataset, open_datasets
 from unipot.workflows.inputs.evaluation_sets import require_same_energy_kind
 from unipot.workflows.inputs.user_frames import open_frames
-from unipot.workflows.runs.run_folder import RunFolder
 from unipot.workflows.settings.compose import load_config
 from unipot.workflows.settings.schema import DatasetConfig, MixtureConfig, UserDataConfig
 from unipot.zoo import describe_artifact, load_artifact, save_artifact
@@ -140,7 +139,7 @@ def test_parent_of_another_kind_is_no_candidate(store, potential):
     model = potential(a="total", b="adsorption", c="total")
     adaptation = align_to_frames(model, opened(store()), AUTO, BUDGET)
     assert adaptation.parent == "b" and [score.head for score in adaptation.scores] == ["b"]
-    assert "heads of other kinds were not considered as parents: 'a' (total), 'c' (total)" in adaptation.report.warnings[-1]
+    assert "heads of other kinds were not considered as parents: 'a' (total), 'c' (total)" in adaptation.alignment.warnings[-1]
     assert model.heads["slabs"].energy_kind == "adsorption"
 
 
@@ -148,13 +147,13 @@ def test_only_parents_of_another_kind_are_taken_and_it_is_said(store, potential)
     model = potential(a="total")
     adaptation = align_to_frames(model, opened(store()), AUTO, BUDGET)
     assert adaptation.parent == "a" and model.heads["slabs"].energy_kind == "adsorption"
-    assert "parent head 'a' predicts total energies, the frames have adsorption ones" in adaptation.report.warnings[-1]
+    assert "parent head 'a' predicts total energies, the frames have adsorption ones" in adaptation.alignment.warnings[-1]
 
 
 def test_references_are_refused_where_they_would_not_be_used(potential):
     words = ["checkpoint=a.safetensors", "data=a.extxyz", "heads.references.a.mode=none"]
     with pytest.raises(ValueError, match="heads.references are for from_scratch=true"):
-        open_everything(load_config("finetune", FinetuneConfig, words), potential(), RunFolder(Path("run"), resume=False), QUIET)
+        open_everything(load_config("finetune", FinetuneConfig, words), potential(), Path("run/data"), QUIET)
 
 
 @pytest.mark.parametrize(

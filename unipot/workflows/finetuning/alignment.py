@@ -23,13 +23,13 @@ from unipot.models.potential import Potential
 from unipot.reporting.tables import ReportTable, alignment_table, held_out_table, new_element_table, parent_table
 from unipot.structure import symbols_of
 from unipot.workflows.construction.model import HeadStatistics, build_potential, head_statistics
-from unipot.workflows.finetuning.schema import AUTO, FinetuneConfig
+from unipot.workflows.finetuning.context import FinetuneContext
+from unipot.workflows.finetuning.schema import AUTO
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.evaluation_sets import EvaluationSet
 from unipot.workflows.inputs.frame_limits import spread
 from unipot.workflows.inputs.user_frames import UserFrames, counted_batches, stated_units
 from unipot.workflows.runs.export import write_references
-from unipot.workflows.runs.run_folder import RunFolder
 from unipot.workflows.runs.tables import show_heads
 from unipot.workflows.settings.schema import BackboneConfig, HeadsConfig, MixtureConfig
 
@@ -39,21 +39,19 @@ FRAMES_TO_SCORE = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptation:
-    """A potential with the new head, and how it came about.
+    """The report on how a new head came about.
 
     Attributes:
-        potential: ready for training.
         scores: of the parent heads, best first; empty from scratch.
-        report: of the alignment; None from scratch and where there are no energies.
+        alignment: of the new head; None from scratch and where there are no energies.
         statistics: of the new head from scratch, references included; empty when aligned.
         new_elements: of the frames, which no head of the checkpoint was trained on.
-        further: of the heads of further sets of the user's own, in the same potential.
+        further: of the heads of further sets of the user's own.
         teacher: what was distilled before, see `distillation.plain`; empty without one.
     """
 
-    potential: Potential
     scores: tuple[ParentScore, ...] = ()
-    report: AlignmentReport | None = None
+    alignment: AlignmentReport | None = None
     statistics: tuple[HeadStatistics, ...] = ()
     new_elements: tuple[NewElement, ...] = ()
     further: tuple[Adaptation, ...] = ()
@@ -61,19 +59,19 @@ class Adaptation:
 
     @property
     def parent(self) -> str | None:
-        return None if self.report is None else self.report.parent
+        return None if self.alignment is None else self.alignment.parent
 
     def tables(self) -> list[ReportTable]:
         """Parent heads, new elements if there are any, candidates of the alignment, and shifts; nothing from scratch."""
-        if self.report is None:
+        if self.alignment is None:
             return []
         new = [new_element_table(self.new_elements)] if self.new_elements else []
-        checked = [held_out_table(self.report.readout)] if self.report.readout.held_out else []
-        return [parent_table(self.scores, self.report.parent), *new, *checked, alignment_table(self.report)]
+        checked = [held_out_table(self.alignment.readout)] if self.alignment.readout.held_out else []
+        return [parent_table(self.scores, self.alignment.parent), *new, *checked, alignment_table(self.alignment)]
 
     def parent_of(self, head: str) -> str | None:
         """The parent of one of the new heads."""
-        return next((a.parent for a in (self, *self.further) if a.report is not None and a.report.head == head), None)
+        return next((a.parent for a in (self, *self.further) if a.alignment is not None and a.alignment.head == head), None)
 
     @property
     def all_new_elements(self) -> tuple[NewElement, ...]:
@@ -82,15 +80,15 @@ class Adaptation:
 
     def noting(self, warnings: Sequence[str]) -> Adaptation:
         """The same with further sentences that the user should read."""
-        if self.report is None or not warnings:
+        if self.alignment is None or not warnings:
             return self
-        return replace(self, report=replace(self.report, warnings=(*self.report.warnings, *warnings)))
+        return replace(self, alignment=replace(self.alignment, warnings=(*self.alignment.warnings, *warnings)))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: for the card and the run folder."""
         return {
             "parents": [score.to_dict() for score in self.scores],
-            "alignment": None if self.report is None else self.report.to_dict(),
+            "alignment": None if self.alignment is None else self.alignment.to_dict(),
             **({"new_elements": [element.to_dict() for element in self.new_elements]} if self.new_elements else {}),
             **({"also": [other.to_dict() for other in self.further]} if self.further else {}),
             **({"teacher": self.teacher} if self.teacher else {}),
@@ -100,6 +98,19 @@ class Adaptation:
         """Write `to_dict` and the tables as JSON."""
         content = {**self.to_dict(), "tables": [table.to_dict() for table in self.tables()]}
         path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The model that a training begins with, and the report on how it came about.
+
+    Attributes:
+        potential: ready for training.
+        adaptation: which heads were copied and aligned, and what was distilled before.
+    """
+
+    potential: Potential
+    adaptation: Adaptation
 
 
 def align_to_frames(
@@ -142,7 +153,7 @@ def align_to_frames(
     doubts += level_warnings(report, scores) if potential.heads[chosen].energy_kind == kind else ()
     doubts += tuple(filter(None, [unrelated(scores)]))
     report = replace(report, warnings=(*doubts, *report.warnings, *excluded, *(element.warning() for element in new)))
-    return Adaptation(potential=potential, scores=tuple(scores), report=report, new_elements=new)
+    return Adaptation(scores=tuple(scores), alignment=report, new_elements=new)
 
 
 def element_warnings(potential: Potential, own: OpenDataset, others: Mapping[str, Store]) -> tuple[str, ...]:
@@ -190,7 +201,7 @@ def parent_candidates(
     return same, (f"the frames have {energy_kind} energies; heads of other kinds were not considered as parents: {', '.join(left_out)}",)
 
 
-def fresh_potential(pretrained: Potential, dataset: OpenDataset, heads: HeadsConfig, cache: Path, console: Console) -> Adaptation:
+def fresh_start(pretrained: Potential, dataset: OpenDataset, heads: HeadsConfig, cache: Path, console: Console) -> Start:
     """The same architecture with random weights, its reference fitted to the frames: what pretraining is compared with."""
     description = pretrained.describe()["backbone"]
     hyperparameters = dict(description["hyperparameters"])
@@ -204,21 +215,21 @@ def fresh_potential(pretrained: Potential, dataset: OpenDataset, heads: HeadsCon
     )
     statistics = head_statistics([dataset], heads, cache=cache, console=console)
     potential = build_potential(backbone, heads, [dataset], statistics, pretrained.dtype)
-    return Adaptation(potential=potential, statistics=tuple(statistics))
+    return Start(potential=potential, adaptation=Adaptation(statistics=tuple(statistics)))
 
 
 def show_alignment(console: Console, adaptation: Adaptation) -> None:
     """The tables, and every warning as a sentence of its own."""
-    if adaptation.report is None and not adaptation.statistics:
+    if adaptation.alignment is None and not adaptation.statistics:
         console.print("no energies, so no head is aligned: properties are learnt beside the heads of the checkpoint", highlight=False)
         return
-    if adaptation.report is None:
+    if adaptation.alignment is None:
         console.print("random weights", highlight=False)
         show_heads(console, adaptation.statistics)
         return
     for table in adaptation.tables():
         console.print(table.to_rich())
-    for text in adaptation.report.warnings:
+    for text in adaptation.alignment.warnings:
         console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
     for other in adaptation.further:
         show_alignment(console, other)
@@ -245,28 +256,34 @@ def _evenly(
 ZERO_SHOT, AFTER_DISTILLATION = "zero-shot", "after the distillation"
 
 
-def starting_point(
-    config: FinetuneConfig, pretrained: Potential, frames: UserFrames, budget: MixtureConfig, run: RunFolder, console: Console
-) -> Adaptation:
-    """The pretrained model with an aligned head, or as it is where there are no energies, or random weights."""
-    own = frames.dataset
+def starting_point(context: FinetuneContext, pretrained: Potential, frames: UserFrames) -> Start:
+    """The pretrained model with an aligned head, or as it is where there are no energies, or random weights.
+
+    Args:
+        context: of the run.
+        pretrained: changed in place.
+        frames: the user's, further sets included.
+    """
+    own, config = frames.dataset, context.config
     if not own.spec.labels:
-        return Adaptation(potential=pretrained)
+        return Start(potential=pretrained, adaptation=Adaptation())
     if config.from_scratch:
-        start = fresh_potential(pretrained, own, config.heads, run.cache(config.cache), console)
-        write_references(run.references, start.statistics)
+        start = fresh_start(pretrained, own, config.heads, context.cache, context.console)
+        write_references(context.run.references, start.adaptation.statistics)
         return start
     heads, adapted = pretrained.head_names, []
     for each, options in zip((frames, *frames.further), (config, *config.also.values()), strict=True):
         found = align_to_frames(
-            pretrained, each.dataset, options.parent_head, budget, config.new_elements, config.alignment, stated_units(options), heads
+            pretrained, each.dataset, options.parent_head, context.budget, config.new_elements, config.alignment,
+            stated_units(options), heads,
         )  # fmt: skip
         others = {"test_data": each.test, "validation_data": each.dataset.validation_store if options.validation_data else None}
         others = {name: store for name, store in others.items() if store is not None}
         adapted.append(found.noting(element_warnings(pretrained, each.dataset, others)))
-    return replace(adapted[0], further=tuple(adapted[1:]))
+    return Start(potential=pretrained, adaptation=replace(adapted[0], further=tuple(adapted[1:])))
 
 
-def measure_start(start: Adaptation, targets: Sequence[EvaluationSet], what: str, budget: MixtureConfig) -> list[Evaluation]:
+def measure_start(start: Start, targets: Sequence[EvaluationSet], what: str, budget: MixtureConfig) -> list[Evaluation]:
     """Errors of the aligned heads, called `what` with the parent; none from scratch and without energies."""
-    return [t.measure(start.potential, f"{what} ({start.parent_of(t.head)})", budget) for t in targets if start.parent]
+    adaptation = start.adaptation
+    return [t.measure(start.potential, f"{what} ({adaptation.parent_of(t.head)})", budget) for t in targets if adaptation.parent]

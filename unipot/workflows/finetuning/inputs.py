@@ -4,31 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
 from unipot.data.store import Store
 from unipot.models.potential import Potential
+from unipot.workflows.construction.charge_states import admit_states
+from unipot.workflows.construction.core_repulsion import admit_close_pairs
+from unipot.workflows.finetuning.context import FinetuneContext
+from unipot.workflows.finetuning.distillation.method_choice import choose_teacher
 from unipot.workflows.finetuning.further_sets import open_further_sets, own_datasets
-from unipot.workflows.finetuning.properties import (
-    through_existing_head,
-)
+from unipot.workflows.finetuning.preparation import FinetuneState
+from unipot.workflows.finetuning.properties import through_existing_head
 from unipot.workflows.finetuning.replay.mixture import open_replay
 from unipot.workflows.finetuning.replay.pseudo_labels import drift_evaluation_sets
-from unipot.workflows.finetuning.schema import (
-    AUTO,
-    FinetuneConfig,
-)
-from unipot.workflows.finetuning.search.plan import is_stated
+from unipot.workflows.finetuning.schema import AUTO, FinetuneConfig
+from unipot.workflows.finetuning.search.plan import is_stated, plan_search
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.evaluation_sets import EvaluationSet, open_evaluation_sets
-from unipot.workflows.inputs.user_frames import UserFrames, free_head_name, name_of, open_user_frames
+from unipot.workflows.inputs.user_frames import UserFrames, budget_for, free_head_name, name_of, open_user_frames
 from unipot.workflows.runs.run_folder import RunFolder
 
 
 def open_everything(
-    config: FinetuneConfig, potential: Potential, run: RunFolder, console: Console
+    config: FinetuneConfig, potential: Potential, cache: Path, console: Console
 ) -> tuple[UserFrames, list[OpenDataset], list[EvaluationSet]]:
     """The user's frames, the replay sets, and the pretraining sets to watch.
 
@@ -41,18 +42,65 @@ def open_everything(
         raise ValueError("from_scratch=true starts from random weights, so it has neither a parent_head nor replay; leave them out")
     if config.heads.references and not config.from_scratch:
         raise ValueError("heads.references are for from_scratch=true: an aligned head takes its parent's references and shifts them")
-    cache = run.cache(config.cache)
     head = config.head or free_head_name(config.name or name_of(config.data), potential.head_names)
     frames = open_user_frames(config.data, config, head=head, seed=config.seed, cache=cache, console=console)
-    frames = through_existing_head(
-        frames, potential, None if config.parent_head == AUTO else config.parent_head, from_scratch=config.from_scratch
-    )
+    parent = None if config.parent_head == AUTO else config.parent_head
+    frames = through_existing_head(frames, potential, parent, from_scratch=config.from_scratch)
     frames = open_further_sets(frames, config.also, potential.head_names, seed=config.seed, cache=cache, console=console)
-    replay, own_labels = open_replay(config, potential, cache, console)
+    replay, pseudo_labelled = open_replay(config, potential, cache, console)
     watched = {} if config.from_scratch else config.forgetting
     run_to_watch = None if config.from_scratch else config.pretrain_run
     known = open_evaluation_sets(watched, run_to_watch, potential, n_frames=config.forgetting_frames, cache=cache, console=console)
-    return frames, [*replay, *own_labels], [*known, *drift_evaluation_sets(own_labels)]
+    return frames, [*replay, *pseudo_labelled], [*known, *drift_evaluation_sets(pseudo_labelled)]
+
+
+def frames_of_run(
+    config: FinetuneConfig, head: str, potential: Potential, older_heads: Sequence[str], cache: Path, console: Console
+) -> UserFrames:
+    """The user's frames as a finished run was trained on them: with nothing held out where small-data mode held nothing out.
+
+    Args:
+        config: of the run.
+        head: of the frames at `data`.
+        potential: the result of the run.
+        older_heads: those that the run did not add, so that names of heads come out as in the run.
+        cache: folder for stores made from structure files.
+        console: what is assumed is said here.
+    """
+    frames = open_user_frames(config.data, config, head=head, seed=config.seed, cache=cache, console=console)
+    frames = open_further_sets(frames, config.also, older_heads, seed=config.seed, cache=cache, console=console)
+    plan = plan_search(config, frames, potential, Console(quiet=True))
+    return plan.frames if plan else frames
+
+
+def begin(
+    config: FinetuneConfig, pretrained: Potential, run: RunFolder, console: Console
+) -> tuple[FinetuneContext, FinetuneState, list[EvaluationSet]]:
+    """Open what the run reads and decide what can be decided before anything is learned.
+
+    Args:
+        config: as the user gave it.
+        pretrained: the checkpoint; charge states and close pairs of the frames are admitted.
+        run: its folder.
+        console: what is found and decided is said here.
+
+    Returns:
+        The context of all stages, the state that the first one takes, and the pretraining sets to watch.
+
+    Raises:
+        ValueError, KeyError, FileNotFoundError: see `open_everything`.
+    """
+    cache = run.cache(config.cache)
+    frames, replay, known = open_everything(config, pretrained, cache, console)
+    config = choose_teacher(with_light_steps(config, frames, replay, console), frames.dataset, run, console)
+    plan = plan_search(config, frames, pretrained, console)
+    frames = plan.frames if plan else frames
+    if not config.from_scratch:
+        admit_states(console, pretrained, [*own_datasets(frames), *replay], frames.test)
+        admit_close_pairs(console, pretrained, own_datasets(frames))
+    budget = budget_for(stores_of(frames, replay, known), config.mixture, pretrained.cutoff, console)
+    context = FinetuneContext(config=config, run=run, cache=cache, budget=budget, console=console)
+    return context, FinetuneState(pretrained=pretrained, frames=frames, replay=replay, plan=plan), known
 
 
 def with_light_steps(config: FinetuneConfig, frames: UserFrames, replay: Sequence[OpenDataset], console: Console) -> FinetuneConfig:

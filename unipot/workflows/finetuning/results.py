@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from unipot.evaluation.records import Evaluation
@@ -14,13 +15,13 @@ from unipot.finetune.lora import LoraReport
 from unipot.models.potential import Potential
 from unipot.reporting.error_tables import error_table, property_table
 from unipot.reporting.tables import ReportTable
-from unipot.workflows.construction.model import dtype_named
 from unipot.workflows.finetuning.alignment import Adaptation
+from unipot.workflows.finetuning.context import FinetuneContext
 from unipot.workflows.finetuning.further_sets import also_summary
+from unipot.workflows.finetuning.preparation import FinetuneState
 from unipot.workflows.finetuning.schema import FinetuneConfig
-from unipot.workflows.finetuning.search.plan import SmallDataReport
+from unipot.workflows.finetuning.search.plan import Settled
 from unipot.workflows.finetuning.strategy import strategy_facts
-from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.user_frames import UserFrames
 from unipot.workflows.runs.export import references_of, training_card
 from unipot.workflows.runs.finetune_run import ALIGNMENT_FILE, SUMMARY_FILE
@@ -31,28 +32,27 @@ from unipot.zoo.card import read_card
 from unipot.zoo.sample import kept_sample
 
 
-def card_of(
-    config: FinetuneConfig, run: RunFolder, datasets: Sequence[OpenDataset], start: Adaptation, lora: LoraReport | None,
-    searched: SmallDataReport | None = None,
-) -> dict[str, Any]:
+def card_of(context: FinetuneContext, settled: Settled, state: FinetuneState, lora: LoraReport | None) -> dict[str, Any]:
     """Facts for the artifact's card: choice of the parent and alignment included."""
+    assert state.start is not None
+    config, datasets, adaptation = settled.config, state.datasets, state.start.adaptation
     facts = {
         "head": datasets[0].spec.head,
         "checkpoint": Path(config.checkpoint).name,
         **({"method": "from scratch"} if config.from_scratch else strategy_facts(config.finetune, lora)),
     }
-    facts |= {"small_data": searched.to_dict()} if searched else {}
-    card = {**training_card("finetune", run.path.name, config, datasets), "finetune": {**facts, **start.to_dict()}}
+    facts |= {"small_data": settled.searched.to_dict()} if settled.searched else {}
+    card = {**training_card("finetune", context.run.path.name, config, datasets), "finetune": {**facts, **adaptation.to_dict()}}
     if config.from_scratch:
-        return {**card, "references": references_of(start.statistics)}
+        return {**card, "references": references_of(adaptation.statistics)}
     return {**card, **kept_sample(read_card(config.checkpoint))}
 
 
-def chosen_potential(run: RunFolder, config: FinetuneConfig) -> Potential:
+def chosen_potential(run: RunFolder, dtype: torch.dtype) -> Potential:
     """The best weights on the held-out frames; without held-out frames the last ones are copied to `best.safetensors`."""
     if not run.best.exists():
         shutil.copyfile(run.last, run.best)
-    return load_potential(run.best, dtype=dtype_named(config.trainer.dtype))
+    return load_potential(run.best, dtype=dtype)
 
 
 def model_name(config: FinetuneConfig) -> str:
@@ -60,7 +60,7 @@ def model_name(config: FinetuneConfig) -> str:
     return "from scratch" if config.from_scratch else f"fine-tuned ({config.finetune.method})"
 
 
-def write_summary(run: RunFolder, config: FinetuneConfig, frames: UserFrames, start: Adaptation, result: FitResult) -> None:
+def write_summary(run: RunFolder, config: FinetuneConfig, frames: UserFrames, adaptation: Adaptation, result: FitResult) -> None:
     """Files for `unipot report`: what was done, and the alignment."""
     own = frames.dataset
     summary = {
@@ -69,7 +69,7 @@ def write_summary(run: RunFolder, config: FinetuneConfig, frames: UserFrames, st
         "dataset": own.spec.name,
         "head": own.spec.head,
         "level_of_theory": own.spec.level_of_theory,
-        "parent": start.parent,
+        "parent": adaptation.parent,
         **({"also": [also_summary(each) for each in frames.further]} if frames.further else {}),
         "from_scratch": config.from_scratch,
         "method": "all weights" if config.from_scratch else config.finetune.method,
@@ -82,8 +82,8 @@ def write_summary(run: RunFolder, config: FinetuneConfig, frames: UserFrames, st
         "seconds": round(result.seconds, 1),
     }
     write_json(run.path / SUMMARY_FILE, summary)
-    if start.report is not None:
-        start.write(run.path / ALIGNMENT_FILE)
+    if adaptation.alignment is not None:
+        adaptation.write(run.path / ALIGNMENT_FILE)
 
 
 def show_results(console: Console, run: RunFolder, evaluations: Sequence[Evaluation], forgotten: ReportTable | None) -> None:

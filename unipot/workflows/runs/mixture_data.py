@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 from unipot.data.mixture.datamodule import MixtureDataModule
 from unipot.data.spec import MixtureSpec
-from unipot.workflows.construction.model import (
-    dtype_named,
-)
+from unipot.workflows.construction.model import dtype_named
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.settings.schema import MixtureConfig, TrainerConfig
 

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,12 @@ from unipot.finetune.alignment.readout_fit import SHIFT
 from unipot.models.potential import Potential
 from unipot.reporting.console import report_console
 from unipot.reporting.learning_curves import Errors, RunResult
-from unipot.workflows.construction.charge_states import admit_states
 from unipot.workflows.construction.model import dtype_named
-from unipot.workflows.finetuning.alignment import Adaptation, starting_point
+from unipot.workflows.finetuning.alignment import Start, starting_point
 from unipot.workflows.finetuning.distillation.delta_learning import is_corrected
-from unipot.workflows.finetuning.distillation.method_choice import choose_teacher
-from unipot.workflows.finetuning.distillation.plain import distil
-from unipot.workflows.finetuning.inputs import open_everything, with_light_steps
+from unipot.workflows.finetuning.inputs import begin
+from unipot.workflows.finetuning.preparation import align, distil
 from unipot.workflows.finetuning.schema import NONE, FinetuneConfig
-from unipot.workflows.finetuning.search.plan import plan_search
-from unipot.workflows.finetuning.training_module import training_module
 from unipot.workflows.inputs.evaluation_sets import EvaluationSet
 from unipot.workflows.inputs.frame_limits import spread
 from unipot.workflows.inputs.user_frames import budget_for
@@ -119,29 +114,25 @@ def _before(
     The two differ where a layer was solved for, and after a distillation. The alignment is closed-form and
     seeded, so doing it again gives what the run started from.
     """
-    start = _aligned(config, folder, budget, console)
+    start = _aligned(config, folder, console)
     errors = _errors(start.potential, tests, budget)
-    if start.report is None or (start.report.readout.chosen == SHIFT and not start.teacher):
+    alignment, distilled = start.adaptation.alignment, start.adaptation.teacher
+    if alignment is None or (alignment.readout.chosen == SHIFT and not distilled):
         return errors, errors
     plain = replace(config, alignment=SHIFT, teacher=replace(config.teacher, method=NONE))
-    plain = plain if start.teacher else replace(plain, parent_head=start.report.parent)
-    return errors, _errors(_aligned(plain, folder, budget, console).potential, tests, budget)
+    plain = plain if distilled else replace(plain, parent_head=alignment.parent)
+    return errors, _errors(_aligned(plain, folder, console).potential, tests, budget)
 
 
-def _aligned(config: FinetuneConfig, folder: Path, budget: MixtureConfig, console: Console) -> Adaptation:
+def _aligned(config: FinetuneConfig, folder: Path, console: Console) -> Start:
+    """What the run in `folder` started from, by the stages of the run; what it kept is not made again."""
     pretrained, run = load_potential(config.checkpoint, dtype=dtype_named(config.trainer.dtype)), RunFolder(folder, resume=True)
-    frames, replay, _ = open_everything(config, pretrained, run, console)
-    admit_states(console, pretrained, [frames.dataset, *replay], frames.test)
-    budget = budget_for([frames.dataset.store], budget, pretrained.cutoff, console)
-    build = partial(training_module, run=run)
-    config = choose_teacher(with_light_steps(config, frames, replay, Console(quiet=True)), frames.dataset, run, console)
-    search = plan_search(config, frames, pretrained, Console(quiet=True))  # aligned to all frames where the run held none out
-    frames = search.frames if search else frames
-    cache = run.cache(config.cache)
-    if is_corrected(config, frames, replay):
-        return starting_point(config, pretrained, frames, budget, run, console)
-    distilled = distil(config, pretrained, frames.dataset, replay, budget, cache, run, build, console)  # as the run kept it
-    return replace(starting_point(config, distilled.potential, frames, budget, run, console), teacher=distilled.facts)
+    context, state, _ = begin(config, pretrained, run, console)
+    if is_corrected(context.config, state.frames, state.replay):  # the frames are aligned to before the teacher's labels are learned
+        return starting_point(context, pretrained, state.frames)
+    start = align(context, distil(context, state)).start
+    assert start is not None
+    return start
 
 
 def _test_set(name: str, path: str, head: str, most: int) -> EvaluationSet:

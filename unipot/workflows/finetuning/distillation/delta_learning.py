@@ -14,7 +14,6 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,9 @@ from unipot.finetune.search.halving import runner_up
 from unipot.models.potential import Potential
 from unipot.properties import DIFFERENCE_KIND
 from unipot.structure import Structure
-from unipot.workflows.construction.model import SMALLEST_SCALE, dtype_named
-from unipot.workflows.finetuning.alignment import Adaptation, align_to_frames
+from unipot.workflows.construction.model import SMALLEST_SCALE
+from unipot.workflows.finetuning.alignment import Adaptation, Start, align_to_frames
+from unipot.workflows.finetuning.context import FinetuneContext
 from unipot.workflows.finetuning.distillation.delta_replay import beside_delta_replay, beside_plan, delta_replay_sets
 from unipot.workflows.finetuning.distillation.kept_models import MADE_WITH, kept_model
 from unipot.workflows.finetuning.distillation.model_sampling import moved_and_labelled
@@ -40,12 +40,11 @@ from unipot.workflows.finetuning.distillation.xtb_labels import METHODS, all_lab
 from unipot.workflows.finetuning.replay.pseudo_labels import label_structure
 from unipot.workflows.finetuning.schema import AUTO, FULL, NONE, FinetuneConfig
 from unipot.workflows.finetuning.search.fold_models import FoldModels
-from unipot.workflows.finetuning.search.plan import SmallDataPlan, SmallDataReport, plan_search, settle
-from unipot.workflows.finetuning.training_module import Build, train_in_memory
+from unipot.workflows.finetuning.search.plan import Settled, SmallDataPlan, SmallDataReport, plan_search, settle
+from unipot.workflows.finetuning.training_module import train_in_memory
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.user_frames import UserFrames, counted_batches
-from unipot.workflows.runs.run_folder import RunFolder, settings_fingerprint
-from unipot.workflows.settings.schema import MixtureConfig
+from unipot.workflows.runs.run_folder import settings_fingerprint
 from unipot.zoo.artifact import load_potential, save_artifact
 
 #: in a run folder: the model of the difference; a second one is called difference-2
@@ -99,53 +98,45 @@ def is_corrected(config: FinetuneConfig, frames: UserFrames, replay: Sequence[Op
     return against is None
 
 
-def corrected_distillation(
-    config: FinetuneConfig, pretrained: Potential, frames: UserFrames, budget: MixtureConfig, cache: Path, run: RunFolder, build: Build,
-    console: Console,
-) -> CorrectedDistillation:  # fmt: skip
+def correct_teacher(context: FinetuneContext, pretrained: Potential, frames: UserFrames) -> CorrectedDistillation:
     """Learn the difference between the frames and the teacher, and label structures around the frames with both.
 
     Args:
-        config: of the run; small-data mode searches how the difference is learned.
+        context: of the run; small-data mode searches how the difference is learned, and the folder of the run keeps the model of it,
+            which is not trained again when the run is continued.
         pretrained: not changed.
         frames: the user's.
-        budget: of a batch.
-        cache: folder for stores of labelled structures.
-        run: its folder keeps the model of the difference, which is not trained again when the run is continued.
-        build: makes a training module of a configuration, an aligned model and `datasets`.
-        console: what is done is said here.
 
     Raises:
         ValueError: the method could label no frame or no structure.
     """
-    options, began = config.teacher, time.perf_counter()
-    console.rule(f"the difference to {METHODS[options.method]}")
-    own = difference_frames(config, frames, cache, console)
-    start = difference_start(config, pretrained, own, budget, console)
-    plan = plan_search(config, own, start.potential, Console(quiet=True))  # what it says was said of the frames themselves
+    options, began = context.config.teacher, time.perf_counter()
+    context.console.rule(f"Δ-learning: how your labels differ from {METHODS[options.method]}")
+    own = difference_frames(options.method, frames, context.cache, context.console)
+    start = difference_start(context, pretrained, own)
+    plan = plan_search(context.config, own, start.potential, Console(quiet=True))  # what it says was said of the frames themselves
     own = plan.frames if plan else own
-    known = delta_replay_sets(config, pretrained, knowing_head(start, own.dataset), cache)
-    beside, datasets, wider = beside_delta_replay(config, own.dataset, known, budget, console)
-    plan = beside_plan(plan, beside) if plan and known else plan
-    settled, searched, folds = settle(beside, plan, start, datasets, wider, run, partial(build, datasets=datasets), console)
-    configs = _members(settled, plan, searched)
-    files = [run.path / (DIFFERENCE if k == 0 else f"{Path(DIFFERENCE).stem}-{k + 1}.safetensors") for k in range(len(configs))]
+    known = delta_replay_sets(context, pretrained, knowing_head(start.adaptation, own.dataset))
+    beside, datasets = beside_delta_replay(context, own.dataset, known)
+    plan = beside_plan(plan, beside.config) if plan and known else plan
+    settled = settle(beside, plan, start, datasets)
+    configs = _members(settled, plan)
+    files = [context.run.path / (DIFFERENCE if k == 0 else f"{Path(DIFFERENCE).stem}-{k + 1}.safetensors") for k in range(len(configs))]
+    made_with = [settings_fingerprint(context.config), *(item.store.path.name for item in datasets)]
     for file, member in zip(files, configs, strict=True):
-        _keep(file, config, member, start, datasets, wider, build)
-    labelled = _labelled(config, pretrained, frames, budget, cache, run, build, console)
-    store = _corrected_store(labelled, files, dtype_named(config.trainer.dtype), frames.dataset, cache)
+        _keep(file, made_with, replace(beside, config=member) if member else None, start, datasets)
+    store = _corrected_store(_labelled(context, pretrained, frames), files, context.dtype, frames.dataset, context.cache)
     seconds = round(time.perf_counter() - began, 1)
     said = f"{len(store)} structures labelled by {METHODS[options.method]} and {_models(len(files))}; {seconds:.0f} s"
-    console.print(f"  {said}", highlight=False)
-    steps = [member.schedule.max_steps if member else 0 for member in configs]
-    n_known = sum(len(item.store) for item in known)
+    context.console.print(f"  {said}", highlight=False)
     facts = {
-        **asdict(options), "start": start.parent, "n_known": n_known, "n_frames": own.n_frames, "steps": steps, "n_labelled": len(store),
-        "seconds": seconds,
+        **asdict(options), "start": start.adaptation.parent, "n_known": sum(len(item.store) for item in known), "n_frames": own.n_frames,
+        "steps": [member.schedule.max_steps if member else 0 for member in configs], "n_labelled": len(store), "seconds": seconds,
     }  # fmt: skip
+    folds = settled.folds
     if folds is not None:
-        folds = of_difference(folds, own.dataset, files[0] if searched and searched.keeps_start else None)
-    return CorrectedDistillation(dataset=_open(store, frames.dataset), searched=searched, folds=folds, facts=facts)
+        folds = of_difference(folds, own.dataset, files[0] if settled.searched and settled.searched.keeps_start else None)
+    return CorrectedDistillation(dataset=_open(store, frames.dataset), searched=settled.searched, folds=folds, facts=facts)
 
 
 def of_difference(folds: FoldModels, difference: OpenDataset, start: Path | None) -> FoldModels:
@@ -154,13 +145,13 @@ def of_difference(folds: FoldModels, difference: OpenDataset, start: Path | None
     return replace(folds, models=models, dataset=difference)
 
 
-def difference_frames(config: FinetuneConfig, frames: UserFrames, cache: Path, console: Console) -> UserFrames:
+def difference_frames(method: str, frames: UserFrames, cache: Path, console: Console) -> UserFrames:
     """The frames with the teacher's energies and forces taken off their labels, split as they are.
 
     Raises:
         ValueError: the teacher could calculate none of the training frames.
     """
-    own, method = frames.dataset, config.teacher.method
+    own = frames.dataset
     parts = {
         _TRAINING: [own.store[int(k)] for k in np.asarray(own.train_indices)],
         _HELD_OUT: [own.validation_store[int(k)] for k in np.asarray(own.validation_indices)],
@@ -191,28 +182,27 @@ def difference_frames(config: FinetuneConfig, frames: UserFrames, cache: Path, c
     return UserFrames(dataset=dataset, test=None, n_frames=len(store))
 
 
-def difference_start(
-    config: FinetuneConfig, pretrained: Potential, own: UserFrames, budget: MixtureConfig, console: Console
-) -> Adaptation:
+def difference_start(context: FinetuneContext, pretrained: Potential, own: UserFrames) -> Start:
     """A copy of the pretrained model whose new head begins as a head for differences that fits, else with a fresh readout.
 
     Heads for the labels themselves say nothing of a difference: to start from one of them is worse than from random weights.
     """
-    potential, dataset = copy.deepcopy(pretrained), own.dataset
+    potential, dataset, console = copy.deepcopy(pretrained), own.dataset, context.console
     kinds = {name: potential.heads[name].energy_kind for name in potential.head_names}
     heads = [name for name, kind in kinds.items() if kind == DIFFERENCE_KIND]
-    start = align_to_frames(potential, dataset, AUTO, budget, config.new_elements, parents=heads or [potential.head_names[0]])
+    candidates = heads or [potential.head_names[0]]
+    adaptation = align_to_frames(potential, dataset, AUTO, context.budget, context.config.new_elements, parents=candidates)
     size = _mean_size(dataset)
-    if heads and start.scores[0].force_mae < _WORTH_COPYING * size:
-        error, head = 1000 * start.scores[0].force_mae, start.parent
+    if heads and adaptation.scores[0].force_mae < _WORTH_COPYING * size:
+        error, head = 1000 * adaptation.scores[0].force_mae, adaptation.parent
         console.print(f"  starts from head {head!r}: {error:.0f} of {1000 * size:.0f} meV/A are left to learn", highlight=False)
-        return start
+        return Start(potential=potential, adaptation=adaptation)
     name = dataset.spec.head
-    batches = counted_batches(potential, dataset.store, dataset.train_indices, name, budget)
+    batches = counted_batches(potential, dataset.store, dataset.train_indices, name, context.budget)
     rms = force_statistics(dataset.store, dataset.train_indices).rms
-    restart_readout(potential, name, batches, scale=max(rms, SMALLEST_SCALE), seed=config.seed)
+    restart_readout(potential, name, batches, scale=max(rms, SMALLEST_SCALE), seed=context.config.seed)
     console.print(f"  starts from a fresh readout: {1000 * size:.0f} meV/A are to be learned", highlight=False)
-    return Adaptation(potential=potential, new_elements=start.new_elements)
+    return Start(potential=potential, adaptation=Adaptation(new_elements=adaptation.new_elements))
 
 
 def knowing_head(start: Adaptation, dataset: OpenDataset) -> str | None:
@@ -220,17 +210,13 @@ def knowing_head(start: Adaptation, dataset: OpenDataset) -> str | None:
     return start.parent if start.scores and start.scores[0].force_mae < _WORTH_REPLAYING * _mean_size(dataset) else None
 
 
-def _labelled(
-    config: FinetuneConfig, pretrained: Potential, frames: UserFrames, budget: MixtureConfig, cache: Path, run: RunFolder, build: Build,
-    console: Console,
-) -> Store:  # fmt: skip
+def _labelled(context: FinetuneContext, pretrained: Potential, frames: UserFrames) -> Store:
     """Structures around the frames with the teacher's labels; where they are periodic, a first model moves them, not the teacher."""
-    own = frames.dataset
+    own, config = frames.dataset, context.config
     starts = [own.store[int(index)] for index in np.asarray(own.train_indices)]
     if any(start.pbc.any() for start in starts):
-        labels = _labels_of(frames)
-        return moved_and_labelled(config, pretrained, frames, labels, budget, cache, run, build, console)
-    return labelled_store(config.teacher, starts, config.seed, cache, console)
+        return moved_and_labelled(context, pretrained, frames, _labels_of(frames))
+    return labelled_store(config.teacher, starts, config.seed, context.cache, context.console)
 
 
 def _labels_of(frames: UserFrames) -> tuple[str, ...]:
@@ -259,36 +245,32 @@ def _differences(method: str, parts: dict[str, list[Structure]], labels: Sequenc
         raise ValueError(f"teacher.method={method} could calculate none of your frames; check their elements, charge and geometry")
 
 
-def _members(
-    settled: FinetuneConfig, plan: SmallDataPlan | None, searched: SmallDataReport | None
-) -> list[FinetuneConfig | None]:
+def _members(settled: Settled, plan: SmallDataPlan | None) -> list[FinetuneConfig | None]:
     """Settings of the models whose mean is the difference: the best, and the second best where it is nearly as good; None keeps the start.
 
     Errors of models trained with different optimizers or rates are not the same ones, so that their mean is better than either.
     """
-    if plan is None or searched is None:
-        return [settled]
-    if searched.keeps_start:
+    if plan is None or settled.searched is None:
+        return [settled.config]
+    if settled.searched.keeps_start:
         return [None]
-    second = runner_up(searched.trials, searched.choice)
+    second = runner_up(settled.searched.trials, settled.searched.choice)
     if second is None:
-        return [settled]
+        return [settled.config]
     name, steps = second
-    return [settled, replace(plan.candidates[name], schedule=replace(settled.schedule, max_steps=steps))]
+    return [settled.config, replace(plan.candidates[name], schedule=replace(settled.config.schedule, max_steps=steps))]
 
 
 def _keep(
-    file: Path, config: FinetuneConfig, member: FinetuneConfig | None, start: Adaptation, datasets: Sequence[OpenDataset],
-    budget: MixtureConfig, build: Build,
-) -> None:  # fmt: skip
+    file: Path, made_with: Sequence[str], member: FinetuneContext | None, start: Start, datasets: Sequence[OpenDataset]
+) -> None:
     """Train a model of the difference on all frames and write it, unless the very same is there; without a `member` it is the start."""
-    made_with = [settings_fingerprint(config), *(item.store.path.name for item in datasets)]
     if kept_model(file, made_with, start.potential.dtype) is not None:
         return
     own = replace(start, potential=copy.deepcopy(start.potential))
     if member is not None:
-        train_in_memory(member, own, datasets, budget, build)
-    save_artifact(file, merged(own.potential.eval()), card={"name": "the difference to the teacher", MADE_WITH: made_with})
+        train_in_memory(member, own, datasets)
+    save_artifact(file, merged(own.potential.eval()), card={"name": "the difference to the teacher", MADE_WITH: list(made_with)})
 
 
 def _models(n: int) -> str:

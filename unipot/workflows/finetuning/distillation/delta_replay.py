@@ -16,18 +16,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from unipot.data.spec import DatasetSpec
 from unipot.data.store import Store, StoreWriter
 from unipot.finetune.search.halving import Rung
 from unipot.models.potential import Potential
 from unipot.workflows.construction.model import of_length
+from unipot.workflows.finetuning.context import FinetuneContext
 from unipot.workflows.finetuning.replay.mixture import weighted
 from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.finetuning.search.plan import SmallDataPlan
 from unipot.workflows.inputs.datasets import OpenDataset
-from unipot.workflows.settings.schema import MixtureConfig
 from unipot.zoo.card import read_card
 from unipot.zoo.sample import CARRIED_LABELS, DIFFERENCES, SampleSet, sample_of
 
@@ -35,29 +34,28 @@ from unipot.zoo.sample import CARRIED_LABELS, DIFFERENCES, SampleSet, sample_of
 _BESIDE = "beside known differences"
 
 
-def delta_replay_sets(config: FinetuneConfig, pretrained: Potential, head: str | None, cache: Path) -> list[OpenDataset]:
+def delta_replay_sets(context: FinetuneContext, pretrained: Potential, head: str | None) -> list[OpenDataset]:
     """The differences that the checkpoint carries and `head` was trained on; none without them, or with a `known_share` of 0.
 
     A set counts in the draws by how many different molecules it has: seven molecules a thousand times each say less of an eighth than a
     thousand molecules do.
 
     Args:
-        config: of the run.
+        context: of the run.
         pretrained: the model of the checkpoint.
         head: that the model of the user's difference starts from; None where it starts from a fresh readout.
-        cache: folder for the stores.
 
     Raises:
         ArtifactError: what the card carries is malformed.
     """
-    if head is None or config.teacher.known_share == 0:
+    if head is None or context.config.teacher.known_share == 0:
         return []
-    carried = [_labelled(item) for item in sample_of(read_card(config.checkpoint), DIFFERENCES) if item.head == head]
+    carried = [_labelled(item) for item in sample_of(read_card(context.config.checkpoint), DIFFERENCES) if item.head == head]
     found = []
     for item in carried:
         if not item.structures:
             continue
-        store = _store(item, pretrained, cache)
+        store = _store(item, pretrained, context.cache)
         compositions = {np.sort(structure.atomic_numbers).tobytes() for structure in item.structures}
         spec = DatasetSpec(
             name=store.name, path=str(store.path), level_of_theory=store.level_of_theory, energy_kind=store.energy_kind,
@@ -69,24 +67,24 @@ def delta_replay_sets(config: FinetuneConfig, pretrained: Potential, head: str |
 
 
 def beside_delta_replay(
-    config: FinetuneConfig, own: OpenDataset, known: Sequence[OpenDataset], budget: MixtureConfig, console: Console
-) -> tuple[FinetuneConfig, list[OpenDataset], MixtureConfig]:
-    """How the user's difference is learned beside `known` ones: settings, weighted datasets and budget of a batch.
+    context: FinetuneContext, own: OpenDataset, known: Sequence[OpenDataset]
+) -> tuple[FinetuneContext, list[OpenDataset]]:
+    """How the user's difference is learned beside `known` ones: settings and budget of a batch, and weighted datasets.
 
     As many of the user's frames are in a step as without them. Where nothing is known, all is as it was.
     """
     if not known:
-        return config, [own], budget
-    options = config.teacher
+        return context, [own]
+    config, options = context.config, context.config.teacher
     n_known = sum(len(item.store) for item in known)
     share = f"{100 * options.known_share:.0f} % of the draws"
-    console.print(f"  learned beside {n_known:,} differences that the checkpoint carries, {share}", highlight=False)
-    budget = replace(budget, structures_per_step=round(budget.structures_per_step / (1 - options.known_share)))
+    context.console.print(f"  learned beside {n_known:,} differences that the checkpoint carries, {share}", highlight=False)
+    budget = replace(context.budget, structures_per_step=round(context.budget.structures_per_step / (1 - options.known_share)))
     optimizer = replace(config.optimizer, learning_rate=options.known_rate * config.optimizer.learning_rate)
     stated = [name for name in config.stated if name.partition(".")[0] != "schedule"]  # of other steps than these
     schedule = of_length(config.schedule, options.known_steps)
     config = replace(config, optimizer=optimizer, schedule=schedule, mixture=budget, stated=stated)
-    return config, weighted([own], known, options.known_share), budget
+    return replace(context, config=config, budget=budget), weighted([own], known, options.known_share)
 
 
 def beside_plan(plan: SmallDataPlan, config: FinetuneConfig) -> SmallDataPlan:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from ase.md.langevin import Langevin
@@ -25,13 +24,13 @@ from unipot.data.store import Store
 from unipot.models.potential import Potential
 from unipot.structure import Structure
 from unipot.workflows.finetuning.alignment import starting_point
+from unipot.workflows.finetuning.context import FinetuneContext
 from unipot.workflows.finetuning.distillation.label_parts import KeptParts
 from unipot.workflows.finetuning.distillation.xtb_labels import METHODS, all_labels_by, store_of, thermal_motion
-from unipot.workflows.finetuning.schema import FinetuneConfig, TeacherConfig
-from unipot.workflows.finetuning.training_module import Build, train_in_memory
+from unipot.workflows.finetuning.schema import TeacherConfig
+from unipot.workflows.finetuning.training_module import train_in_memory
 from unipot.workflows.inputs.user_frames import UserFrames
-from unipot.workflows.runs.run_folder import RunFolder, settings_fingerprint
-from unipot.workflows.settings.schema import MixtureConfig
+from unipot.workflows.runs.run_folder import settings_fingerprint
 
 #: fs between two labelled structures of a trajectory, at least: they are few, so that they should differ
 _APART = 25
@@ -41,34 +40,26 @@ _TOO_LARGE, _NEVER_TOO_LARGE = 2.0, 5.0
 _PART = 10
 
 
-def moved_and_labelled(
-    config: FinetuneConfig, pretrained: Potential, frames: UserFrames, labels: Sequence[str], budget: MixtureConfig, cache: Path,
-    run: RunFolder, build: Build, console: Console,
-) -> Store:  # fmt: skip
+def moved_and_labelled(context: FinetuneContext, pretrained: Potential, frames: UserFrames, labels: Sequence[str]) -> Store:
     """The store of structures that a first model moved and the teacher labelled, made unless it is there.
 
     Args:
-        config: of the run; its optimizer and schedule are those of the first model, without a search.
+        context: of the run; its optimizer and schedule are those of the first model, without a search.
         pretrained: not changed.
         frames: the user's; every training frame is the start of a trajectory.
         labels: that the teacher gives.
-        budget: of a batch.
-        cache: folder for the store.
-        run: folder of the run.
-        build: makes a training module of a configuration, an aligned model and `datasets`.
-        console: what failed is said here.
 
     Raises:
         ValueError: the method could label no structure.
     """
-    options = config.teacher
+    options = context.config.teacher
     starts = [frames.dataset.store[int(index)] for index in np.asarray(frames.dataset.train_indices)]
-    digest = hashlib.sha256(json.dumps([settings_fingerprint(config), frames.dataset.store.path.name, list(labels)]).encode())
+    digest = hashlib.sha256(json.dumps([settings_fingerprint(context.config), frames.dataset.store.path.name, list(labels)]).encode())
     for start in starts:
         digest.update(start.input_bytes())
-    path = cache / f"{options.method}-{digest.hexdigest()[:12]}.unipot"
-    moved = partial(_moved_by_first_model, config, pretrained, frames, starts, budget, run, build, console)
-    return store_of(path, options, labels, partial(_labelled, options.method, moved, labels, console))
+    path = context.cache / f"{options.method}-{digest.hexdigest()[:12]}.unipot"
+    moved = partial(_moved_by_first_model, context, pretrained, frames, starts)
+    return store_of(path, options, labels, partial(_labelled, options.method, moved, labels, context.console))
 
 
 def n_labelled(options: TeacherConfig, starts: Sequence[Structure]) -> int:
@@ -78,13 +69,13 @@ def n_labelled(options: TeacherConfig, starts: Sequence[Structure]) -> int:
 
 
 def _moved_by_first_model(
-    config: FinetuneConfig, pretrained: Potential, frames: UserFrames, starts: Sequence[Structure], budget: MixtureConfig, run: RunFolder,
-    build: Build, console: Console,
-) -> list[Structure]:  # fmt: skip
-    """Structures under the aligned model after the training that the configuration asks for."""
-    start = starting_point(config, copy.deepcopy(pretrained), frames, budget, run, Console(quiet=True))
-    train_in_memory(config, start, [frames.dataset], budget, build)
-    return _moved(config.teacher, start.potential.eval(), frames.dataset.spec.head, starts, config.seed, console)
+    context: FinetuneContext, pretrained: Potential, frames: UserFrames, starts: Sequence[Structure]
+) -> list[Structure]:
+    """Structures under the aligned model after a training with the optimizer and schedule of the run."""
+    start = starting_point(context.quietly(), copy.deepcopy(pretrained), frames)
+    train_in_memory(context, start, [frames.dataset])
+    config, head = context.config, frames.dataset.spec.head
+    return _moved(config.teacher, start.potential.eval(), head, starts, config.seed, context.console)
 
 
 def _moved(

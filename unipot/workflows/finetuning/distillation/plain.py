@@ -12,27 +12,24 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from unipot.data.spec import DatasetSpec
 from unipot.data.store import Store
 from unipot.models.potential import Potential
 from unipot.training.metrics import MetricTable
-from unipot.workflows.construction.model import dtype_named
-from unipot.workflows.finetuning.alignment import align_to_frames
+from unipot.workflows.finetuning.alignment import Start, align_to_frames
+from unipot.workflows.finetuning.context import FinetuneContext
 from unipot.workflows.finetuning.distillation.kept_models import MADE_WITH, kept_model
 from unipot.workflows.finetuning.distillation.xtb_labels import METHODS, labelled_store
 from unipot.workflows.finetuning.replay.mixture import weighted
 from unipot.workflows.finetuning.schema import AUTO, NONE, FinetuneConfig, TeacherConfig
-from unipot.workflows.finetuning.training_module import Build, train_in_memory
+from unipot.workflows.finetuning.training_module import train_in_memory
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.user_frames import free_head_name
-from unipot.workflows.runs.run_folder import RunFolder, settings_fingerprint, write_json
-from unipot.workflows.settings.schema import MixtureConfig
+from unipot.workflows.runs.run_folder import settings_fingerprint, write_json
 from unipot.zoo.artifact import save_artifact
 
 #: in a run folder: the distilled model, beside the facts that are also in the card
@@ -87,42 +84,34 @@ def check_teacher(config: FinetuneConfig) -> None:
         raise ValueError(f"teacher.method={options.method} needs tblite: pip install tblite (or 'unipot[quickstart]')") from error
 
 
-def distil(
-    config: FinetuneConfig, pretrained: Potential, own: OpenDataset, replay: Sequence[OpenDataset], budget: MixtureConfig, cache: Path,
-    run: RunFolder, build: Build, console: Console,
-) -> Distilled:  # fmt: skip
+def distil_plainly(context: FinetuneContext, pretrained: Potential, own: OpenDataset, replay: Sequence[OpenDataset]) -> Distilled:
     """`pretrained` after distillation of the teacher on the systems of the user's training frames; as it is without a teacher.
 
     A distillation that is over is not repeated when the run is continued.
 
     Args:
-        config: of the run.
+        context: of the run; its folder keeps the result.
         pretrained: changed in place.
         own: the user's frames; their labels are not looked at.
         replay: sets of pretraining that are trained on beside the teacher's labels, with the share that they have beside the user's frames.
-        budget: of a batch.
-        cache: folder for the store of labelled structures.
-        run: its folder keeps the result.
-        build: makes a training module of a configuration, an aligned model and its datasets.
-        console: what is done is said here.
 
     Raises:
         ValueError: the method could label no structure.
     """
-    options = config.teacher
+    options, console = context.config.teacher, context.console
     if options.method == NONE:
         return Distilled(potential=pretrained, facts={})
-    facts_file, model_file = run.path / FACTS, run.path / DISTILLED
-    made_with = [settings_fingerprint(config), str(own.store.path.name)]
-    kept = kept_model(model_file, made_with, dtype_named(config.trainer.dtype)) if facts_file.is_file() else None
+    facts_file, model_file = context.run.path / FACTS, context.run.path / DISTILLED
+    made_with = [settings_fingerprint(context.config), str(own.store.path.name)]
+    kept = kept_model(model_file, made_with, context.dtype) if facts_file.is_file() else None
     if kept is not None:
         return Distilled(potential=kept.potential, facts=json.loads(facts_file.read_text(encoding="utf-8")))
     console.rule(f"distillation of {METHODS[options.method]}")
     began = time.perf_counter()
     starts = [own.store[int(index)] for index in np.asarray(own.train_indices)]
     console.print(f"  {options.frames} structures are labelled and learned for {options.max_steps} steps", highlight=False)
-    labelled = _open(labelled_store(options, starts, config.seed, cache, console), options, pretrained)
-    table = _learn(config, pretrained, labelled, replay, budget, build, console)
+    labelled = _open(labelled_store(options, starts, context.config.seed, context.cache, console), options, pretrained)
+    table = _learn(context, pretrained, labelled, replay)
     errors = {row.property: row.mae for row in table.rows if row.dataset == labelled.spec.name and row.element is None}
     facts = {
         **asdict(options), "head": labelled.spec.head, "level_of_theory": labelled.spec.level_of_theory, "n_labelled": len(labelled.store),
@@ -138,25 +127,25 @@ def distil(
 
 
 def _learn(
-    config: FinetuneConfig, potential: Potential, labelled: OpenDataset, replay: Sequence[OpenDataset], budget: MixtureConfig, build: Build,
-    console: Console,
-) -> MetricTable | None:  # fmt: skip
+    context: FinetuneContext, potential: Potential, labelled: OpenDataset, replay: Sequence[OpenDataset]
+) -> MetricTable | None:
     """Train `potential` in place through a head of the teacher's; returns the held-out errors of the averaged weights.
 
     With replay a step has as many structures more as keep those of the teacher at `structures_per_step`.
     """
-    options = config.teacher
+    config, options = context.config, context.config.teacher
     own = replace(
         config, properties={}, schedule=replace(config.schedule, max_steps=options.max_steps),
         finetune=replace(config.finetune, method="full"),
     )  # fmt: skip
     datasets = weighted([labelled], [replace(d, validation_indices=np.empty(0, dtype=np.int64)) for d in replay], config.replay_share)
     share = 1 - config.replay_share if replay else 1.0
-    mixture = replace(budget, structures_per_step=round(options.structures_per_step / share))
-    start = align_to_frames(potential, labelled, "auto", mixture, config.new_elements)
-    for element in start.new_elements:
-        console.print(f"warning: {element.warning()}", style="yellow", highlight=False, markup=False)
-    return train_in_memory(own, start, datasets, mixture, build)
+    mixture = replace(context.budget, structures_per_step=round(options.structures_per_step / share))
+    adaptation = align_to_frames(potential, labelled, AUTO, mixture, config.new_elements)
+    for element in adaptation.new_elements:
+        context.console.print(f"warning: {element.warning()}", style="yellow", highlight=False, markup=False)
+    start = Start(potential=potential, adaptation=adaptation)
+    return train_in_memory(replace(context, config=own, budget=mixture), start, datasets)
 
 
 def _open(store: Store, options: TeacherConfig, potential: Potential) -> OpenDataset:

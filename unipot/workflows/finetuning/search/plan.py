@@ -30,9 +30,9 @@ from unipot.models.potential import Potential
 from unipot.reporting.tables import ReportTable, small_data_table
 from unipot.structure import Structure
 from unipot.training.checkpoint import random_state, restore_random_state
-from unipot.training.module import TrainingModule
 from unipot.workflows.construction.model import build_settings
-from unipot.workflows.finetuning.alignment import Adaptation
+from unipot.workflows.finetuning.alignment import Start
+from unipot.workflows.finetuning.context import FinetuneContext
 from unipot.workflows.finetuning.schema import FinetuneConfig, SearchedConfig
 from unipot.workflows.finetuning.search.fold_models import FoldModels, forget_trials, start_models, trial_models
 from unipot.workflows.finetuning.search.trials import Fold, TrialRunner
@@ -43,7 +43,6 @@ from unipot.workflows.runs.finetune_run import SMALL_DATA_FILE
 from unipot.workflows.runs.fit import Export, FitResult
 from unipot.workflows.runs.run_folder import RunFolder, write_json
 from unipot.workflows.settings.compose import checked_config
-from unipot.workflows.settings.schema import MixtureConfig
 
 MODES = ("auto", "on", "off")
 #: of these, what no search would change
@@ -152,49 +151,50 @@ def plan_search(
     return plan
 
 
-def settle(
-    config: FinetuneConfig,
-    plan: SmallDataPlan | None,
-    start: Adaptation,
-    datasets: Sequence[OpenDataset],
-    budget: MixtureConfig,
-    run: RunFolder,
-    build: Callable[[FinetuneConfig, Adaptation], TrainingModule],
-    console: Console,
-) -> tuple[FinetuneConfig, SmallDataReport | None, FoldModels | None]:
-    """The configuration to train with, how it was found, and models of the folds; `config` and None where nothing is searched.
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """What a search decided.
 
-    Models of the folds are kept where the final training holds nothing out and error bars are to be calibrated.
+    Attributes:
+        config: to train with; that of the run where nothing was searched.
+        searched: what was tried and chosen; None likewise.
+        folds: models of the folds, where the final training holds nothing out and error bars are to be calibrated.
+    """
+
+    config: FinetuneConfig
+    searched: SmallDataReport | None = None
+    folds: FoldModels | None = None
+
+
+def settle(context: FinetuneContext, plan: SmallDataPlan | None, start: Start, datasets: Sequence[OpenDataset]) -> Settled:
+    """Search what `plan` says, or take the settings of the run without one.
 
     Trials that a killed search has finished are not repeated, and a run that is continued keeps its choice.
 
     Args:
-        config: as the user gave it.
+        context: of the run; its folder keeps trials and result.
         plan: what to search.
         start: the aligned model; not changed.
         datasets: the user's first, then replay.
-        budget: of a batch.
-        run: its folder keeps trials and result.
-        build: makes a training module that trains the potential of the start it is given.
-        console: the result is shown here.
 
     Raises:
         ValueError: the budget is too small, or held-out errors are not finite.
     """
+    config, run = context.config, context.run
     if plan is None:
-        return config, None, None
+        return Settled(config=config)
     file = run.path / SMALL_DATA_FILE
     keeps = plan.by_folds and config.uncertainty != NONE
-    runner = TrialRunner(plan.candidates, plan.folds, start, datasets, budget, run, build, console, keeps_weights=keeps)
+    runner = TrialRunner(context, plan.candidates, plan.folds, start, datasets, keeps_weights=keeps)
     if run.resume and file.is_file():
         report = SmallDataReport.from_dict(json.loads(file.read_text(encoding="utf-8")))
     else:
-        report = _searched(config, plan, runner)
+        report = _searched(config.stated, plan, runner)
         write_json(file, report.to_dict())
-    console.print(report.table().to_rich())
+    context.console.print(report.table().to_rich())
     for sentence in report.sentences():
-        console.print(sentence, highlight=False, markup=False)
-    return _settled(config, plan, report.choice), report, _fold_models(runner, plan, report, run)
+        context.console.print(sentence, highlight=False, markup=False)
+    return Settled(config=_settled(config, plan, report.choice), searched=report, folds=_fold_models(runner, plan, report, run))
 
 
 def keep_start(potential: Potential, run: RunFolder, export: Export) -> FitResult:
@@ -335,7 +335,7 @@ def _plan(
     )  # fmt: skip
 
 
-def _searched(config: FinetuneConfig, plan: SmallDataPlan, runner: TrialRunner) -> SmallDataReport:
+def _searched(stated: Sequence[str], plan: SmallDataPlan, runner: TrialRunner) -> SmallDataReport:
     before = random_state()
     try:
         trials = search(list(plan.candidates), plan.rungs, runner.run)
@@ -346,7 +346,7 @@ def _searched(config: FinetuneConfig, plan: SmallDataPlan, runner: TrialRunner) 
     return SmallDataReport(
         trials=tuple(trials),
         choice=choice,
-        stated=tuple(key for key in config.stated if key.partition(".")[0] not in _NOT_SEARCHED),
+        stated=tuple(key for key in stated if key.partition(".")[0] not in _NOT_SEARCHED),
         n_frames=plan.frames.n_frames,
         n_folds=len(plan.folds),
         budget=plan.budget,

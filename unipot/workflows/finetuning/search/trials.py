@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from unipot.data.store import Store
 from unipot.finetune.lora import merged
@@ -22,14 +21,15 @@ from unipot.finetune.search.halving import DIVERGED, Rung, Trial, relative_error
 from unipot.training.metrics import MetricTable, evaluate
 from unipot.training.module import NonFiniteError, TrainingModule
 from unipot.workflows.construction.model import of_length
-from unipot.workflows.finetuning.alignment import Adaptation
+from unipot.workflows.finetuning.alignment import Start
+from unipot.workflows.finetuning.context import FinetuneContext
 from unipot.workflows.finetuning.schema import FinetuneConfig
+from unipot.workflows.finetuning.training_module import trial_module
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.user_frames import frames_batches
 from unipot.workflows.runs.fit import fit_in_memory, in_memory
 from unipot.workflows.runs.mixture_data import mixture_data
-from unipot.workflows.runs.run_folder import RunFolder, write_json
-from unipot.workflows.settings.schema import MixtureConfig
+from unipot.workflows.runs.run_folder import write_json
 from unipot.zoo.artifact import save_artifact
 
 #: in a run folder; finished trials by a digest of everything they depend on
@@ -64,33 +64,26 @@ class TrialRunner:
     would also beat a start that had not seen them.
 
     Args:
+        context: of the run, whose folder keeps finished trials.
         candidates: name -> configuration.
         folds: what is held out.
         start: the aligned model; copied for every trial.
         datasets: the user's first, then replay, which is trained on but not scored.
-        budget: of a batch.
-        run: its folder keeps finished trials.
-        build: makes a training module of a copy of `start`.
-        console: one line per trial.
         keeps_weights: whether the weights of trials are written to `weights`, one artifact each.
     """
 
     def __init__(
         self,
+        context: FinetuneContext,
         candidates: Mapping[str, FinetuneConfig],
         folds: Sequence[Fold],
-        start: Adaptation,
+        start: Start,
         datasets: Sequence[OpenDataset],
-        budget: MixtureConfig,
-        run: RunFolder,
-        build: Callable[[FinetuneConfig, Adaptation], TrainingModule],
-        console: Console,
         keeps_weights: bool = False,
     ) -> None:
-        self.candidates, self.folds, self.start, self.datasets = candidates, tuple(folds), start, tuple(datasets)
-        self.budget, self.build, self.console = budget, build, console
+        self.context, self.candidates, self.folds, self.start, self.datasets = context, candidates, tuple(folds), start, tuple(datasets)
         self.keeps_weights = keeps_weights
-        self.file, self.weights = run.path / TRIALS_FILE, run.path / WEIGHTS_FOLDER
+        self.file, self.weights = context.run.path / TRIALS_FILE, context.run.path / WEIGHTS_FOLDER
         self.finished: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
         self._start_errors: dict[int, dict[str, float]] = {}
 
@@ -107,7 +100,7 @@ class TrialRunner:
             write_json(self.file, self.finished)
         shown = "diverged" if trial.score >= DIVERGED else f"{trial.score:.3f} of the start's error"
         took = "finished before" if known else f"{trial.seconds:.1f} s"
-        self.console.print(f"  {candidate}: fold {fold + 1}, {rung.steps} steps: {shown}, {took}", highlight=False)
+        self.context.console.print(f"  {candidate}: fold {fold + 1}, {rung.steps} steps: {shown}, {took}", highlight=False)
         return trial
 
     def weights_of(self, candidate: str, fold: int, rung: Rung) -> Path:
@@ -117,13 +110,14 @@ class TrialRunner:
     @property
     def start_has_seen(self) -> bool:
         """Whether a layer of the start's readout was solved for, on frames that are held out of trials too."""
-        return self.start.report is not None and self.start.report.readout.fit is not None
+        alignment = self.start.adaptation.alignment
+        return alignment is not None and alignment.readout.fit is not None
 
     def start_errors(self, fold: int) -> dict[str, float]:
         """Errors of the aligned start on the held-out frames."""
         if fold not in self._start_errors:
             own, part = self.datasets[0], self.folds[fold]
-            batches = frames_batches(self.start.potential, part.store, part.held_out, own.spec.head, self.budget)
+            batches = frames_batches(self.start.potential, part.store, part.held_out, own.spec.head, self.context.budget)
             self._start_errors[fold] = scored(evaluate(self.start.potential, batches, [own.spec.name]), own.spec.name)
             if not self._start_errors[fold]:
                 raise ValueError(
@@ -137,13 +131,13 @@ class TrialRunner:
         part, name, start = self.folds[fold], self.datasets[0].spec.name, self.start_errors(fold)
         own = replace(self.datasets[0], train_indices=part.training, validation_store=part.store, validation_indices=part.held_out)
         replay = [replace(d, validation_indices=np.empty(0, dtype=np.int64)) for d in self.datasets[1:]]
-        copied = replace(self.start, potential=copy.deepcopy(self.start.potential))
+        datasets, copied = [own, *replay], replace(self.start, potential=copy.deepcopy(self.start.potential))
         data = mixture_data(
-            [own, *replay], self.budget, config.trainer, cutoff=copied.potential.cutoff, head_names=copied.potential.head_names,
+            datasets, self.context.budget, config.trainer, cutoff=copied.potential.cutoff, head_names=copied.potential.head_names,
             n_steps=rung.steps, seed=config.seed,
         )  # fmt: skip
         try:
-            module = self.build(config, copied)
+            module = trial_module(replace(self.context, config=config), copied, self.datasets)
             looks = fit_in_memory(module, data, config.trainer, every=rung.every)
             errors = [(step, scored(table, name)) for step, table in looks]
             curve = tuple((step, relative_error(own_errors, start)) for step, own_errors in errors)
@@ -170,8 +164,9 @@ class TrialRunner:
     def _digest(self, config: FinetuneConfig, fold: int, rung: Rung) -> str:
         """Of everything that the numbers of a trial depend on."""
         part = self.folds[fold]
+        sections = (config.optimizer, config.finetune, config.schedule, config.loss, self.context.budget)
         what = {
-            "settings": [asdict(section) for section in (config.optimizer, config.finetune, config.schedule, config.loss, self.budget)],
+            "settings": [asdict(section) for section in sections],
             "rung": [rung.steps, rung.every],
             "fold": [part.training.tolist(), str(part.store.path), part.held_out.tolist()],
             "datasets": [asdict(d.spec) for d in self.datasets],
