@@ -47,7 +47,7 @@ CANDIDATES = ("configured", "muon-5e-3", "muon-1e-3", "adamw-1e-3", "heads-only"
 #: two candidates, one of which the rate alone makes worse than the start
 SMALL = (
     *(f"small_data.candidates.{name}=null" for name in CANDIDATES if name != "muon-5e-3"),
-    "small_data.candidates.wild.optimizer.learning_rate=10.0", "small_data.search_budget=4",
+    "small_data.candidates.wild.optimizer.learning_rate=10.0", "small_data.search_budget=4", "small_data.from_scratch=never",
 )  # fmt: skip
 #: a rate that twelve frames and eight steps gain by
 FEW = (*SMALL, "small_data.candidates.muon-5e-3.optimizer.learning_rate=1.0e-2")
@@ -264,3 +264,21 @@ def test_training_that_stopped_early_is_not_continued(files, capsys):
     assert "stopped at step 8" in capsys.readouterr().out
     assert (run / "last.safetensors").read_bytes() == before
     assert max(int(row["step"]) for row in read_metrics(run / "metrics.csv")) == 8
+
+
+def test_random_weights_take_part_where_no_head_follows_the_forces_and_are_kept_where_they_win(files, short, capsys):
+    turned = frames(12, 5)
+    for atoms in turned:
+        atoms.calc.results |= {"energy": -atoms.calc.results["energy"], "forces": -atoms.calc.results["forces"]}
+    write(files["folder"] / "turned.extxyz", turned)
+    options = [option for option in FEW if "from_scratch" not in option]
+    assert main(words(files, "turned", *options, "check_labels=false", data="turned")) == 0
+    found, card = report_of(files["folder"] / "turned"), load_artifact(files["folder"] / "turned" / "best.safetensors").card
+    assert "random weights are one more candidate" in capsys.readouterr().out
+    assert {trial["candidate"] for trial in found["trials"]} == {"muon-5e-3", "wild", "from-scratch"}
+    assert (found["choice"]["candidate"] == "from-scratch") == (card["finetune"].get("method") == "from scratch")
+
+
+def test_frames_that_were_trained_on_are_not_evaluated_as_validation(run, capsys):
+    assert main(["evaluate", f"checkpoint={run / 'best.safetensors'}"]) == 2
+    assert "has no validation data; add data=" in capsys.readouterr().err

@@ -8,13 +8,21 @@ from typing import Any
 from unipot.evaluation.records import Evaluation
 from unipot.reporting.tables import ReportTable
 
+#: atoms in a structure, from which errors of its energy are also told per structure
+LARGE = 30
+
 
 def error_table(evaluations: Iterable[Evaluation], title: str, best: bool = True) -> ReportTable:
-    """One row per evaluation, energies in meV/atom and forces in meV/Å; the smallest force MAE is emphasised."""
+    """One row per evaluation, energies in meV/atom and forces in meV/Å; the smallest force MAE is emphasised.
+
+    Where structures are large, energies stand per structure too: a few meV/atom are an eV of a slab.
+    """
     evaluations = list(evaluations)
+    large = any((e.get("energy", "mae") or 0) > LARGE * (e.get("energy_per_atom", "mae") or 0) > 0 for e in evaluations)
     with_stress = any(e.get("stress", "mae") is not None for e in evaluations)
     names = list(dict.fromkeys(e.dataset for e in evaluations))
     columns = ["model", "dataset", "energy MAE meV/atom", "energy RMSE", "force MAE meV/Å", "force RMSE", "force cosine", "within 30 meV/Å"]
+    columns += ["energy MAE eV per cell"] if large else []
     if len(names) == 1:  # one dataset belongs into the title, not into every row
         title = f"{title}: {names[0]}"
         columns.remove("dataset")
@@ -22,6 +30,7 @@ def error_table(evaluations: Iterable[Evaluation], title: str, best: bool = True
     for e in evaluations:
         numbers = [_milli(e.get(p, s)) for p in ("energy_per_atom", "forces") for s in ("mae", "rmse")]
         numbers += [e.get("forces", "cosine"), _percent(e.get("forces", "within"))]
+        numbers += [e.get("energy", "mae")] if large else []
         numbers += [_milli(e.get("stress", "mae"))] if with_stress else []
         rows.append((e.model, *([e.dataset] if len(names) > 1 else []), *numbers))
     errors = [e.get("forces", "mae") for e in evaluations]

@@ -27,7 +27,7 @@ REPORTED: dict[str, str] = {
 THRESHOLDS: dict[str, float] = {"energy_per_atom": 0.02, "energy": 0.02, "forces": 0.03, "stress": 0.001}
 
 # columns of the sums
-_COUNT, _ABSOLUTE, _SQUARED, _WITHIN, _COSINE, _COSINE_COUNT, _ITEMS = range(7)
+_COUNT, _ABSOLUTE, _SQUARED, _WITHIN, _COSINE, _COSINE_WEIGHT, _ITEMS = range(7)
 _N_COLUMNS = 7
 
 
@@ -41,7 +41,8 @@ class MetricRow:
         element: symbol, or None for all elements together.
         n: numbers compared (components for forces and stress, structures for energies).
         mae, rmse: in the unit of `MetricTable.units`.
-        cosine: mean cosine between predicted and labelled force over atoms whose label is not zero.
+        cosine: mean over atoms of the cosine between predicted and labelled force, weighted by the size of the label: the directions
+            of forces near zero, as on the sites of a symmetric crystal, are noise.
         within: share of structures (energies, stress, energy_and_forces) or atoms (forces) whose largest error is
             within the threshold.
     """
@@ -188,10 +189,10 @@ class MetricAccumulator:
         dataset = batch.dataset_index.cpu()
         error = predicted - label
         cosine = torch.nn.functional.cosine_similarity(predicted, label, dim=1)
-        has_cosine = torch.linalg.vector_norm(label, dim=1) > 0
+        size = torch.linalg.vector_norm(label, dim=1)
         owner, elements = dataset[structure[chosen]], batch.atomic_numbers.cpu()[chosen]
         for element in (torch.zeros_like(elements), elements):
-            self._add("forces", owner, error[chosen], element=element, cosine=cosine[chosen], has_cosine=has_cosine[chosen])
+            self._add("forces", owner, error[chosen], element=element, cosine=cosine[chosen], size=size[chosen])
         worst = torch.zeros(batch.n_structures, dtype=torch.float64)
         worst = worst.scatter_reduce(0, structure[chosen], error[chosen].abs().amax(dim=1), "amax")
         n_labelled = torch.zeros(batch.n_structures).index_add(0, structure[chosen], torch.ones(int(chosen.sum())))
@@ -209,9 +210,9 @@ class MetricAccumulator:
         *,
         element: Tensor | None = None,
         cosine: Tensor | None = None,
-        has_cosine: Tensor | None = None,
+        size: Tensor | None = None,
     ) -> None:
-        """Add (n, n_components) errors to the sums of their datasets (and elements)."""
+        """Add (n, n_components) errors to the sums of their datasets (and elements), and (n,) cosines weighted by the (n,) sizes."""
         if error.shape[0] == 0:
             return
         columns = error.new_zeros(error.shape[0], _N_COLUMNS)
@@ -220,9 +221,9 @@ class MetricAccumulator:
         columns[:, _ABSOLUTE] = error.abs().sum(dim=1)
         columns[:, _SQUARED] = error.square().sum(dim=1)
         columns[:, _WITHIN] = (error.abs().amax(dim=1) <= self.thresholds.get(name, torch.inf)).to(error.dtype)
-        if cosine is not None and has_cosine is not None:
-            columns[:, _COSINE] = torch.where(has_cosine, cosine, torch.zeros_like(cosine))
-            columns[:, _COSINE_COUNT] = has_cosine.to(error.dtype)
+        if cosine is not None and size is not None:
+            columns[:, _COSINE] = size * cosine
+            columns[:, _COSINE_WEIGHT] = size
         element = torch.zeros_like(dataset) if element is None else element
         row = (dataset * len(self.row_names) + self.row_names.index(name)) * (MAX_ATOMIC_NUMBER + 1) + element
         self._sums.view(-1, _N_COLUMNS).index_add_(0, row, columns)
@@ -276,7 +277,7 @@ def _label(name: str, batch: AtomBatch) -> Tensor:
 
 
 def _row(dataset: str, name: str, element: str | None, sums: Tensor, threshold: bool) -> MetricRow:
-    count, absolute, squared, within, cosine, cosine_count, items = sums.tolist()
+    count, absolute, squared, within, cosine, cosine_weight, items = sums.tolist()
     errors = name != "energy_and_forces"
     return MetricRow(
         dataset=dataset,
@@ -285,7 +286,7 @@ def _row(dataset: str, name: str, element: str | None, sums: Tensor, threshold: 
         n=int(count),
         mae=absolute / count if errors else None,
         rmse=(squared / count) ** 0.5 if errors else None,
-        cosine=cosine / cosine_count if cosine_count else None,
+        cosine=cosine / cosine_weight if cosine_weight else None,
         within=within / items if threshold or not errors else None,
     )
 

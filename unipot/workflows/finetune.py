@@ -61,9 +61,9 @@ def finetune(config: FinetuneConfig) -> FitResult:
     state = search(context, align(context, distil(context, state)))
     golden = golden_structures(state.datasets)
     result = train(context, state, golden)
-    if result.is_main:
+    if result.is_main and state.settled is not None:
         adapted = chosen_potential(run, context.dtype)
-        final = [target.measure(adapted, model_name(config), context.budget) for target in state.targets]
+        final = [target.measure(adapted, model_name(state.settled.config), context.budget) for target in state.targets]
         after = [y.measure(adapted, "fine-tuned", context.budget) for y in known]
         write_results(context, state, result, {"final": final, "before": before, "after": after})
         add_error_bars(context, state, golden)

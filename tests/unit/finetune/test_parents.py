@@ -58,4 +58,24 @@ def test_heads_that_know_nothing_of_the_frames_are_said(cosines, said):
     names = [f.name for f in fields(ParentScore)]
     empty = dict.fromkeys(names, float("nan")) | {"head": "a", "level_of_theory": "A", "unknown_elements": ()}
     sentence = unrelated([ParentScore(**empty | {"force_cosine": cosine}) for cosine in cosines])
-    assert (sentence is not None and "largest mean cosine 0.10" in sentence) is said
+    assert (sentence is not None and "largest cosine 0.10" in sentence) is said
+
+
+def score(head, cosine=0.9, force_mae=0.1, energy_rmse=0.01, unknown=()):
+    names = [f.name for f in fields(ParentScore)]
+    own = {"head": head, "level_of_theory": "A", "unknown_elements": unknown, "force_cosine": cosine}
+    return ParentScore(**dict.fromkeys(names, float("nan")) | own | {"force_mae": force_mae, "energy_rmse": energy_rmse})
+
+
+def test_a_head_whose_forces_do_not_follow_comes_after_one_whose_do():
+    silent = score("silent", cosine=-0.04, force_mae=0.08)
+    assert score("follows", cosine=0.6, force_mae=0.12).rank < silent.rank
+
+
+def test_energies_decide_between_heads_of_nearly_equal_forces():
+    assert score("both", force_mae=0.11, energy_rmse=0.005).rank < score("forces", force_mae=0.10, energy_rmse=0.05).rank
+
+
+def test_a_head_that_knows_all_elements_wins_where_errors_are_close():
+    assert score("knows", force_mae=0.12).rank < score("lacks", force_mae=0.10, unknown=("C",)).rank
+    assert score("lacks", force_mae=0.03, unknown=("C",)).rank < score("knows", force_mae=0.12).rank

@@ -16,8 +16,12 @@ from unipot.models.potential import Potential
 from unipot.structure import SYMBOLS
 from unipot.training.metrics import evaluate
 
-#: mean cosine between forces below which a head says nothing of the frames
-_UNRELATED = 0.3
+#: cosine between forces below which a head says nothing of the frames
+UNRELATED = 0.3
+#: a head counts as if its errors were so many times larger for each element that it has no reference for
+_UNKNOWN_ELEMENT = 1.5
+#: energy errors (eV/atom) are not compared below this: a shift per element fits few frames exactly
+_ENERGY_FLOOR = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class ParentScore:
         energy_rmse: eV/atom after the composition shift; nan without energies.
         force_mae: eV/Å over components; nan without forces.
         force_rmse: eV/Å over components; nan without forces.
-        force_cosine: mean over atoms of the cosine between predicted and labelled force; nan without forces.
+        force_cosine: mean over atoms, weighted by the labelled force, of the cosine between it and the predicted one; nan without.
         stress_mae: eV/Å³ over components; nan without stress.
         stress_rmse: eV/Å³ over components; nan without stress.
         unknown_elements: symbols without a reference in this head.
@@ -48,13 +52,29 @@ class ParentScore:
     stress_rmse: float
     unknown_elements: tuple[str, ...]
 
+    @property
+    def follows(self) -> bool:
+        """Whether its forces follow those of the frames at all; without forces there is nothing against it."""
+        return bool(np.isnan(self.force_cosine) or self.force_cosine >= UNRELATED)
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Smaller is better: heads that follow the forces first, then by the geometric mean of force and energy errors.
+
+        A head that predicts hardly any forces has small errors on frames that hardly have any, and knows nothing of them.
+        """
+        errors = [self.force_mae, max(self.energy_rmse, _ENERGY_FLOOR)]
+        known = [value for value in errors if not np.isnan(value)]
+        mean = float(np.exp(np.mean(np.log(np.maximum(known, 1e-12))))) if known else np.inf
+        return not self.follows, mean * _UNKNOWN_ELEMENT ** len(self.unknown_elements)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; a missing score is None."""
         return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in asdict(self).items()}
 
 
 def score_parents(potential: Potential, batches: Sequence[AtomBatch], heads: Sequence[str] | None = None) -> list[ParentScore]:
-    """Score every head (or `heads`) on the frames, best first: by force MAE, then by aligned energy.
+    """Score every head (or `heads`) on the frames, best first, see `ParentScore.rank`.
 
     Raises:
         KeyError: a head does not exist.
@@ -64,18 +84,17 @@ def score_parents(potential: Potential, batches: Sequence[AtomBatch], heads: Seq
     check_elements(potential, elements)
     names = tuple(potential.heads.names) if heads is None else tuple(heads)
     scores = [_score(potential, name, batches, elements) for name in names]
-    worst_last = lambda value: np.inf if np.isnan(value) else value  # noqa: E731
-    return sorted(scores, key=lambda s: (worst_last(s.force_mae), worst_last(s.energy_rmse)))
+    return sorted(scores, key=lambda score: score.rank)
 
 
 def unrelated(scores: Sequence[ParentScore]) -> str | None:
     """A sentence where no head's forces follow those of the frames, whose smallest error then means small predictions; else None."""
     cosines = [score.force_cosine for score in scores if not np.isnan(score.force_cosine)]
-    if not cosines or max(cosines) >= _UNRELATED:
+    if not cosines or max(cosines) >= UNRELATED:
         return None
     return (
-        f"no head's forces follow yours (largest mean cosine {max(cosines):.2f}): the checkpoint knows little of such structures; "
-        "compare with from_scratch=true before trusting the result"
+        f"no head's forces follow yours (largest cosine {max(cosines):.2f}): the checkpoint knows little of such structures, so random "
+        "weights are compared with it where small-data mode searches; elsewhere compare with from_scratch=true"
     )
 
 

@@ -21,6 +21,7 @@ from unipot.workflows.finetuning.properties import add_property_heads
 from unipot.workflows.finetuning.replay.mixture import weighted
 from unipot.workflows.finetuning.schema import NONE
 from unipot.workflows.finetuning.search.plan import Settled, SmallDataPlan, settle
+from unipot.workflows.finetuning.search.scratch import is_in_doubt, with_random_weights
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.evaluation_sets import EvaluationSet, user_evaluation_sets
 from unipot.workflows.inputs.user_frames import UserFrames
@@ -119,8 +120,12 @@ def search(context: FinetuneContext, state: FinetuneState) -> FinetuneState:
     if state.corrected is not None:
         return _learned(context, state, state.start, state.corrected)
     datasets = weighted(own_datasets(state.frames), state.replay, context.config.replay_share)
-    settled = settle(context, state.plan, state.start, datasets)
-    return replace(state, datasets=datasets, n_own=len(datasets) - len(state.replay), settled=settled)
+    plan, fresh = state.plan, None
+    if plan is not None and is_in_doubt(context.config, state.frames, state.start):
+        plan, fresh = with_random_weights(context, plan, state.start)
+    settled = settle(context, plan, state.start, datasets, fresh)
+    start = fresh if fresh is not None and settled.config.from_scratch else state.start
+    return replace(state, start=start, datasets=datasets, n_own=len(datasets) - len(state.replay), settled=settled)
 
 
 def _learned(context: FinetuneContext, state: FinetuneState, start: Start, corrected: CorrectedDistillation) -> FinetuneState:

@@ -56,7 +56,7 @@ def chosen_potential(run: RunFolder, dtype: torch.dtype) -> Potential:
 
 
 def model_name(config: FinetuneConfig) -> str:
-    """How tables and legends call the result."""
+    """How tables and legends call the result of a training with these settings."""
     return "from scratch" if config.from_scratch else f"fine-tuned ({config.finetune.method})"
 
 

@@ -127,6 +127,7 @@ class SmallDataConfig:
     folds: int = 0
     all_frames_below: int = 0
     patience: int | None = None
+    from_scratch: str = "never"
     candidates: dict[str, Any] = field(default_factory=dict)
 
 

@@ -45,6 +45,7 @@ from unipot.workflows.runs.run_folder import RunFolder, write_json
 from unipot.workflows.settings.compose import checked_config
 
 MODES = ("auto", "on", "off")
+FROM_SCRATCH_MODES = ("auto", "never")
 #: of these, what no search would change
 _NOT_SEARCHED = ("validation_fraction", "mixture")
 
@@ -140,7 +141,7 @@ def plan_search(
         return None
     by_folds = not len(pooled.dataset.validation_indices)
     try:
-        plan = _plan(config, pooled, folds, candidates, by_folds)
+        plan = planned(config, pooled, folds, candidates, by_folds)
     except ValueError as error:
         if options.mode == "on":
             raise
@@ -166,7 +167,9 @@ class Settled:
     folds: FoldModels | None = None
 
 
-def settle(context: FinetuneContext, plan: SmallDataPlan | None, start: Start, datasets: Sequence[OpenDataset]) -> Settled:
+def settle(
+    context: FinetuneContext, plan: SmallDataPlan | None, start: Start, datasets: Sequence[OpenDataset], fresh: Start | None = None
+) -> Settled:
     """Search what `plan` says, or take the settings of the run without one.
 
     Trials that a killed search has finished are not repeated, and a run that is continued keeps its choice.
@@ -176,6 +179,7 @@ def settle(context: FinetuneContext, plan: SmallDataPlan | None, start: Start, d
         plan: what to search.
         start: the aligned model; not changed.
         datasets: the user's first, then replay.
+        fresh: random weights, for a candidate that starts from them.
 
     Raises:
         ValueError: the budget is too small, or held-out errors are not finite.
@@ -185,7 +189,7 @@ def settle(context: FinetuneContext, plan: SmallDataPlan | None, start: Start, d
         return Settled(config=config)
     file = run.path / SMALL_DATA_FILE
     keeps = plan.by_folds and config.uncertainty != NONE
-    runner = TrialRunner(context, plan.candidates, plan.folds, start, datasets, keeps_weights=keeps)
+    runner = TrialRunner(context, plan.candidates, plan.folds, start, datasets, fresh=fresh, keeps_weights=keeps)
     if run.resume and file.is_file():
         report = SmallDataReport.from_dict(json.loads(file.read_text(encoding="utf-8")))
     else:
@@ -239,6 +243,8 @@ def _is_on(config: FinetuneConfig, n_frames: int, console: Console) -> bool:
     options = config.small_data
     if options.mode not in MODES:
         raise ValueError(f"small_data.mode is {options.mode!r}; use one of: {', '.join(MODES)}")
+    if options.from_scratch not in FROM_SCRATCH_MODES:
+        raise ValueError(f"small_data.from_scratch is {options.from_scratch!r}; use one of: {', '.join(FROM_SCRATCH_MODES)}")
     if options.patience is not None and options.patience < 1:
         raise ValueError(f"small_data.patience is {options.patience}; it must be at least 1, or null for no early stopping")
     if options.mode == "off" or (options.mode == "auto" and (config.from_scratch or n_frames >= options.below)):
@@ -320,12 +326,18 @@ def _named(name: str, action: Callable[[], Any]) -> Any:
         raise ValueError(f"small_data.candidates.{name}: {error}") from error
 
 
-def _plan(
+def planned(
     config: FinetuneConfig, frames: UserFrames, folds: tuple[Fold, ...], candidates: dict[str, FinetuneConfig], by_folds: bool
 ) -> SmallDataPlan:
+    """The rounds of a search; a candidate that is not of the configuration adds its own trial to the budget.
+
+    Raises:
+        ValueError: the budget is too small.
+    """
     longest = config.schedule.max_steps
     stated = is_stated("schedule.max_steps", config)
-    budget = int(config.small_data.search_budget * longest)
+    n_added = sum(own.from_scratch != config.from_scratch for own in candidates.values())
+    budget = int((config.small_data.search_budget + n_added) * longest)
     every = config.trainer.validate_every
     rungs = plan_rungs(len(candidates), len(folds), budget=budget, longest=longest, every_fold=by_folds, every=every)
     longer = plan_longer(rungs, factor=1.0 if stated else config.small_data.longer, budget=budget)

@@ -69,6 +69,7 @@ class TrialRunner:
         folds: what is held out.
         start: the aligned model; copied for every trial.
         datasets: the user's first, then replay, which is trained on but not scored.
+        fresh: random weights, for a candidate that is trained from scratch; errors are relative to those of `start` all the same.
         keeps_weights: whether the weights of trials are written to `weights`, one artifact each.
     """
 
@@ -79,10 +80,11 @@ class TrialRunner:
         folds: Sequence[Fold],
         start: Start,
         datasets: Sequence[OpenDataset],
+        fresh: Start | None = None,
         keeps_weights: bool = False,
     ) -> None:
         self.context, self.candidates, self.folds, self.start, self.datasets = context, candidates, tuple(folds), start, tuple(datasets)
-        self.keeps_weights = keeps_weights
+        self.fresh, self.keeps_weights = fresh, keeps_weights
         self.file, self.weights = context.run.path / TRIALS_FILE, context.run.path / WEIGHTS_FOLDER
         self.finished: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
         self._start_errors: dict[int, dict[str, float]] = {}
@@ -106,6 +108,10 @@ class TrialRunner:
     def weights_of(self, candidate: str, fold: int, rung: Rung) -> Path:
         """Where the weights of a trial are, if they are kept."""
         return self._weights_file(self._config(candidate, rung), fold, rung)
+
+    def start_of(self, config: FinetuneConfig) -> Start:
+        """The aligned model, or random weights."""
+        return self.fresh if self.fresh is not None and config.from_scratch else self.start
 
     @property
     def start_has_seen(self) -> bool:
@@ -131,7 +137,8 @@ class TrialRunner:
         part, name, start = self.folds[fold], self.datasets[0].spec.name, self.start_errors(fold)
         own = replace(self.datasets[0], train_indices=part.training, validation_store=part.store, validation_indices=part.held_out)
         replay = [replace(d, validation_indices=np.empty(0, dtype=np.int64)) for d in self.datasets[1:]]
-        datasets, copied = [own, *replay], replace(self.start, potential=copy.deepcopy(self.start.potential))
+        begin = self.start_of(config)
+        datasets, copied = [own, *replay], replace(begin, potential=copy.deepcopy(begin.potential))
         data = mixture_data(
             datasets, self.context.budget, config.trainer, cutoff=copied.potential.cutoff, head_names=copied.potential.head_names,
             n_steps=rung.steps, seed=config.seed,
@@ -171,7 +178,7 @@ class TrialRunner:
             "fold": [part.training.tolist(), str(part.store.path), part.held_out.tolist()],
             "datasets": [asdict(d.spec) for d in self.datasets],
             "seed": config.seed,
-            "start": self._start_digest,
+            "start": self._start_digest if self.start_of(config) is self.start else f"from scratch, seed {config.seed}",
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
