@@ -39,6 +39,7 @@ class ErrorBarQuality:
         interval_width: mean width of the 90 % intervals.
         sharpness: root mean square of the standard deviations.
         rmse: of the errors.
+        mae: of the errors.
         needed_factor: split-conformal factor by which these frames would widen the intervals once more; 1 if they are honest.
         observed_before: observed coverage at `LEVELS` without the factor.
         observed: the same with it.
@@ -56,6 +57,7 @@ class ErrorBarQuality:
     interval_width: float
     sharpness: float
     rmse: float
+    mae: float
     needed_factor: float
     observed_before: tuple[float, ...]
     observed: tuple[float, ...]
@@ -76,8 +78,9 @@ def error_bar_quality(name: str, found: ErrorsAndWidths, factor: float) -> Error
     Raises:
         ValueError: there are no errors.
     """
+    found = found.informative()
     if not len(found.errors):
-        raise ValueError(f"no structure has a label of {name}, so its error bars cannot be judged")
+        raise ValueError(f"no structure has a label of {name} that symmetry leaves open, so its error bars cannot be judged")
     after, before = observed_coverage(found.ratios), observed_coverage(found.ratios * factor)
     varied = np.ptp(found.errors) > 0 and np.ptp(found.widths) > 0
     return ErrorBarQuality(
@@ -93,6 +96,7 @@ def error_bar_quality(name: str, found: ErrorsAndWidths, factor: float) -> Error
         interval_width=2 * NORMAL_90 * float(np.mean(found.widths)),
         sharpness=float(np.sqrt(np.mean(found.widths**2))),
         rmse=float(np.sqrt(np.mean(found.errors**2))),
+        mae=float(np.mean(found.errors)),
         needed_factor=calibration_of(found.ratios, found.structures).factor,
         observed_before=tuple(before.tolist()),
         observed=tuple(after.tolist()),
@@ -112,13 +116,13 @@ def miscalibration_area(observed: np.ndarray) -> float:
 def quality_table(dataset: str, head: str, found: Sequence[ErrorBarQuality]) -> ReportTable:
     """Each property with its error bars, in milli-units; shares of the errors within 90 % intervals, calibrated and before, in %."""
     columns = (
-        "property", "frames", "errors", "in 90 %, %", "before, %", "calibration error", "rank correlation", "sharpness", "RMSE",
-        "factor needed",
+        "property", "frames", "errors", "in 90 %, %", "before, %", "calibration error", "rank correlation", "half-width of 90 %", "MAE",
+        "RMSE", "factor needed",
     )  # fmt: skip
     rows = tuple(
         (
             f"{q.property}, m{UNITS[q.property].split()[0]}", q.n_structures, q.n, 100 * q.coverage, 100 * q.coverage_before,
-            q.expected_error, q.spearman, 1e3 * q.sharpness, 1e3 * q.rmse, q.needed_factor,
+            q.expected_error, q.spearman, 500 * q.interval_width, 1e3 * q.mae, 1e3 * q.rmse, q.needed_factor,
         )
         for q in found
     )  # fmt: skip

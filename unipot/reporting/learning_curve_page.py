@@ -31,6 +31,8 @@ _BARS = (
     ("forces in 90 % intervals, %", "forces", "coverage", 1e2),
     ("energies, rank correlation", "energy", "spearman", 1.0),
     ("forces, rank correlation", "forces", "spearman", 1.0),
+    ("forces, half-width of 90 %, meV/Å", "forces", "width", 1e3),
+    ("forces, mean error, meV/Å", "forces", "mae", 1e3),
 )
 _LINES = ("-", "--", ":", "-.")
 

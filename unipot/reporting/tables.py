@@ -186,9 +186,9 @@ def uncertainty_table(report: PosteriorReport) -> ReportTable:
     """Calibration of the error bars of a head: ± 1.645 standard deviations are to cover 90 % of the errors."""
     return ReportTable(
         title=f"Uncertainties of head {report.head}: {report.method}, {report.calibrated_in_words()}",
-        columns=("property", "errors", "independent", "coverage before", "factor", "RMS factor"),
+        columns=("property", "errors", "independent", "coverage before", "factor", "RMS factor", "half-width of 90 %, meV", "MAE, meV"),
         rows=tuple(
-            (name, own.n, own.n_effective, own.coverage_before, own.factor, own.rms_factor)
+            (name, own.n, own.n_effective, own.coverage_before, own.factor, own.rms_factor, _milli(own.width), _milli(own.error))
             for name, own in (("energy", report.energy), ("forces", report.forces))
         ),
     )

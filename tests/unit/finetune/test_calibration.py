@@ -1,11 +1,13 @@
 """Factors from errors: what they cover, and what dependent errors are worth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unipot.finetune.uncertainty.calibration import calibration_of, cautious, effective_number
+from unipot.finetune.uncertainty.calibration import ErrorsAndWidths, calibrated, calibration_of, cautious, effective_number
 from unipot.models.posterior import NORMAL_90
 
 
@@ -66,3 +68,32 @@ def test_few_held_out_errors_do_not_make_the_factor_smaller_than_left_out_frames
     assert cautious(few, left_out).n == 5
     assert cautious(many, left_out) == many
     assert cautious(calibration_of(np.zeros(0)), left_out) == left_out
+
+
+def with_symmetric_sites(n_symmetric=400, n=600, seed=0):
+    """Normal errors, and components that symmetry fixes: widths of rounding, errors of the label alone."""
+    rng = np.random.default_rng(seed)
+    widths = np.concatenate([rng.uniform(0.5, 2.0, n) * 1e-2, rng.uniform(1e-9, 1e-8, n_symmetric)])
+    errors = np.concatenate([np.abs(rng.normal(size=n)) * widths[:n], rng.uniform(0, 1e-4, n_symmetric)])
+    return ErrorsAndWidths(errors=errors, widths=widths, structures=np.arange(n + n_symmetric) // 10)
+
+
+def test_components_that_symmetry_fixes_do_not_widen_the_error_bars():
+    found = with_symmetric_sites()
+    assert calibration_of(found.ratios, found.structures).factor > 1e3
+    assert calibrated(found).factor == pytest.approx(1.0, abs=0.15) and calibrated(found).n == 600
+
+
+def test_a_set_without_symmetric_sites_is_calibrated_as_before():
+    found = with_symmetric_sites(n_symmetric=0)
+    assert calibrated(found).factor == calibration_of(found.ratios, found.structures).factor
+
+
+def test_intervals_far_above_the_errors_are_called_too_wide():
+    found = calibrated(with_symmetric_sites())
+    assert not found.too_wide and replace(found, factor=10 * found.factor).too_wide
+
+
+def test_nothing_is_calibrated_where_symmetry_fixes_everything():
+    empty = np.zeros(0)
+    assert calibrated(ErrorsAndWidths(errors=empty, widths=empty, structures=empty)).n == 0

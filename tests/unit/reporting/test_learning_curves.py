@@ -63,4 +63,4 @@ def test_error_bars_have_a_table_over_seeds_and_models_without_them_no_row():
     own = [{"test": {"forces": {"coverage": share, "spearman": 0.5}}} for share in (0.86, 0.94)]
     tuned = [result("tuned", 10, 0.01, seed=seed, error_bars=bars) for seed, bars in enumerate(own)]
     table = error_bar_table(learning_curves([*SCRATCH, *tuned], "scratch"))
-    assert table.rows == (("water", "test", "tuned", 10, "–", "–", "90.0 ± 5.66", "–", "0.500 ± 0.00"),)
+    assert table.rows == (("water", "test", "tuned", 10, "–", "–", "90.0 ± 5.66", "–", "0.500 ± 0.00", "–", "–"),)

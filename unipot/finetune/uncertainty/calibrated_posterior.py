@@ -19,10 +19,11 @@ from unipot.finetune.linear.readout_rows import ReadoutRows, readout_rows
 from unipot.finetune.uncertainty.calibration import (
     COVERAGE,
     ENOUGH_ERRORS,
-    SMALLEST_WIDTH,
+    TOO_WIDE,
     Calibration,
+    ErrorsAndWidths,
     OutOfFold,
-    calibration_of,
+    calibrated,
     cautious,
     errors_and_widths,
 )
@@ -77,6 +78,8 @@ class PosteriorReport:
         if self.calibrated_on == OUT_OF_FOLD:
             folds = "1 fold" if self.n_folds == 1 else f"{self.n_folds} folds"
             return f"calibrated out of fold on {self.calibration_frames} frames of {folds}"
+        if self.calibrated_on == LEFT_OUT:
+            return f"calibrated on {self.calibration_frames} training frames, leave-one-out"
         return f"calibrated on {self.calibration_frames} {self.calibrated_on} frames"
 
     def to_dict(self) -> dict[str, Any]:
@@ -171,12 +174,12 @@ def calibrations(potential: Potential, name: str, batches: Sequence[AtomBatch]) 
     """Of energies and forces, by the errors of head `name` on `batches`; its posterior is to have no calibration yet."""
     index = potential.heads.index(name)
     found = errors_and_widths(potential, (for_head(batch, index) for batch in batches))
-    energy, forces = (calibration_of(found[p].ratios, found[p].structures) for p in ("energy", "forces"))
+    energy, forces = (calibrated(found[p]) for p in ("energy", "forces"))
     return energy, forces
 
 
 def crossed_calibrations(crossed: OutOfFold, left_out: Sequence[Calibration]) -> tuple[Calibration, ...]:
-    """Of energies and forces: out of fold, not below those of left-out frames where that is wise, see `cautious`."""
+    """Of energies and forces: out of fold, not below those of leave-one-out where that is wise, see `cautious`."""
     enough = math.inf if crossed.start_has_seen else ENOUGH_ERRORS
     found = [crossed.calibration(name) for name in ("energy", "forces")]
     return tuple(cautious(own, left, enough) for own, left in zip(found, left_out, strict=True))
@@ -191,8 +194,8 @@ def leave_one_out_calibrations(
         residual, exists = leave_one_out_residuals(rows, sums, name)
         centred = name == "energy" and zero is not None
         widths = zero.widths(rows, factor) if centred else np.linalg.norm(rows.blocks[name].design @ factor, axis=1)
-        ratios = np.abs(residual) / np.maximum(widths, SMALLEST_WIDTH)
-        found.append(calibration_of(ratios[exists], rows.frames[name][exists]))
+        own = ErrorsAndWidths(errors=np.abs(residual)[exists], widths=widths[exists], structures=rows.frames[name][exists])
+        found.append(calibrated(own))
     return found[0], found[1]
 
 
@@ -206,7 +209,7 @@ def _shared(energy: Calibration, forces: Calibration) -> tuple[Calibration, Cali
 def _warnings(calibrated_on: str, crossed: OutOfFold | None, energy: Calibration, forces: Calibration) -> Iterator[str]:
     if calibrated_on == LEFT_OUT:
         yield (
-            "no frames were held out: uncertainties are calibrated on training frames, each left out of the last layer in closed form; "
+            "no frames were held out: uncertainties are calibrated on training frames by leave-one-out of the last layer, in closed form; "
             "the rest of the model has seen them, so expect the error bars to be too small"
         )
     careful = calibrated_on != LEFT_OUT
@@ -214,11 +217,17 @@ def _warnings(calibrated_on: str, crossed: OutOfFold | None, energy: Calibration
         careful = False
         yield (
             "the readout that the folds started from was solved for on all frames, so the larger of the factor out of fold and that of "
-            "training frames left out of the last layer is taken"
+            "training frames by leave-one-out of the last layer is taken"
         )
     for name, own in (("energies", energy), ("forces", forces)):
         if own.n == 0:
             yield f"no frame has {name} to calibrate their uncertainties on; they take the other factor"
         elif own.n_effective < ENOUGH_ERRORS:
-            also = ", so the larger of their factor and that of training frames left out of the last layer is taken" if careful else ""
+            also = ", so the larger of their factor and that of leave-one-out on training frames is taken" if careful else ""
             yield f"{name}: {own.n_effective:.0f} independent errors are few to calibrate 90 % intervals on{also}; the intervals are rough"
+        if own.too_wide:
+            unit = "meV/A" if name == "forces" else "meV"
+            yield (
+                f"{name}: the 90 % intervals are too wide to be of use (±{1000 * own.width:.3g} {unit} where errors are "
+                f"{1000 * own.error:.3g} {unit} on average, more than {TOO_WIDE:g} times); calibrate on more frames"
+            )

@@ -154,7 +154,9 @@ def _error_bars(potential: Potential, tests: Sequence[EvaluationSet], budget: Mi
     found: Errors = {}
     for test in tests:
         quality = judge_error_bars(potential, test, budget, len(test.indices), Console(quiet=True))
-        shares = {q.property: {"coverage": q.coverage, "spearman": q.spearman} for q in quality}
+        shares = {
+            q.property: {"coverage": q.coverage, "spearman": q.spearman, "width": q.interval_width / 2, "mae": q.mae} for q in quality
+        }
         found[test.name] = {p: {s: v for s, v in own.items() if v is not None} for p, own in shares.items()}
     return found
 
