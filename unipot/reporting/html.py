@@ -86,7 +86,7 @@ _PAGE = Template(
 <style>
 :root { --ink: #1d2733; --soft: #5b6775; --line: #dfe4ea; --accent: #0072b2; --best: #eef6fb; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1080px; padding: 32px 24px 64px; color: var(--ink); background: #fff;
+body { margin: 0 auto; max-width: 1280px; padding: 32px 24px 64px; color: var(--ink); background: #fff;
        font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
 header { border-bottom: 3px solid var(--accent); padding-bottom: 12px; margin-bottom: 20px; }
 h1 { font-size: 26px; margin: 0; } header p { margin: 4px 0 0; color: var(--soft); }
@@ -99,7 +99,8 @@ table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabu
 caption { text-align: left; font-weight: 600; padding: 4px 0 6px; caption-side: top; }
 th, td { padding: 5px 12px; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--line); }
-.text { text-align: left; } .number { text-align: right; white-space: nowrap; }
+.text { text-align: left; min-width: 12ch; } th.number { min-width: 9ch; white-space: normal; }
+.number { text-align: right; white-space: nowrap; }
 tr.best td { background: var(--best); font-weight: 600; }
 figure { margin: 18px 0; } figure img { max-width: 100%; height: auto; }
 figcaption { color: var(--soft); font-size: 13px; max-width: 90ch; }

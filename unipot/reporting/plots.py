@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unipot.evaluation.records import ParityPoints
-from unipot.reporting.canvas import COLOURS, new_figure, svg_bytes
+from unipot.reporting.canvas import colour_of, new_figure, svg_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ AXES = {
 MAX_VECTOR_POINTS = 2000
 
 
-def parity_figure(points: Sequence[ParityPoints], title: str = "") -> bytes:
+def parity_figure(points: Sequence[ParityPoints], title: str = "", colours: Mapping[str, str] | None = None) -> bytes:
     """One panel per property, every dataset in its colour, with the identity line and MAE in the legend; SVG.
 
     Raises:
@@ -35,11 +35,13 @@ def parity_figure(points: Sequence[ParityPoints], title: str = "") -> bytes:
     panels = [p for p in AXES if any(q.property == p for q in points)]
     figure, axes = _row(len(panels), title)
     for axis, prop in zip(axes, panels, strict=True):
-        _parity_panel(axis, [q for q in points if q.property == prop], AXES[prop])
+        _parity_panel(axis, [q for q in points if q.property == prop], AXES[prop], colours or {})
     return svg_bytes(figure)
 
 
-def element_error_figure(errors: Mapping[str, Mapping[str, float]], title: str = "") -> bytes:
+def element_error_figure(
+    errors: Mapping[str, Mapping[str, float]], title: str = "", colours: Mapping[str, str] | None = None
+) -> bytes:
     """Bars of force MAE (eV/Å) per element; `errors` maps a dataset or model to symbol -> MAE; SVG.
 
     Raises:
@@ -53,7 +55,7 @@ def element_error_figure(errors: Mapping[str, Mapping[str, float]], title: str =
     for k, (name, table) in enumerate(errors.items()):
         offsets = np.arange(len(symbols)) + (k - (len(errors) - 1) / 2) * width
         values = [1e3 * table.get(symbol, np.nan) for symbol in symbols]
-        axis.bar(offsets, values, width=0.9 * width, color=COLOURS[k % len(COLOURS)], label=name)
+        axis.bar(offsets, values, width=0.9 * width, color=(colours or {}).get(name, colour_of(k)), label=name)
     axis.set_xticks(np.arange(len(symbols)), symbols)
     axis.set_ylabel("force MAE, meV/Å")
     axis.grid(axis="x", visible=False)
@@ -61,7 +63,9 @@ def element_error_figure(errors: Mapping[str, Mapping[str, float]], title: str =
     return svg_bytes(figure)
 
 
-def curve_figure(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], title: str = "") -> bytes:
+def curve_figure(
+    panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], title: str = "", colours: Mapping[str, str] | None = None
+) -> bytes:
     """Learning curves on logarithmic y axes: `panels` maps a y label to curve name -> (steps, values); SVG.
 
     Raises:
@@ -74,7 +78,7 @@ def curve_figure(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]
     for axis, (label, curves) in zip(axes, panels.items(), strict=True):
         for k, (name, (steps, values)) in enumerate(curves.items()):
             marker = "o" if len(steps) <= 30 else None
-            axis.plot(steps, values, color=COLOURS[k % len(COLOURS)], linewidth=1.4, marker=marker, markersize=3, label=name)
+            axis.plot(steps, values, color=(colours or {}).get(name, colour_of(k)), linewidth=1.4, marker=marker, markersize=3, label=name)
         if all(np.all(np.asarray(values) > 0) for _, values in curves.values()):
             axis.set_yscale("log")
         axis.set_xlabel("optimizer step")
@@ -83,7 +87,7 @@ def curve_figure(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]
     return svg_bytes(figure)
 
 
-def _parity_panel(axis: Axes, points: Sequence[ParityPoints], text: str) -> None:
+def _parity_panel(axis: Axes, points: Sequence[ParityPoints], text: str, colours: Mapping[str, str]) -> None:
     n_points = sum(len(p.label) for p in points)
     low = min(float(np.min([p.label.min(), p.prediction.min()])) for p in points)
     high = max(float(np.max([p.label.max(), p.prediction.max()])) for p in points)
@@ -95,7 +99,7 @@ def _parity_panel(axis: Axes, points: Sequence[ParityPoints], text: str) -> None
         front = 2 + sum(mae < other for other in errors)  # the tightest cloud on top, or the widest would hide it
         style = {"s": 7 if n_points < 5000 else 3, "alpha": 0.6, "linewidths": 0, "rasterized": n_points > MAX_VECTOR_POINTS}
         name = f"{p.name} (MAE {mae:.3g} m{_unit(text)})"
-        axis.scatter(p.label, p.prediction, color=COLOURS[k % len(COLOURS)], label=name, zorder=front, **style)
+        axis.scatter(p.label, p.prediction, color=colours.get(p.name, colour_of(k)), label=name, zorder=front, **style)
     axis.set(xlim=span, ylim=span, xlabel=f"label: {text}", ylabel=f"prediction: {text}", aspect="equal")
     axis.locator_params(nbins=5)
     axis.ticklabel_format(useOffset=False)

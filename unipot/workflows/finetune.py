@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -47,7 +48,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
         KeyError: a head does not exist.
         FileNotFoundError: a path is not there.
     """
-    console = report_console(quiet=not is_main_process())
+    console, began = report_console(quiet=not is_main_process()), time.perf_counter()
     build_settings(config.optimizer, config.schedule)  # refused before any work
     set_up_process(config.trainer, config.seed)
     config = replace(config, run=config.run or f"runs/finetune-{config.name or name_of(config.data)}")
@@ -65,7 +66,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
         adapted = chosen_potential(run, context.dtype)
         final = [target.measure(adapted, model_name(state.settled.config), context.budget) for target in state.targets]
         after = [y.measure(adapted, "fine-tuned", context.budget) for y in known]
-        write_results(context, state, result, {"final": final, "before": before, "after": after})
+        write_results(context, state, result, time.perf_counter() - began, {"final": final, "before": before, "after": after})
         add_error_bars(context, state, golden)
     return result
 
@@ -122,12 +123,11 @@ def show_training(console: Console, module: TrainingModule, datasets: Sequence[O
 
 
 def write_results(
-    context: FinetuneContext, state: FinetuneState, result: FitResult, evaluations: dict[str, list[Evaluation]]
+    context: FinetuneContext, state: FinetuneState, result: FitResult, seconds: float, evaluations: dict[str, list[Evaluation]]
 ) -> None:
     """The summary, every evaluation as a file, and the tables of what was gained and what was forgotten."""
-    assert state.start is not None and state.settled is not None
     run, measured = context.run, state.report.measured
-    write_summary(run, state.settled.config, state.frames, state.start.adaptation, result)
+    write_summary(context, state, result, seconds)
     files = evaluations_by_name(state.frames.dataset.spec.head, **measured, final=evaluations["final"])
     save_evaluations(run.path / EVALUATIONS, {**files, "before": evaluations["before"], "after": evaluations["after"]})
     shown = [row for rows in (*measured.values(), evaluations["final"]) for row in rows]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from unipot.evaluation.records import Evaluation
+from unipot.reporting.canvas import colour_of
 from unipot.reporting.console import report_console
 from unipot.reporting.curves import METRICS_FILE, Curve, energy_curves, force_curves, loss_curve, read_curves
 from unipot.reporting.error_tables import error_table, forgetting_table, full_table, property_table
@@ -14,6 +15,7 @@ from unipot.reporting.html import Figure, Section, write_report
 from unipot.reporting.plots import curve_figure, element_error_figure, parity_figure
 from unipot.reporting.tables import ReportTable
 from unipot.workflows.runs.finetune_run import FinetuneRun, read_evaluations, read_finetune_run
+from unipot.workflows.runs.run_facts import distillation_in_words, facts_table, frames_figure
 
 
 @dataclass(kw_only=True)
@@ -40,6 +42,7 @@ def report(config: ReportConfig) -> Path:
     runs = [read_finetune_run(path) for path in config.finetune_runs]
     evaluations = [e for folder in config.evaluations for e in read_evaluations(folder)]
     sections = [
+        *facts_sections(runs),
         *comparison_sections(runs),
         *alignment_sections(runs),
         *small_data_sections(runs),
@@ -81,6 +84,22 @@ def comparison_table(runs: Sequence[FinetuneRun]) -> ReportTable | None:
     return error_table(evaluations, "Errors on the user's test frames") if evaluations else None
 
 
+def colours_of(runs: Sequence[FinetuneRun]) -> dict[str, str]:
+    """Model -> its colour, the same in every figure of the page."""
+    names = dict.fromkeys([*(e.model for e in models_of(runs)), *(name_of_run(run, runs) for run in runs)])
+    return {name: colour_of(number) for number, name in enumerate(names)}
+
+
+def facts_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
+    """What was learned from what, before any number; and pictures of the frames."""
+    if not runs:
+        return []
+    pictures = {run.summary["dataset"]: image for run in runs if (image := frames_figure(run)) is not None}
+    figures = [Figure(caption=f"Frames of {name}.", image=image) for name, image in pictures.items()]
+    table = facts_table(runs, [name_of_run(run, runs) for run in runs])
+    return [Section(title="What was learned, and from what", text=[_in_words(run) for run in runs], tables=[table], figures=figures)]
+
+
 def comparison_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
     """The headline: numbers, parity plot and error per element of every model."""
     table = comparison_table(runs)
@@ -89,14 +108,16 @@ def comparison_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
     models = models_of(runs)
     points = [p for e in models for p in e.parity()]
     per_element = {e.model: e.force_mae_per_element() for e in models if e.force_mae_per_element()}
-    figures = []
+    figures, colours = [], colours_of(runs)
     if points:
-        figures.append(Figure(caption="Labels and predictions on the test frames; the line is equality.", image=parity_figure(points)))
+        caption = "Labels and predictions on the test frames; the line is equality."
+        figures.append(Figure(caption=caption, image=parity_figure(points, colours=colours)))
     if per_element:
-        figures.append(Figure(caption="Force error by element on the test frames.", image=element_error_figure(per_element)))
+        image = element_error_figure(per_element, colours=colours)
+        figures.append(Figure(caption="Force error by element on the test frames.", image=image))
     scalars = property_table(models, "Properties of the user's test frames")
     tables = [table, *([scalars] if scalars.rows else [])]
-    return [Section(title="What fine-tuning gained", text=[_in_words(run) for run in runs], tables=tables, figures=figures)]
+    return [Section(title="What fine-tuning gained", tables=tables, figures=figures)]
 
 
 def alignment_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
@@ -141,7 +162,8 @@ def curve_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
     if not any(panels.values()):
         return []
     caption = "Held-out frames with averaged weights; step 0 is the model before training."
-    return [Section(title="Learning curves of fine-tuning", figures=[Figure(caption=caption, image=curve_figure(panels))])]
+    image = curve_figure(panels, colours=colours_of(runs))
+    return [Section(title="Learning curves of fine-tuning", figures=[Figure(caption=caption, image=image)])]
 
 
 def forgetting_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
@@ -190,4 +212,5 @@ def _in_words(run: FinetuneRun) -> str:
     held_out = f", {s['n_validation']} of them held out to choose the best weights" if s["n_validation"] else ""
     start = "random weights" if s["from_scratch"] else f"a copy of head {s['parent']!r}" if s["parent"] else "the checkpoint as it is"
     steps = f"{s['n_steps']} steps from {start} ({s['method']}); best at step {s['best_step']}"
-    return f"{s['model']}: {s['n_frames']} frames{held_out}; {steps}."
+    before = distillation_in_words(s.get("distillation", {}))
+    return f"{s['model']}: {f'first {before}; then ' if before else ''}{s['n_frames']} frames{held_out}; {steps}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from unipot import __version__
 from unipot.reporting.console import report_console
+from unipot.reporting.html import Figure, Section, write_report
 from unipot.reporting.learning_curve_page import (
     error_bar_table,
     error_curve_table,
@@ -22,6 +21,7 @@ from unipot.reporting.learning_curve_page import (
 )
 from unipot.reporting.learning_curves import RunResult, learning_curves, median_factors
 from unipot.reporting.tables import ReportTable
+from unipot.workflows.runs.provenance import today, versions
 from unipot.workflows.runs.run_folder import write_json, write_whole
 from unipot.workflows.studies.config import StudyConfig, strategies_of, targets_of
 from unipot.workflows.studies.runs import LOG_FILE, ModelIdentity, PlannedRun, execute, make_room, plan_runs
@@ -93,7 +93,7 @@ def run_all(
 def write_study(
     config: StudyConfig, targets: Sequence[Target], runs: Sequence[PlannedRun], results: Mapping[str, RunResult]
 ) -> list[ReportTable]:
-    """`study.json`, `study.md` and `study.png` of the results so far; returns the tables that fit a console."""
+    """`study.json`, `study.md`, `study.html` and `study.png` of the results so far; returns the tables that fit a console."""
     output, ordered = Path(config.output), [results[run.name] for run in in_order_of_tables(runs) if run.name in results]
     points = learning_curves(ordered, config.reference or "")
     medians = median_factors(points, {target.name: next(iter(target.tests)) for target in targets})
@@ -114,8 +114,23 @@ def write_study(
     write_json(output / "study.json", content)
     write_whole(output / "study.md", page_of(content["runs"], tables, failed))
     if points:
-        write_whole(output / "study.png", learning_curve_figure(points))
+        figure = learning_curve_figure(points)
+        write_whole(output / "study.png", figure)
+        write_study_page(output / "study.html", content["runs"], tables, figure)
     return [short_table(points), *median] if points else []
+
+
+def write_study_page(path: Path, counts: Mapping[str, int], tables: Sequence[ReportTable], figure: bytes) -> None:
+    """`study.html`: the curves first, then every table, then how it was measured."""
+    state = f"{counts['finished']} of {counts['planned']} runs are finished, {counts['failed']} failed."
+    made = ", ".join(f"{name} {value}" for name, value in versions().items())
+    caption = "Force error against frames, one line per strategy; the shade is the spread over seeds."
+    sections = [
+        Section(title="Learning curves", text=[state], figures=[Figure(caption=caption, image=figure)]),
+        *(Section(title=table.title, tables=[table]) for table in tables),
+        Section(title="How it was measured", text=[" ".join(_METHOD.split())]),
+    ]
+    write_report(path, "unipot study", f"{today()}, {made}", sections)
 
 
 def page_of(counts: Mapping[str, int], tables: Sequence[ReportTable], failed: Sequence[RunResult]) -> str:
@@ -151,14 +166,6 @@ def refuse_failures(config: StudyConfig, runs: Sequence[PlannedRun], results: Ma
             f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}; their last lines are in {config.output}/study.md; the same "
             "command tries them again"
         )
-
-
-def versions() -> dict[str, str]:
-    """What the numbers were made with."""
-    import numpy
-    import torch
-
-    return {"unipot": __version__, "torch": str(torch.__version__), "numpy": numpy.__version__, "python": platform.python_version()}
 
 
 def _wanted(config: StudyConfig) -> list[int]:

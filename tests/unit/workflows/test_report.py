@@ -7,7 +7,7 @@ from unipot.evaluation.records import Evaluation
 from unipot.reporting.error_tables import forgetting_table
 from unipot.training.metrics import MetricRow, MetricTable
 from unipot.training.metrics_log import MetricsCsv
-from unipot.workflows.report import ReportConfig, comparison_table, models_of, report
+from unipot.workflows.report import ReportConfig, colours_of, comparison_table, models_of, report
 from unipot.workflows.runs.finetune_run import read_finetune_run
 
 SUMMARY = {
@@ -81,3 +81,18 @@ def test_nothing_to_report_is_refused():
 def test_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="finetune_summary.json is missing"):
         read_finetune_run(tmp_path)
+
+
+def test_what_a_teacher_taught_stands_before_the_errors(tmp_path):
+    taught = {"method": "gfn2-xtb", "n_labelled": 2000, "steps": [600], "max_steps": 2400}
+    folder = run_folder(tmp_path / "taught", 0.02, distillation=taught, seed=7, made_with={"unipot": "0.1.0"}, date="2026-01-02")
+    page = report(ReportConfig(finetune_runs=[str(folder)], output=str(tmp_path / "r.html"))).read_text(encoding="utf-8")
+    first = page[: page.index("Errors on the user")]
+    assert "2,000 structures labelled by GFN2-xTB and a model of how your labels differ from it, 2,400 steps" in first
+    assert all(text in first for text in ("unipot 0.1.0", "2026-01-02", "<td class=\"text\">seed</td>"))
+
+
+def test_a_model_has_one_colour_on_the_whole_page(folders):
+    runs = [read_finetune_run(path) for path in folders]
+    colours = colours_of(runs)
+    assert set(colours) == {e.model for e in models_of(runs)} and len(set(colours.values())) == len(colours)

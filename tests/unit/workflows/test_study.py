@@ -63,7 +63,7 @@ def stand_in(tmp_path, monkeypatch):
     (folder / "stand_in.py").write_text(STAND_IN)
     monkeypatch.setenv("PYTHONPATH", str(folder))
     monkeypatch.setattr(study_runs, "WORKER", ("-m", "stand_in"))
-    monkeypatch.setattr("unipot.workflows.study.learning_curve_figure", lambda points: b"drawn in test_learning_curves.py")
+    monkeypatch.setattr("unipot.workflows.study.learning_curve_figure", lambda points: b"\x89PNG, drawn in test_learning_curves.py")
     monkeypatch.delenv("UNIPOT_DEBUG", raising=False)
     return folder
 

@@ -15,17 +15,16 @@ from unipot.finetune.lora import LoraReport
 from unipot.models.potential import Potential
 from unipot.reporting.error_tables import error_table, property_table
 from unipot.reporting.tables import ReportTable
-from unipot.workflows.finetuning.alignment import Adaptation
 from unipot.workflows.finetuning.context import FinetuneContext
 from unipot.workflows.finetuning.further_sets import also_summary
 from unipot.workflows.finetuning.preparation import FinetuneState
 from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.finetuning.search.plan import Settled
 from unipot.workflows.finetuning.strategy import strategy_facts
-from unipot.workflows.inputs.user_frames import UserFrames
 from unipot.workflows.runs.export import references_of, training_card
 from unipot.workflows.runs.finetune_run import ALIGNMENT_FILE, SUMMARY_FILE
 from unipot.workflows.runs.fit import FitResult
+from unipot.workflows.runs.provenance import today, versions
 from unipot.workflows.runs.run_folder import RunFolder, write_json
 from unipot.zoo.artifact import load_potential
 from unipot.zoo.card import read_card
@@ -60,9 +59,18 @@ def model_name(config: FinetuneConfig) -> str:
     return "from scratch" if config.from_scratch else f"fine-tuned ({config.finetune.method})"
 
 
-def write_summary(run: RunFolder, config: FinetuneConfig, frames: UserFrames, adaptation: Adaptation, result: FitResult) -> None:
-    """Files for `unipot report`: what was done, and the alignment."""
-    own = frames.dataset
+def write_summary(context: FinetuneContext, state: FinetuneState, result: FitResult, seconds: float) -> None:
+    """Files for `unipot report`: what was done, and the alignment.
+
+    Args:
+        context: of the run.
+        state: after the last stage.
+        result: of the training.
+        seconds: that everything took in this call: search and distillation included.
+    """
+    assert state.start is not None and state.settled is not None
+    run, config, frames, adaptation = context.run, state.settled.config, state.frames, state.start.adaptation
+    own, searched = frames.dataset, state.settled.searched
     summary = {
         "name": run.path.name,
         "model": model_name(config),
@@ -80,6 +88,13 @@ def write_summary(run: RunFolder, config: FinetuneConfig, frames: UserFrames, ad
         "structures_per_step": config.mixture.structures_per_step,
         "best_step": result.step if result.best is None else result.best[0],
         "seconds": round(result.seconds, 1),
+        "seconds_in_all": round(seconds, 1),
+        "seed": config.seed,
+        "distillation": adaptation.teacher,
+        "search": {} if searched is None else {"trials": len(searched.trials), "steps": sum(trial.steps for trial in searched.trials)},
+        "store": str(own.store.path),
+        "made_with": versions(),
+        "date": today(),
     }
     write_json(run.path / SUMMARY_FILE, summary)
     if adaptation.alignment is not None:
