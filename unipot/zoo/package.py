@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 
 from unipot import __version__
 from unipot.batch import AtomBatch, Predictions, collate
-from unipot.models.compiled import SMALLEST, predict_through
+from unipot.models.compiled import SMALLEST, compiler_errors, missing_compiler, predict_through, reason_of
 from unipot.models.core_repulsion import edge_vectors
 from unipot.models.heads import HeadBank
 from unipot.models.potential import Potential
@@ -77,9 +77,13 @@ class PackagedPotential(Potential):
 
 
 def _flat(runner: Any) -> Callable[[list[Tensor]], Sequence[Tensor]]:
-    """The machine code of a list of tensors; torch's own call parses the description of its arguments every time."""
-    run = getattr(getattr(runner, "loader", None), "boxed_run", None)
-    return (lambda inputs: runner(*inputs)) if run is None else (lambda inputs: run(list(inputs)))
+    """The machine code of a list of tensors; torch's own call parses the description of its arguments every time.
+
+    Machine code reads addresses: of a tensor that is expanded or strided it would read other numbers, so that it gets copies.
+    """
+    boxed = getattr(getattr(runner, "loader", None), "boxed_run", None)
+    run = (lambda inputs: runner(*inputs)) if boxed is None else boxed
+    return lambda inputs: run([tensor.contiguous() for tensor in inputs])
 
 
 def save_package(path: str | Path, artifact: Artifact, head: str) -> Path:
@@ -96,21 +100,21 @@ def save_package(path: str | Path, artifact: Artifact, head: str) -> Path:
         `path`.
 
     Raises:
-        ValueError: `path` has another ending, the backbone cannot be traced, or the head predicts forces directly.
+        ValueError: `path` has another ending, the backbone cannot be traced, the head predicts forces directly, or there is no
+            compiler, or it refuses the graph.
         KeyError: the model has no such head.
     """
     path = Path(path)
     if path.suffix != SUFFIX:
         raise ValueError(f"{path}: the name of a package ends in {SUFFIX}")
     potential = _with_one_head(artifact.potential, head)
+    if missing := missing_compiler(potential.device):
+        raise ValueError(f"{path}: no package can be made here: {missing}")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{SUFFIX}")
     model = path.with_name(f".{path.stem}.{os.getpid()}.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*is deprecated.*")  # what torch uses of itself
-            graph, form = _exported(potential)
-            torch._inductor.aoti_compile_and_package(graph, package_path=str(temporary))
+        form = _compile(potential, temporary)
         kept = ("name", "licence", "citation", "datasets", "training", "references")
         save_artifact(model, potential, card={key: artifact.card[key] for key in kept if key in artifact.card})
         with zipfile.ZipFile(temporary, "a") as archive:
@@ -122,6 +126,18 @@ def save_package(path: str | Path, artifact: Artifact, head: str) -> Path:
         for file in (temporary, model):
             file.unlink(missing_ok=True)
     return path
+
+
+def _compile(potential: Potential, file: Path) -> str:
+    """Write machine code to `file`; the form of neighbours that it takes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is deprecated.*")  # what torch uses of itself
+        graph, form = _exported(potential)
+        try:
+            torch._inductor.aoti_compile_and_package(graph, package_path=str(file))
+        except compiler_errors() as error:
+            raise ValueError(f"torch cannot compile this model here: {reason_of(error)}; simulate with the .safetensors model") from error
+    return form
 
 
 def read_package_card(path: str | Path) -> dict[str, Any]:
