@@ -30,13 +30,13 @@ KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("datasets.*", "golden.*", "sample.*", "differences.*"), (dict,)),
     **dict.fromkeys(("sample.*.structures", "differences.*.structures", "sample.*.labels", "differences.*.labels"), (list,)),
     **dict.fromkeys(("golden.*.atomic_numbers", "golden.*.positions", "golden.*.forces"), (list,)),
-    **dict.fromkeys(("golden.*.id", "golden.*.head", "sha256"), (str,)),
+    **dict.fromkeys(("golden.*.id", "golden.*.head", "sha256", "head", "device", "neighbors"), (str,)),
     "golden.*.energy": (int, float),
 }
 
 
 #: places that the description of a model has
-NEEDED = ("potential", "potential.backbone", "potential.backbone.name", "potential.backbone.hyperparameters", "potential.heads", "potential.dtype")
+NEEDED = ("potential", *(f"potential.{name}" for name in ("backbone", "backbone.name", "backbone.hyperparameters", "heads", "dtype")))
 
 
 def require_described(card: Mapping[str, Any]) -> None:

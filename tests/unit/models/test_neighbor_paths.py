@@ -6,23 +6,29 @@ Ways are the plain model, its traced graph, generated code, and a package. (That
 
 from __future__ import annotations
 
+import pickle
+import zipfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk, molecule
 
+from unipot import UnipotCalculator
 from unipot.batch import AtomBatch, Predictions, collate
 from unipot.models import CompositionReference, CoreRepulsion, Head, HeadBank, Potential, build_backbone
 from unipot.models.compiled import CompiledPotential
 from unipot.models.core_repulsion import edge_vectors
 from unipot.models.derivatives import make_deformable, parameter_gradients
 from unipot.models.native import neighbor_block
+from unipot.models.native.kernel_library import load_once
 from unipot.models.tracing import graph_inputs
 from unipot.structure import Structure
 from unipot.testing.probes import chiral_cluster
 from unipot.zoo.artifact import Artifact
-from unipot.zoo.package import PackagedPotential, load_package, save_package
+from unipot.zoo.card import ArtifactError
+from unipot.zoo.package import PackagedPotential, load_package, members_of, read_package_card, save_package
 
 PATHS = ("kernel", "slots")
 PROPERTIES = ("energy", "forces", "stress")
@@ -40,10 +46,12 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 def small_potential() -> Potential:
+    """Heads a and b."""
     torch.manual_seed(0)
     backbone, known, bank = build_backbone("native", {**SETTINGS, "spin": True}), np.isin(np.arange(119), (1, 6, 8, 13, 29)), HeadBank()
-    reference = CompositionReference(np.where(known, -10.0 * np.arange(119.0), 0.0), known)
-    bank.add(Head("pbe", level_of_theory="PBE", n_channels=4, n_hidden=6, scale=2.0, reference=reference))
+    for k, name in enumerate(("a", "b")):
+        reference = CompositionReference(np.where(known, -10.0 * (k + 1) * np.arange(119.0), 0.0), known)
+        bank.add(Head(name, level_of_theory=f"level {name}", n_channels=4, n_hidden=6, scale=2.0 + k, reference=reference))
     return Potential(backbone, bank, CoreRepulsion()).double().train()
 
 
@@ -56,7 +64,8 @@ def batch_of(potential: Potential, sizes: tuple[int, ...], seed: int) -> AtomBat
         cell = 3.0 * n ** (1 / 3) * np.eye(3)
         crystal = Structure(atomic_numbers=rng.choice([13, 29], size=n), positions=sites, cell=cell, pbc=[True] * 3)
         structures += [chiral_cluster((1, 6, 8), n + 2), crystal]
-    return collate(structures, cutoff=potential.cutoff, dtype=torch.float64)
+    head_index = [potential.heads.index("b")] * len(structures)
+    return collate(structures, cutoff=potential.cutoff, head_index=head_index, dtype=torch.float64)
 
 
 def expected_of(potential: Potential, batch: AtomBatch, monkeypatch: pytest.MonkeyPatch) -> Predictions:
@@ -102,20 +111,88 @@ def test_generated_code_gives_energies_forces_stress_and_second_derivatives(path
 
 @pytest.fixture(scope="module", params=PATHS)
 def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[PackagedPotential, str]:
-    """A package of the small potential, and the path that it was made for."""
+    """A package of head b, and the path that it was made for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNIPOT_NEIGHBOR_SUMS", request.param)
         file = tmp_path_factory.mktemp("package") / "small.pt2"
-        save_package(file, Artifact(potential=small_potential().eval(), card={}), "pbe")
+        save_package(file, Artifact(potential=small_potential().eval(), card={"name": "small"}), "b")
         return load_package(file, trusted=True), request.param
 
 
 @pytest.mark.slow
 def test_a_package_gives_energies_forces_and_stress(package, monkeypatch):
     packaged, path = package
-    batch = batch_of(packaged, (5, 4), 1)
+    plain = small_potential().eval()
+    found = packaged(batch_of(packaged, (5, 4), 1), PROPERTIES)
     assert packaged.card["neighbors"] == {"kernel": "edges", "slots": "block"}[path]
-    assert deviation(expected_of(small_potential().eval(), batch, monkeypatch), packaged(batch, PROPERTIES)) < TOLERANCE
+    assert deviation(expected_of(plain, batch_of(plain, (5, 4), 1), monkeypatch), found) < TOLERANCE
+    with pytest.raises(ValueError, match="it cannot be trained"):
+        packaged(batch_of(packaged, (3,), 1), create_graph=True)
+
+
+@pytest.mark.slow
+def test_a_calculator_of_a_package_gives_the_numbers_of_the_model_for_any_size(package):
+    packaged, _ = package
+    card = read_package_card(packaged.path)
+    assert (card["head"], card["level_of_theory"], card["cutoff"]) == ("b", "level b", 5.0)
+    fast, plain = UnipotCalculator(packaged.path, trusted=True), UnipotCalculator(small_potential().eval(), head="b")
+    copper = bulk("Cu", cubic=True) * (2, 1, 1)
+    copper.rattle(0.1, seed=0)
+    for atoms in (copper, molecule("H2O"), molecule("CH3CH2OH")):
+        results = []
+        for calculator in (fast, plain):
+            calculator.calculate(atoms)
+            results.append(dict(calculator.results))
+        assert np.abs(results[1]["forces"]).max() > 1e-3 and results[0].keys() == results[1].keys()
+        for name, value in results[1].items():
+            np.testing.assert_allclose(results[0][name], value, rtol=1e-11, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_a_calculator_of_a_package_can_be_pickled(package):
+    """Processes of a pool are handed one."""
+    packaged, _ = package
+    atoms = molecule("H2O")
+    atoms.calc = UnipotCalculator(packaged.path, trusted=True)
+    forces = atoms.get_forces()
+    twin = pickle.loads(pickle.dumps(atoms.calc))
+    twin.calculate(atoms)
+    np.testing.assert_array_equal(twin.results["forces"], forces)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["machine code", "weights", "card"])
+def test_a_damaged_package_is_refused_before_its_code_is_loaded(package, tmp_path, monkeypatch, part):
+    packaged, _ = package
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path: pytest.fail("code was loaded"))
+    members = members_of(packaged.path)
+    endings = {"machine code": ".so", "weights": "/unipot/model.safetensors", "card": "/unipot/package.json"}
+    (name,) = [member for member in members if member.endswith(endings[part])]
+    with zipfile.ZipFile(tmp_path / "damaged.pt2", "w") as archive:  # whose own checksums fit
+        for member, content in members.items():
+            damaged = bytearray(content)
+            if member == name:
+                damaged = bytearray(content.replace(b'"b"', b'"c"')) if part == "card" else damaged
+                damaged[-len(damaged) // 3] ^= part != "card"
+            archive.writestr(member, bytes(damaged))
+    with pytest.raises(ArtifactError, match="was changed after it was written" if part == "card" else "do not have the SHA-256"):
+        load_package(tmp_path / "damaged.pt2", trusted=True)
+
+
+@pytest.mark.slow
+def test_a_package_that_needs_our_kernels_says_so_where_they_cannot_be_had(package, monkeypatch, tmp_path):
+    packaged, path = package
+    monkeypatch.setenv("CC", "no-such-compiler")
+    monkeypatch.setenv("UNIPOT_KERNELS", str(tmp_path))
+    load_once.cache_clear()
+    try:
+        if path == "kernel":
+            with pytest.raises(ValueError, match="need our compiled kernels, and the compiler that CC names, 'no-such-compiler'"):
+                load_package(packaged.path, trusted=True)
+        else:
+            assert load_package(packaged.path, trusted=True).form == "block"
+    finally:
+        load_once.cache_clear()
 
 
 @pytest.mark.slow
@@ -126,8 +203,9 @@ def test_differences_of_the_forces_of_a_package_are_second_derivatives(package, 
     along = torch.from_numpy(np.random.default_rng(0).normal(size=tuple(batch.positions.shape)))
     moved = [packaged(replace(batch, positions=batch.positions + sign * step * along)).forces for sign in (1.0, -1.0)]
     monkeypatch.setenv("UNIPOT_NEIGHBOR_SUMS", "slots")
-    geometry = make_deformable(batch, stress=False)
-    energy = small_potential().eval().atomic_energies(geometry.batch).sum()
+    plain = small_potential().eval()
+    geometry = make_deformable(batch_of(plain, (5,), 2), stress=False)
+    energy = plain.atomic_energies(geometry.batch).sum()
     (gradient,) = torch.autograd.grad(energy, geometry.positions, create_graph=True)
     (curvature,) = torch.autograd.grad((gradient * along).sum(), geometry.positions)
     torch.testing.assert_close((moved[0] - moved[1]) / (2 * step), -curvature, rtol=1e-6, atol=1e-6 * float(curvature.abs().max()))

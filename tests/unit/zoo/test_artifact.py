@@ -20,6 +20,7 @@ from unipot.structure import Structure
 from unipot.zoo import ArtifactError, describe_artifact, load_artifact, load_potential, read_card, save_artifact
 from unipot.zoo.artifact import tensor_hash
 from unipot.zoo.card import CHECKSUM, MAX_BYTES, MAX_DEPTH, checksum_of
+from unipot.zoo.sample import sample_of
 
 FORMS = ("model.safetensors", "model-folder")
 WATER = Structure(atomic_numbers=[8, 1, 1], positions=[[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], id="water")
@@ -254,7 +255,7 @@ def test_a_change_of_anything_in_the_card_is_refused(saved):
     for place in places:
         rewrite(path, card=changed(card, place), sealed=False)
         with pytest.raises(ArtifactError):
-            read_card(path)
+            load_artifact(path) if place == ("format_version",) else read_card(path)  # cards of newer formats may be looked at
     rewrite(path, card=card, sealed=False)
     assert load_artifact(path).card == card
 
@@ -376,12 +377,19 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         read_card(tmp_path / "m.safetensors")
 
 
-def test_values_of_another_kind_in_a_card_are_one_sentence(saved):
-    """Every value of the card in turn becomes a list, a mapping, a text, a number and nothing."""
-    path, _ = saved
+def test_values_of_another_kind_in_a_card_are_one_sentence(tmp_path, make_potential):
+    """Values of the card in turn become a list, a mapping, a text, a number and nothing; of a list the first entry."""
+    sample = [{"dataset": "d", "head": "only", "labels": ["energy"], "structures": [{"atomic_numbers": "1", "positions": "0 0 0"}]}]
+    datasets = [{"name": "d", "head": "only", "labels": ["energy"], "n_training": 3, "provenance": {"licence": "CC0-1.0"}}]
+    facts = {"sample": sample, "datasets": datasets, "references": {"only": {"mode": "fit", "rmse_per_atom": 0.1}}}
+    potential = make_potential()
+    potential.core_repulsion = CoreRepulsion(closest={"H-C": 0.5})
+    path = save_artifact(tmp_path / "m", potential, card={**facts, "training": {"validation": {"d/forces/mae": 0.1}}})
     card = read_card(path)
-    places = {place[:n] for place in leaves(card) for n in range(1, len(place) + 1) if place[0] not in ("golden", "units") or n < 4}
-    for place in sorted(places, key=str):
+    places = {place[:n] for place in leaves(card) for n in range(1, len(place) + 1) if place[0] != "units"}
+    places = sorted((place for place in places if not any(isinstance(key, int) and key > 0 for key in place) and len(place) < 6), key=str)
+    assert len(places) > 60
+    for place in places:
         for value in ([], {}, "x", -1, None):
             mutant = json.loads(json.dumps(card))
             *above, last = place
@@ -390,11 +398,11 @@ def test_values_of_another_kind_in_a_card_are_one_sentence(saved):
                 target = target[key]
             target[last] = value
             rewrite(path, card=mutant)
-            try:
-                describe_artifact(path)
-                load_artifact(path)
-            except (ArtifactError, FileNotFoundError):
-                pass
+            for use in (describe_artifact, lambda path: sample_of(read_card(path)), load_artifact):
+                try:
+                    use(path)
+                except ArtifactError:
+                    pass
 
 
 @pytest.mark.parametrize("seed", range(4))

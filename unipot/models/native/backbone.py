@@ -14,14 +14,17 @@ from unipot.models.backbone import AtomFeatures
 from unipot.models.native.charge_spin import ChargeSpinEmbedding, TrainedStates
 from unipot.models.native.edge_functions import edge_functions
 from unipot.models.native.layer import InteractionLayer, scaled_linear
-from unipot.models.native.neighborhood import Neighborhood, neighborhood, use_kernel
+from unipot.models.native.neighborhood import Neighborhood, missing_kernel, neighborhood, use_kernel
 from unipot.models.native.traced_neighbors import neighbor_tensors, neighbors_from
 from unipot.models.recomputation import recomputed
 from unipot.structure import MAX_ATOMIC_NUMBER
 
-
 #: largest sizes that are built, far beyond those of any model: what is larger is a slip or a damaged card, and fills the memory
-LARGEST = {"n_layers": 100, "n_channels": 16_384, "n_vector_channels": 16_384, "n_radial": 1024, "n_radial_hidden": 16_384, "n_shapes": 1024}
+LARGEST = {
+    **dict.fromkeys(("n_channels", "n_vector_channels", "n_radial_hidden"), 16_384),
+    **dict.fromkeys(("n_radial", "n_shapes"), 1024),
+    "n_layers": 100,
+}
 #: Å
 LONGEST_CUTOFF = 100.0
 
@@ -158,6 +161,11 @@ class NativeBackbone(nn.Module):
     def traced_form(self, batch: AtomBatch) -> str:
         """Form of neighbours for a graph, see `unipot.models.native.traced_neighbors.FORMS`."""
         return "edges" if use_kernel(batch) else "block"
+
+    def obstacle_to_form(self, form: str) -> str | None:
+        """Why a graph that was traced with this form of neighbours cannot run on this machine, or None."""
+        missing = missing_kernel() if form == "edges" else None
+        return None if missing is None else f"its sums over neighbours need our compiled kernels, and {missing}"
 
     def neighbor_tensors(self, form: str, batch: AtomBatch, vectors: Tensor) -> list[Tensor]:
         """Neighbours as inputs of a graph, see `unipot.models.tracing.TraceableBackbone`."""
