@@ -160,7 +160,7 @@ def read_package_card(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     try:
         return _checked_card(members_of(path))
-    except ArtifactError as error:
+    except ValueError as error:
         raise ArtifactError(f"{path}: {error}") from error.__cause__
 
 
