@@ -200,9 +200,9 @@ def _joined_config(words: list[str]) -> list[str]:
 
 
 def _models(words: list[str]) -> int:
-    """`unipot models list | show <checkpoint>`."""
+    """`unipot models list | show <checkpoint> | verify <checkpoint>`."""
     if words[:1] in (["-h"], ["--help"]):
-        print("usage: unipot models list | unipot models show <checkpoint>")
+        print("usage: unipot models list | unipot models show <checkpoint> | unipot models verify <checkpoint>")
         return 0
     if words[:1] == ["list"] and len(words) == 1:
         from unipot.models.registry import backbone_names
@@ -216,7 +216,14 @@ def _models(words: list[str]) -> int:
 
         rich.print(describe_artifact(words[1]))
         return 0
-    raise ValueError("write `unipot models list`, or `unipot models show <checkpoint>`")
+    if words[:1] == ["verify"] and len(words) == 2:
+        from unipot.zoo.verify import verify_model
+
+        for what, found in verify_model(words[1]):
+            print(f"{what + ':':<14} {found}")
+        print(f"nothing is wrong with {words[1]}")
+        return 0
+    raise ValueError("write `unipot models list`, `unipot models show <checkpoint>` or `unipot models verify <checkpoint>`")
 
 
 def _recipes(words: list[str]) -> int:
@@ -238,7 +245,7 @@ def _recipes(words: list[str]) -> int:
 def _general_help() -> str:
     lines = ["usage: unipot <command> [options]", "", "commands:"]
     lines += [f"  {name:<10} {verb.summary}" for name, verb in VERBS.items()]
-    lines += ["  models     list backbones, show the card of a checkpoint", "  recipes    list public datasets, show the card of one"]
+    lines += ["  models     list backbones, show or verify a checkpoint", "  recipes    list public datasets, show the card of one"]
     lines += ["", "`unipot <command> --help` lists its settings."]
     return "\n".join(lines)
 

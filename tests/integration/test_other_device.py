@@ -13,14 +13,18 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
+from unipot.batch import collate
+from unipot.calculator import UnipotCalculator
 from unipot.cli import main
+from unipot.finetune.uncertainty.calibrated_posterior import fit_posterior
+from unipot.structure import Structure
 from unipot.testing import other_device
 from unipot.training.metrics_log import read_metrics
 from unipot.training.module import TrainingModule
 from unipot.workflows import evaluate
 from unipot.workflows.inputs import structure_files as simulation_input
 from unipot.workflows.runs import fit
-from unipot.zoo.artifact import load_artifact
+from unipot.zoo.artifact import RESERVED, load_artifact, save_artifact
 
 #: what differs is the order of float32 sums: padded products there, compiled kernels here
 ROUNDING = 2e-3
@@ -55,7 +59,22 @@ def parent(tmp_path_factory, toy_data) -> Path:
     words = [f"datasets.{name}.path={path}" for name, path in toy_data.items()]
     words += [f"datasets.{name}.level_of_theory=EMT-{name}" for name in toy_data]
     assert main(["pretrain", f"run={run}", "experiment=smoke", "trainer.threads=1", *words]) == 0
+    give_error_bars(run / "best.safetensors", toy_data["metals"])
     return run
+
+
+def give_error_bars(path: Path, data: Path) -> None:
+    """A posterior for head metals of the model at `path`, as fine-tuning makes one."""
+    artifact = load_artifact(path)
+    potential, card = artifact.potential, artifact.card
+    images = read(data, ":")
+    labels = [{"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()} for atoms in images]
+    frames = [Structure.from_ase(atoms, labels=own) for atoms, own in zip(images, labels, strict=True)]
+    index = potential.heads.index("metals")
+    options = {"cutoff": potential.cutoff, "dtype": potential.dtype}
+    batches = [collate(frames[k : k + 8], head_index=[index] * 8, **options) for k in range(0, 40, 8)]
+    fit_posterior(potential, "metals", batches[:4], batches[4:])
+    save_artifact(path, potential, card={key: value for key, value in card.items() if key not in RESERVED})
 
 
 def losses(run: Path) -> list[float]:
@@ -116,9 +135,11 @@ def test_evaluation(command, request):
     here = command("evaluate", *words)
     request.getfixturevalue("elsewhere")
     there = command("evaluate", *words)
-    rows = [json.loads((folder / "metrics.json").read_text())[0]["rows"] for folder in (here, there)]
-    errors = [{(row["property"], row["element"]): row["mae"] for row in found if row["mae"] is not None} for found in rows]
+    found = [json.loads((folder / "metrics.json").read_text())[0] for folder in (here, there)]
+    errors = [{(row["property"], row["element"]): row["mae"] for row in own["rows"] if row["mae"] is not None} for own in found]
     assert len(errors[0]) >= 6 and errors[1] == pytest.approx(errors[0], rel=1e-4)
+    widths = [{bar["property"]: bar["interval_width"] for bar in own["error_bars"]} for own in found]
+    assert {"energy", "forces"} < set(widths[0]) and widths[1] == pytest.approx(widths[0], rel=1e-3)
 
 
 def test_relaxation_and_dynamics(command, request):
@@ -130,3 +151,19 @@ def test_relaxation_and_dynamics(command, request):
         found = read(command(*words) / "out.extxyz")
         np.testing.assert_allclose(found.positions, expected.positions, atol=1e-4)
         assert found.get_potential_energy() == pytest.approx(expected.get_potential_energy(), abs=1e-4)
+
+
+def test_error_bars_of_the_calculator(parent, toy_data, request):
+    atoms = read(toy_data["metals"], 0)
+    images, coefficients = read(toy_data["metals"], ":6:3"), (1.0, -1.0)
+
+    def results(device: str) -> dict[str, object]:
+        calculator = UnipotCalculator(parent / "best.safetensors", head="metals", device=device, uncertainty=True)
+        calculator.calculate(atoms)
+        return {**calculator.results, "difference": calculator.energy_difference_uncertainty(images, coefficients)}
+
+    here = results("cpu")
+    there = results(str(request.getfixturevalue("elsewhere")))
+    assert here["forces_uncertainty"].min() > 0 and here["difference"] > 0
+    for name in ("forces", "energy_uncertainty", "forces_uncertainty", "difference"):
+        np.testing.assert_allclose(there[name], here[name], rtol=1e-3, atol=1e-4)

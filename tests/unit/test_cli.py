@@ -47,6 +47,7 @@ def test_version(capsys):
         (("pretrain", "--learning-rate", "1"), "option '--learning-rate' is not known"),
         (("pretrain", "--config"), "--config needs the path of a YAML file"),
         (("models", "shwo"), "unipot models show <checkpoint>"),
+        (("models", "verify"), "unipot models verify <checkpoint>"),
         (("recipes", "mptrj", "wbm"), "write `unipot recipes`, or `unipot recipes <name>`"),
         (("recipes", "emt_slab"), "recipe 'emt_slab' is not known (did you mean 'emt_slabs'?)"),
     ],

@@ -36,8 +36,9 @@ class CompiledPotential:
     are batches without edges. Gradients of one prediction can be taken once: `retain_graph` is an error of torch's.
 
     At its first use each graph is compared with the plain model on the batch at hand: energies, forces, stress and (for
-    training) gradients of parameters. If anything fails (no C++ compiler, a backbone that cannot be traced, forces without an
-    energy, a deviation), one warning says why, and everything is predicted by the plain model from then on.
+    training) gradients of parameters. Where the compiler refuses, there is none, the backbone cannot be traced, a head has forces
+    without an energy, or the numbers deviate, one warning says why, and everything is predicted by the plain model from then on. An
+    error in unipot's own code is raised.
 
     Args:
         potential: of any number of heads.
@@ -93,10 +94,13 @@ class CompiledPotential:
         """Compile, compare with the plain model, and predict by what is to be used."""
         plain = self.potential(batch, wanted, create_graph)  # refuses what is wrong with the batch; makes constants that are traced
         started = time.perf_counter()
-        try:
-            self.reason = self._obstacle(batch) or self._compile(batch, plain, wanted, create_graph)
-        except (RuntimeError, TypeError, AttributeError) as error:  # what tracing, compiler and generated code raise
-            self.reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+        self.reason = self._obstacle(batch)
+        if self.reason is None:
+            self._trace(batch)
+            try:
+                self.reason = self._compile(batch, plain, wanted, create_graph)
+            except compiler_errors() as error:
+                self.reason = reason_of(error)
         self.seconds += time.perf_counter() - started
         if self.reason is not None:
             warnings.warn(f"the model is not compiled, and predicts as before: {self.reason}", stacklevel=3)
@@ -109,24 +113,20 @@ class CompiledPotential:
             return f"backbone {self.potential.backbone.name!r} cannot be traced as one graph"
         if direct := [name for name in self.potential.head_names if self.potential.heads[name].direct_forces]:
             return f"head {direct[0]!r} predicts forces directly, which are not part of the graph"
-        if batch.positions.device.type == "cpu" and self.backend == "inductor":
-            from torch._inductor.cpp_builder import get_cpp_compiler
-            from torch._inductor.exc import InvalidCxxCompiler
+        return missing_compiler(batch.positions.device) if self.backend == "inductor" else None
 
-            try:
-                get_cpp_compiler()
-            except InvalidCxxCompiler:
-                return "there is no C++ compiler; install one, for instance with `apt install g++`"
-        return None
+    def _trace(self, batch: AtomBatch) -> None:
+        """Make the graph, unless there is one; nothing but our own code can fail here."""
+        if self._traced_for == self._state():
+            return
+        backbone, form = self.potential.backbone, self._form(batch)
+        traced = trace(self.potential, form, graph_inputs(backbone, form, batch, _vectors(batch)))  # type: ignore[arg-type]
+        self._parameters, self._constants = traced.parameters, traced.constants
+        self._function = torch.compile(traced.graph, backend=self._backend, fullgraph=True, dynamic=True)
+        self._traced_for, self._checked = self._state(), set()
 
     def _compile(self, batch: AtomBatch, plain: Predictions, wanted: tuple[str, ...], create_graph: bool) -> str | None:
-        """Trace if need be, compile by predicting, compare; the reason why not to use it, or None."""
-        if self._traced_for != self._state():
-            backbone, form = self.potential.backbone, self._form(batch)
-            traced = trace(self.potential, form, graph_inputs(backbone, form, batch, _vectors(batch)))  # type: ignore[arg-type]
-            self._parameters, self._constants = traced.parameters, traced.constants
-            self._function = torch.compile(traced.graph, backend=self._backend, fullgraph=True, dynamic=True)
-            self._traced_for, self._checked = self._state(), set()
+        """Compile by predicting, and compare; the reason why not to use it, or None."""
         from torch.fx.experimental import _config as symbols
 
         with symbols.patch(use_duck_shape=False):  # sizes that are equal in this batch differ in the next
@@ -173,6 +173,45 @@ class CompiledPotential:
             floor = 1e-3 * max(float(gradient.abs().max()) for gradient in first)
             deviations += [_relative(a, b, floor) for a, b in zip(first, second, strict=True)]
         return max(deviations)
+
+
+def missing_compiler(device: torch.device) -> str | None:
+    """What torch lacks to compile for `device`, as a sentence; None where nothing is known to be missing."""
+    if not torch._dynamo.is_dynamo_supported():
+        return "this torch cannot compile with this version of Python"
+    if device.type == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler:
+            return "there is no C++ compiler; install one, for instance with `apt install g++`"
+    return None
+
+
+def compiler_errors() -> tuple[type[BaseException], ...]:
+    """What torch raises where it cannot compile a graph, or lacks the memory to run it. No error of ours is among them."""
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor import exc
+
+    inductor = (exc.OperatorIssue, exc.SubgraphLoweringException, exc.InvalidCxxCompiler, exc.CppWrapperCodegenError, exc.CppCompileError)
+    return TorchDynamoException, *inductor, torch.OutOfMemoryError
+
+
+def reason_of(error: BaseException) -> str:
+    """Why the compiler refuses, in one line.
+
+    Raises:
+        BaseException: the error inside `error`, where unipot's own code raised it: torch wraps that as it wraps its own.
+    """
+    inner = getattr(error, "inner_exception", None) or error
+    trace = inner.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if inner is not error and trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "unipot":
+        raise inner
+    return f"{type(inner).__name__}: {(str(inner).strip() or 'no message').splitlines()[0]}"
 
 
 def predict_through(

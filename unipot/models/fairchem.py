@@ -39,6 +39,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "act_type": ("gate", "s2"),
     "chg_spin_emb_type": ("rand_emb", "pos_emb"),  # lin_emb overwrites the spin of its input and fails in float64
 }
+#: largest values that are built: what is larger is a slip or a damaged card, and takes hours or all memory
+LARGEST = {
+    "sphere_channels": 8192, "hidden_channels": 8192, "edge_channels": 8192, "num_layers": 100, "lmax": 11, "mmax": 11, "cutoff": 100,
+    "num_distance_basis": 8192, "grid_resolution": 100, "max_num_elements": 200,
+}  # fmt: skip
 #: what fairchem's embedding tables hold
 CHARGE_LIMIT, SPIN_LIMIT = 100, 100
 
@@ -209,9 +214,14 @@ def _resolved(given: dict[str, Any], from_checkpoint: dict[str, Any], checkpoint
     for key, allowed in ALLOWED.items():
         if resolved[key] not in allowed:
             raise ValueError(f"backbone 'escn-md': {key}={resolved[key]!r} is not supported; use one of: {', '.join(allowed)}")
-    for key, value in resolved.items():
-        if key not in ALLOWED and value is not None and not value > 0:
-            raise ValueError(f"backbone 'escn-md': {key}={value!r}; it must be positive")
+    for key, largest in LARGEST.items():
+        value, kinds = resolved[key], (int, float) if key == "cutoff" else (int,)
+        if value is None and DEFAULTS[key] is None:
+            continue
+        if not isinstance(value, kinds) or not value > 0:
+            raise ValueError(f"backbone 'escn-md': {key}={repr(value)[:60]}; it must be positive{' and whole' * (key != 'cutoff')}")
+        if value > largest:
+            raise ValueError(f"backbone 'escn-md': {key}={value!r}; it must be at most {largest}")
     if resolved["mmax"] > resolved["lmax"]:
         raise ValueError(f"backbone 'escn-md': mmax={resolved['mmax']} exceeds lmax={resolved['lmax']}; lower mmax")
     if resolved["sphere_channels"] % 2:

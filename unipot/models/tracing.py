@@ -27,9 +27,12 @@ class TraceableBackbone(Protocol):
     `traced_form` names the form of neighbours to use where the batch lies.
     `neighbor_tensors` makes, outside the graph, a fixed number of tensors, the third of which are vectors (n_pairs, 3);
     `neighbors_from` makes of them, inside the graph, what `features` takes, with `centre` and `neighbor` (n_pairs,).
+    `obstacle_to_form` says why a graph of that form cannot run on this machine, None where it can.
     """
 
     def traced_form(self, batch: AtomBatch) -> str: ...
+
+    def obstacle_to_form(self, form: str) -> str | None: ...
 
     def neighbor_tensors(self, form: str, batch: AtomBatch, vectors: Tensor) -> list[Tensor]: ...
 

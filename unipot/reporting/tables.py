@@ -9,6 +9,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from unipot.structure import SYMBOLS
+from unipot.terminal import printable
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -73,9 +74,10 @@ class ReportTable:
     def to_rich(self) -> RichTable:
         """For the terminal: without columns that have no cell; names and numbers unbroken, under headings in short lines."""
         from rich import box
-        from rich.markup import escape as plain
         from rich.table import Table
+        from rich.text import Text
 
+        plain = lambda text: Text(printable(text))  # noqa: E731
         table = Table(title=plain(self.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
         shown = [n for n in range(len(self.columns)) if not self.rows or any(cell_text(row[n]) != "–" for row in self.rows)]
         right = self._right_aligned()

@@ -1,7 +1,7 @@
 """Model artifacts: a folder (`model.safetensors` + `card.json`) or one `.safetensors` file with the card in its metadata.
 
-The card describes the model, its heads, units, data and licence, and holds the SHA-256 of the tensors and golden
-predictions. Both are checked whenever a model is loaded. Nothing is pickled and nothing in a card is executed.
+The card describes the model, its heads, units, data and licence, and holds golden predictions, the SHA-256 of the tensors and one of
+itself. All three are checked whenever a model is loaded. Nothing is pickled and nothing in a card is executed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from unipot.models.last_layer import is_stale
 from unipot.models.potential import Potential
 from unipot.properties import PROPERTIES
 from unipot.structure import Structure, symbols_of
-from unipot.zoo.card import CARD_FILE, FORMAT, METADATA_KEY, WEIGHTS_FILE, ArtifactError, read_card, weights_path
+from unipot.zoo.card import CARD_FILE, CHECKSUM, FORMAT, METADATA_KEY, WEIGHTS_FILE, ArtifactError, checksum_of, read_card, weights_path
+from unipot.zoo.card_shape import require_described
+from unipot.zoo.construction import potential_with
 from unipot.zoo.golden import TOLERANCES, golden_values, largest_deviation
 from unipot.zoo.upgrade import FORMAT_VERSION, require_readable, upgraded
 
 #: written by `save_artifact` itself
 RESERVED = (
     *("format", "format_version", "unipot_version", "potential", "conditions", "heads", "n_parameters", "units", "sha256", "golden"),
+    CHECKSUM,
 )
 
 
@@ -65,7 +68,8 @@ def save_artifact(
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in potential.state_dict().items()}
     full = _full_card(potential, tensors, card or {}, golden or ())
     try:
-        text = json.dumps(full, indent=2, allow_nan=False)
+        content = json.loads(json.dumps(full, allow_nan=False))  # as it will be read: tuples are lists, keys are texts
+        text = json.dumps({**content, CHECKSUM: checksum_of(content)}, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the card of {path} cannot be written as JSON ({error}); use numbers, texts, lists and mappings only") from error
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,15 +92,15 @@ def load_artifact(path: str | Path, *, device: torch.device | str = "cpu", dtype
 
     Raises:
         FileNotFoundError: there is no artifact at `path`.
-        ArtifactError: the file is truncated, of a newer format, altered (hash), incomplete, or does not reproduce its
-            golden values.
+        ArtifactError: the file is truncated, of a newer format, altered (tensors or card, by their hashes), incomplete, asks for
+            more than its weights, or does not reproduce its golden values.
     """
     path = Path(path)
     card = read_card(path)
     tensors = _read_tensors(weights_path(path))
     try:
         card, tensors = _verified_and_upgraded(card, tensors)
-        potential = _built(card, tensors).to(device=device, dtype=dtype).eval()
+        potential = potential_with(card["potential"], tensors).to(device=device, dtype=dtype).eval()
         _check_golden(potential, card)
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from error.__cause__
@@ -225,28 +229,11 @@ def _verified_and_upgraded(card: dict[str, Any], tensors: dict[str, Tensor]) -> 
         raise ArtifactError(
             f"the tensors have SHA-256 {measured[:12]}…, the card states {str(stated)[:12]}…; download or copy the model again"
         )
-    return upgraded(card, tensors)
-
-
-def _built(card: dict[str, Any], tensors: dict[str, Tensor]) -> Potential:
     try:
-        with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and overwritten; leave no trace in the caller's stream
-            potential = Potential.from_description(card["potential"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"the model described in the card cannot be built: {error}") from error
-    expected = potential.state_dict()
-    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing or extra:
-        words = [f"{len(names)} {what} (first {names[0]!r})" for what, names in (("missing", missing), ("not expected", extra)) if names]
-        raise ArtifactError(f"weights and card do not fit: {', '.join(words)}; download or copy the model again")
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
-            raise ArtifactError(
-                f"weight {name!r} is {tensor.dtype} {tuple(tensor.shape)}, the model described in the card has "
-                f"{expected[name].dtype} {tuple(expected[name].shape)}; download or copy the model again"
-            )
-    potential.load_state_dict(tensors, strict=True)
-    return potential
+        require_described(card)
+    except ValueError as error:
+        raise ArtifactError(f"{error}; download or copy the model again") from error
+    return upgraded(card, tensors)
 
 
 def _check_golden(potential: Potential, card: dict[str, Any]) -> None:
@@ -256,7 +243,7 @@ def _check_golden(potential: Potential, card: dict[str, Any]) -> None:
     try:
         deviation, where = largest_deviation(potential, entries)
     except ValueError as error:
-        raise ArtifactError(f"{error}; download or copy the model again") from error
+        raise ArtifactError(f"{str(error)[:300]}; download or copy the model again") from error
     if not deviation <= tolerance:
         raise ArtifactError(
             f"the loaded model does not reproduce its golden values: {where} deviates by {deviation:.2e}, allowed for "

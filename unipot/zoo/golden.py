@@ -11,19 +11,31 @@ import numpy as np
 import torch
 
 from unipot.batch import collate
+from unipot.models.core_repulsion import CoreRepulsion, end_distances
 from unipot.models.potential import Potential
+from unipot.neighbors.limits import estimated_edges
 from unipot.structure import Structure, symbols_of
 
 #: dtype of the loaded model -> allowed deviation: energy in eV per atom, forces in eV/Å relative to the largest force
-#: (but at least to 1 eV/Å), stress likewise to 1 eV/Å³, scalar properties in spreads of their training values. Values are stored
+#: (but at least to 1 eV/Å), stress likewise to 1 eV/Å³, scalar properties in spreads of their training values. Where forces are above
+#: 100 eV/Å, energies are large too, and so are their rounding errors: eV per atom and 100 eV/Å. Values are stored
 #: from float64; float32 models of a few layers deviate by 1e-6 to 1e-5 (measured), a wrong weight by far more than the tolerance.
 TOLERANCES = {torch.float64: 1e-7, torch.float32: 1e-3}
+_LARGE_FORCE = 100.0
+#: of all golden values together, and of one: a card asks for no more work than that
+MAX_ATOMS, MAX_EDGES = 50_000, 1_000_000
+#: of the distance at which the repulsion of two nuclei ends: where it is whole, and where it is switched off
+_CLOSE = (0.4, 0.8)
 
 
 def golden_values(potential: Potential, structures: Sequence[Structure]) -> list[dict[str, Any]]:
     """JSON-able predictions in float64 on CPU, of every structure through every head that knows its elements.
 
-    A head that knows none of the structures gets two structures made for it.
+    A head that knows none of the structures gets two structures made for it. Every head that knows any element has one more, in which
+    atoms are as close as no data have them.
+
+    Raises:
+        ValueError: a structure has more neighbours than are admitted.
     """
     potential = copy.deepcopy(potential).to("cpu", torch.float64).eval()
     entries = []
@@ -32,8 +44,21 @@ def golden_values(potential: Potential, structures: Sequence[Structure]) -> list
         own = [s for s in structures if known.issuperset(s.atomic_numbers.tolist())]
         if known:
             chosen = own or _known_states(potential, default_structures(sorted(known)))
+            chosen = [*chosen, *_known_states(potential, [close_structure(potential, sorted(known))])]
             entries += [_entry(potential, structure, head) for structure in chosen]
     return entries
+
+
+def close_structure(potential: Potential, elements: Sequence[int]) -> Structure:
+    """Three atoms of up to three of `elements`: one pair in the full repulsion of nuclei, one where it is being switched off."""
+    core = potential.core_repulsion or CoreRepulsion()
+    ends = end_distances(core.reach, tuple(core.closest.items()), torch.device("cpu")).clamp(max=potential.cutoff)
+    first, second, third = (int(z) for z in np.resize(np.asarray(elements[:3]), 3))
+    steps = [_CLOSE[0] * float(ends[first, second]), _CLOSE[1] * float(ends[second, third])]
+    directions = np.array([[1.0, 0.2, 0.1], [0.1, -0.3, 1.0]])
+    moves = directions / np.linalg.norm(directions, axis=1, keepdims=True) * np.array(steps)[:, None]
+    positions = np.concatenate([np.zeros((1, 3)), np.cumsum(moves, axis=0)])
+    return Structure(atomic_numbers=[first, second, third], positions=positions, id="golden-close")
 
 
 def default_structures(elements: Sequence[int]) -> list[Structure]:
@@ -68,21 +93,24 @@ def largest_deviation(potential: Potential, entries: Sequence[dict[str, Any]]) -
     """Deviation of `potential` from stored values, in the measure of `TOLERANCES`, and where it occurs, in words.
 
     Raises:
-        ValueError: an entry names a head that the model lacks, or is malformed.
+        ValueError: an entry names a head that the model lacks, or is malformed, or there are more atoms than are admitted.
     """
     worst, where = 0.0, ""
+    if (n_atoms := sum(len(entry.get("atomic_numbers", ())) for entry in entries)) > MAX_ATOMS:
+        raise ValueError(f"the golden values of the card are of {n_atoms:,} atoms, at most {MAX_ATOMS:,} are looked at")
     for entry in entries:
         try:
             now = _entry(potential, _structure_of(entry), entry["head"])
+            large = max(1.0, float(np.abs(entry["forces"]).max()) / _LARGE_FORCE)
             deviations = {
-                "energy": abs(now["energy"] - entry["energy"]) / len(entry["atomic_numbers"]),
+                "energy": abs(now["energy"] - entry["energy"]) / len(entry["atomic_numbers"]) / large,
                 **{name: _array_deviation(now[name], entry[name]) for name in ("forces", "stress") if name in entry},
                 **{
                     name: abs(now["properties"][name] - value) / float(potential.property_heads[name].spread)
                     for name, value in entry.get("properties", {}).items()
                 },
             }
-        except (KeyError, TypeError) as error:
+        except (ArithmeticError, AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"the golden values of the card are malformed ({error})") from error
         for name, deviation in deviations.items():
             if not deviation <= worst:  # NaN counts as worst
@@ -91,6 +119,12 @@ def largest_deviation(potential: Potential, entries: Sequence[dict[str, Any]]) -
 
 
 def _entry(potential: Potential, structure: Structure, head: str) -> dict[str, Any]:
+    n_edges = _n_edges(structure, potential.cutoff)
+    if not n_edges <= MAX_EDGES:
+        raise ValueError(
+            f"golden structure {structure.id!r} has about {n_edges:.1e} pairs within the cutoff of {potential.cutoff:g} Å, at most "
+            f"{MAX_EDGES:,} are admitted"
+        )
     batch = collate([structure], cutoff=potential.cutoff, head_index=[potential.heads.index(head)], dtype=potential.dtype)
     periodic = bool(structure.pbc.all())
     properties = ("energy", "forces", "stress") if periodic else ("energy", "forces")
@@ -112,11 +146,20 @@ def _entry(potential: Potential, structure: Structure, head: str) -> dict[str, A
     return {**entry, "stress": predictions["stress"][0].double().cpu().tolist()} if periodic else entry
 
 
+def _n_edges(structure: Structure, cutoff: float) -> float:
+    try:
+        return estimated_edges(structure.positions, structure.cell, structure.pbc, cutoff)
+    except ZeroDivisionError:
+        return 0.0  # a cell without volume, which `collate` refuses with a sentence
+
+
 def _structure_of(entry: dict[str, Any]) -> Structure:
     names = ("id", "atomic_numbers", "positions", "cell", "pbc", "total_charge", "spin_multiplicity")
     return Structure(**{name: entry[name] for name in names})
 
 
 def _array_deviation(now: list[Any], stored: list[Any]) -> float:
-    stored_array = np.asarray(stored)
+    stored_array = np.asarray(stored, dtype=float)
+    if stored_array.shape != np.shape(now):
+        raise ValueError(f"golden values of shape {stored_array.shape} stand where {np.shape(now)} belong")
     return float(np.abs(np.asarray(now) - stored_array).max() / max(1.0, np.abs(stored_array).max()))

@@ -7,13 +7,14 @@ it is to be trusted: make packages yourself, with `unipot package`, and share `.
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
 import os
+import struct
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,22 @@ from torch import Tensor, fx, nn
 
 from unipot import __version__
 from unipot.batch import AtomBatch, Predictions, collate
-from unipot.models.compiled import SMALLEST, predict_through
+from unipot.models.compiled import SMALLEST, compiler_errors, missing_compiler, predict_through, reason_of
 from unipot.models.core_repulsion import edge_vectors
 from unipot.models.heads import HeadBank
 from unipot.models.potential import Potential
 from unipot.models.tracing import READ, VECTORS, TraceableBackbone, graph_inputs, scales_of, trace, varying_axes
 from unipot.zoo.artifact import Artifact, load_artifact, save_artifact
-from unipot.zoo.card import ArtifactError
+from unipot.zoo.card import CHECKSUM, ArtifactError, card_of_text, checksum_of, require_as_written
+from unipot.zoo.card_shape import require_kinds
 from unipot.zoo.golden import TOLERANCES, example_structures, golden_values, largest_deviation
 
 SUFFIX = ".pt2"
 #: inside the archive, beside what torch writes
 _FOLDER = "unipot"
 _CARD, _MODEL = f"{_FOLDER}/package.json", f"{_FOLDER}/model.safetensors"
+#: key of the card: SHA-256 over everything else in the archive
+_CONTENTS = "contents_sha256"
 #: of the operators and inputs that machine code expects: another version of it cannot be run, only made again
 FORMAT_VERSION = 2
 
@@ -47,12 +51,16 @@ class PackagedPotential(Potential):
         runner: its machine code.
         form: of neighbours.
         card: what the package says of itself.
+        path: of the package. A copy, and one in another process, is made by loading it again.
     """
 
-    def __init__(self, potential: Potential, runner: Any, form: str, card: dict[str, Any]) -> None:
+    def __init__(self, potential: Potential, runner: Any, form: str, card: dict[str, Any], path: Path) -> None:
         super().__init__(potential.backbone, potential.heads, potential.core_repulsion)
-        self.run, self.form, self.card = _flat(runner), form, card
+        self.run, self.form, self.card, self.path = _flat(runner), form, card, path.resolve()
         self.eval().requires_grad_(False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _loaded_again, (str(self.path), checksum_of(self.card))
 
     def forward(
         self, batch: AtomBatch, properties: Any = ("energy", "forces"), create_graph: bool | None = None
@@ -77,9 +85,13 @@ class PackagedPotential(Potential):
 
 
 def _flat(runner: Any) -> Callable[[list[Tensor]], Sequence[Tensor]]:
-    """The machine code of a list of tensors; torch's own call parses the description of its arguments every time."""
-    run = getattr(getattr(runner, "loader", None), "boxed_run", None)
-    return (lambda inputs: runner(*inputs)) if run is None else (lambda inputs: run(list(inputs)))
+    """The machine code of a list of tensors; torch's own call parses the description of its arguments every time.
+
+    Machine code reads addresses: of a tensor that is expanded or strided it would read other numbers, so that it gets copies.
+    """
+    boxed = getattr(getattr(runner, "loader", None), "boxed_run", None)
+    run = (lambda inputs: runner(*inputs)) if boxed is None else boxed
+    return lambda inputs: run([tensor.contiguous() for tensor in inputs])
 
 
 def save_package(path: str | Path, artifact: Artifact, head: str) -> Path:
@@ -96,27 +108,29 @@ def save_package(path: str | Path, artifact: Artifact, head: str) -> Path:
         `path`.
 
     Raises:
-        ValueError: `path` has another ending, the backbone cannot be traced, or the head predicts forces directly.
+        ValueError: `path` has another ending, the backbone cannot be traced, the head predicts forces directly, or there is no
+            compiler, or it refuses the graph.
         KeyError: the model has no such head.
     """
     path = Path(path)
     if path.suffix != SUFFIX:
         raise ValueError(f"{path}: the name of a package ends in {SUFFIX}")
     potential = _with_one_head(artifact.potential, head)
+    if missing := missing_compiler(potential.device):
+        raise ValueError(f"{path}: no package can be made here: {missing}")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{SUFFIX}")
     model = path.with_name(f".{path.stem}.{os.getpid()}.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*is deprecated.*")  # what torch uses of itself
-            graph, form = _exported(potential)
-            torch._inductor.aoti_compile_and_package(graph, package_path=str(temporary))
+        form = _compile(potential, temporary)
         kept = ("name", "licence", "citation", "datasets", "training", "references")
         save_artifact(model, potential, card={key: artifact.card[key] for key in kept if key in artifact.card})
         with zipfile.ZipFile(temporary, "a") as archive:
             root = archive.namelist()[0].partition("/")[0]
             archive.write(model, f"{root}/{_MODEL}")
-            archive.writestr(f"{root}/{_CARD}", json.dumps(_card(potential, head, form), indent=1))
+        card = {**_card(potential, head, form), _CONTENTS: contents_hash(members_of(temporary))}
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.writestr(f"{root}/{_CARD}", json.dumps({**card, CHECKSUM: checksum_of(card)}, indent=1, allow_nan=False))
         os.replace(temporary, path)
     finally:
         for file in (temporary, model):
@@ -124,14 +138,43 @@ def save_package(path: str | Path, artifact: Artifact, head: str) -> Path:
     return path
 
 
+def _compile(potential: Potential, file: Path) -> str:
+    """Write machine code to `file`; the form of neighbours that it takes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is deprecated.*")  # what torch uses of itself
+        graph, form = _exported(potential)
+        try:
+            torch._inductor.aoti_compile_and_package(graph, package_path=str(file))
+        except compiler_errors() as error:
+            raise ValueError(f"torch cannot compile this model here: {reason_of(error)}; simulate with the .safetensors model") from error
+    return form
+
+
 def read_package_card(path: str | Path) -> dict[str, Any]:
     """What a package says of itself; nothing in it is run.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ArtifactError: it is not a package of unipot.
+        ArtifactError: it is not a package of unipot, or is damaged.
     """
-    return json.loads(_member(Path(path), _CARD))
+    path = Path(path)
+    try:
+        return _checked_card(members_of(path))
+    except ValueError as error:
+        raise ArtifactError(f"{path}: {error}") from error.__cause__
+
+
+def model_in_package(path: str | Path) -> Artifact:
+    """The plain model inside, verified as any artifact is.
+
+    Raises:
+        FileNotFoundError, ArtifactError: see `read_package_card` and `unipot.zoo.artifact.load_artifact`.
+    """
+    members = members_of(Path(path))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.safetensors"
+        file.write_bytes(_only(members, _MODEL))
+        return load_artifact(file)
 
 
 def load_package(path: str | Path, *, trusted: bool = False) -> PackagedPotential:
@@ -158,36 +201,91 @@ def load_package(path: str | Path, *, trusted: bool = False) -> PackagedPotentia
             f"{path} was made by unipot {card.get('unipot_version')} in format {card.get('format_version')}, this unipot runs format "
             f"{FORMAT_VERSION}; make it again from the .safetensors model: unipot package checkpoint=... out={path}"
         )
+    if missing := [key for key in ("device", "neighbors", "golden") if key not in card]:
+        raise ArtifactError(f"{path}: the card of the package has no {missing[0]}; make the package again")
     if card["device"] != "cpu" and not torch.cuda.is_available():
         raise ValueError(f"{path} was compiled for {card['device']}, and torch finds no GPU here; make one with device=cpu")
-    model = _model_of(path).to(card["device"])
-    runner = torch._inductor.aoti_load_package(str(path.resolve()))
-    potential = PackagedPotential(model, runner, card["neighbors"], card)
-    deviation, where = largest_deviation(potential, card["golden"])
+    model = model_in_package(path).potential.to(card["device"])
+    if obstacle := model.backbone.obstacle_to_form(card["neighbors"]):  # type: ignore[attr-defined]
+        raise ValueError(f"{path} cannot be run here: {obstacle}; or make a package on this machine")
+    potential = PackagedPotential(model, _opened(path), card["neighbors"], card, path)
+    try:
+        deviation, where = largest_deviation(potential, card["golden"])
+    except ValueError as error:
+        raise ArtifactError(f"{path}: {error}; make the package again") from error
     if not deviation <= TOLERANCES[potential.dtype]:
         raise ArtifactError(f"{path} does not give the numbers of its model ({where}: {deviation:.1e}); make it again on this machine")
     return potential
 
 
-def _model_of(path: Path) -> Potential:
-    """The plain model inside, verified as any artifact is."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.safetensors"
-        file.write_bytes(_member(path, _MODEL))
-        return load_artifact(file).potential
+def _loaded_again(path: str, checksum: str) -> PackagedPotential:
+    """The package that an object was pickled with: whoever unpickles it runs code in any case.
+
+    Raises:
+        FileNotFoundError, ArtifactError: it is gone, or another package is there now.
+    """
+    if checksum_of(read_package_card(path)) != checksum:
+        raise ArtifactError(f"{path} is another package than when this calculator was pickled; make the calculator again")
+    return load_package(path, trusted=True)
 
 
-def _member(path: Path, name: str) -> bytes:
+def members_of(path: Path) -> dict[str, bytes]:
+    """What is in the archive, by name; as all of it is stored as it is, it cannot be larger than the file.
+
+    Raises:
+        FileNotFoundError: there is no file at `path`.
+        ArtifactError: it is no archive, or is damaged.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; make a package with `unipot package checkpoint=... out={path}`")
     try:
-        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
-            found = [member for member in archive.namelist() if member.endswith(f"/{name}")]
-            if len(found) == 1:
-                return archive.read(found[0])
-    except zipfile.BadZipFile as error:
-        raise ArtifactError(f"{path} is truncated or not a package ({error}); make it again") from error
-    raise ArtifactError(f"{path} has no unipot card, so it is not a package of unipot")
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+            if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+                raise ArtifactError("the archive claims more than the file holds, so it is not a package of unipot")
+            return {entry.filename: archive.read(entry) for entry in entries}
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, OverflowError, RuntimeError, struct.error, UnicodeError) as error:
+        raise ArtifactError(f"the file is truncated or not a package ({error}); make it again") from error
+
+
+def contents_hash(members: Mapping[str, bytes]) -> str:
+    """SHA-256 over names and bytes of everything but the card."""
+    digest = hashlib.sha256()
+    for name in sorted(members):
+        if not name.endswith(f"/{_CARD}"):
+            digest.update(f"{name}\0{len(members[name])}\0".encode())
+            digest.update(members[name])
+    return digest.hexdigest()
+
+
+def _checked_card(members: Mapping[str, bytes]) -> dict[str, Any]:
+    """The card, if it and everything else are as they were written; packages of earlier versions say nothing of that."""
+    try:
+        card = card_of_text(_only(members, _CARD).decode())
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"its card is not text in UTF-8 ({error}); make it again") from error
+    require_as_written(card)
+    require_kinds(card)
+    if _CONTENTS in card and contents_hash(members) != card[_CONTENTS]:
+        raise ArtifactError("its contents do not have the SHA-256 that its card states; it is damaged, make it again")
+    return card
+
+
+def _only(members: Mapping[str, bytes], name: str) -> bytes:
+    found = [content for member, content in members.items() if member.endswith(f"/{name}")]
+    if len(found) != 1:
+        raise ArtifactError(f"the archive has no {name}, so it is not a package of unipot")
+    return found[0]
+
+
+def _opened(path: Path) -> Any:
+    """The machine code; from here on it runs."""
+    try:
+        return torch._inductor.aoti_load_package(str(path.resolve()))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ArtifactError(f"{path}: torch cannot load the machine code ({reason}); make the package again on this machine") from error
 
 
 def _with_one_head(potential: Potential, head: str) -> Potential:

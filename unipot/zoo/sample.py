@@ -79,7 +79,7 @@ def sample_of(card: Mapping[str, Any], key: str = SAMPLE) -> list[SampleSet]:
             )
             for entry in card.get(key, [])
         ]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"the sample in the card is malformed ({error}); download or copy the model again") from error
 
 

@@ -1,15 +1,22 @@
-"""A card for human eyes."""
+"""A card for human eyes.
+
+A card may be a stranger's: everything in it is shown as it is written, markup and all, without characters that a terminal obeys.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unipot.zoo.card import read_card
+from unipot.terminal import printable
+from unipot.zoo.card import CHECKSUM, read_card
 from unipot.zoo.sample import describe_sample
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
 
 
 def describe_artifact(path: str | Path) -> RenderableType:
@@ -22,35 +29,56 @@ def describe_artifact(path: str | Path) -> RenderableType:
     from rich.table import Table
 
     card = read_card(path)
-    facts = Table(title=str(card.get("name", Path(path).name)), show_header=False, title_justify="left")
+    facts = Table(title=as_written(card.get("name", Path(path).name)), show_header=False, title_justify="left")
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
-    backbone = card.get("potential", {}).get("backbone", {})
-    numbers = ", ".join(f"{k}={v}" for k, v in backbone.get("hyperparameters", {}).items())
-    facts.add_row("backbone", f"{backbone.get('name')} ({numbers})")
-    if "conditions" in card:  # cards of earlier versions do not say
-        facts.add_row("charge and spin", _conditions(card["conditions"]))
-    if core := card.get("potential", {}).get("core_repulsion"):
-        closer = "".join(f", {pair} {distance:.2f} Å" for pair, distance in core.get("closest", {}).items())
-        facts.add_row("core repulsion", f"Ziegler-Biersack-Littmark, below {core.get('reach')} of the sum of covalent radii{closer}")
-    facts.add_row("parameters", f"{card.get('n_parameters', 0):,} ({card.get('potential', {}).get('dtype')})")
-    facts.add_row("licence", str(card.get("licence")))
-    for key in sorted(set(card) - _SHOWN_ELSEWHERE):
-        facts.add_row(key, _shortened(key, card[key]))
-    facts.add_row("sha256", str(card.get("sha256")))
-    facts.add_row("format", f"{card.get('format')} {card.get('format_version')}, written by unipot {card.get('unipot_version')}")
-    facts.add_row("sample", describe_sample(card))
-    facts.add_row("golden values", f"{len(card.get('golden', []))} predictions, compared on load")
+    _add_rows(facts, _facts(card))
     heads = Table(title="heads", title_justify="left")
     for column in ("name", "level of theory", "energies", "references", "elements"):
         heads.add_column(column, overflow="fold")
-    for name, head in card.get("heads", {}).items():
+    for name, head in (card.get("heads") or {}).items():
+        head = head or {}
         kind = head.get("energy_kind", "total")  # the card is not upgraded here; format 1 knew no other kind
-        references = _references(card.get("references", {}).get(name, {}))
-        heads.add_row(name, str(head.get("level_of_theory")), kind, references, " ".join(head.get("elements", [])))
+        references = _references((card.get("references") or {}).get(name) or {})
+        _add_rows(heads, [(name, head.get("level_of_theory"), kind, references, " ".join(head.get("elements") or []))])
     scalars = card.get("potential", {}).get("property_heads", {})
     trained = [_datasets(card)] if card.get("datasets") else []
     return Group(facts, heads, *trained, *([_properties(scalars)] if scalars else []))
+
+
+def _facts(card: dict[str, Any]) -> list[tuple[object, object]]:
+    """Name and value of everything that has no table of its own."""
+    rows: list[tuple[object, object]] = []
+    backbone = card.get("potential", {}).get("backbone", {})
+    numbers = ", ".join(f"{k}={v}" for k, v in backbone.get("hyperparameters", {}).items())
+    rows.append(("backbone", f"{backbone.get('name')} ({numbers})"))
+    if "conditions" in card:  # cards of earlier versions do not say
+        rows.append(("charge and spin", _conditions(card["conditions"] or [])))
+    if core := card.get("potential", {}).get("core_repulsion"):
+        closer = "".join(f", {pair} {distance:.2f} Å" for pair, distance in (core.get("closest") or {}).items())
+        rows.append(("core repulsion", f"Ziegler-Biersack-Littmark, below {core.get('reach')} of the sum of covalent radii{closer}"))
+    rows.append(("parameters", f"{card.get('n_parameters', 0):,} ({card.get('potential', {}).get('dtype')})"))
+    rows.append(("licence", card.get("licence")))
+    for key in sorted(set(card) - _SHOWN_ELSEWHERE):
+        rows.append((key, _shortened(key, card[key])))
+    rows.append(("sha256", card.get("sha256")))
+    rows.append(("sha256 of the card", card.get(CHECKSUM, "none, as cards of earlier versions of unipot have it")))
+    rows.append(("format", f"{card.get('format')} {card.get('format_version')}, written by unipot {card.get('unipot_version')}"))
+    rows.append(("sample", describe_sample(card)))
+    rows.append(("golden values", f"{len(card.get('golden', []))} predictions, compared on load"))
+    return rows
+
+
+def as_written(value: object) -> Text:
+    """A text in which nothing is markup, and characters that steer a terminal are shown as �."""
+    from rich.text import Text
+
+    return Text(printable(value))
+
+
+def _add_rows(table: Table, rows: Iterable[Iterable[object]]) -> None:
+    for row in rows:
+        table.add_row(*(as_written(cell) for cell in row))
 
 
 #: of a value that has no row or table of its own, so many characters are shown
@@ -63,7 +91,7 @@ _TOLD = {
 }
 _SHOWN_ELSEWHERE = {
     *("format", "format_version", "unipot_version", "name", "licence", "potential", "conditions", "heads", "datasets"),
-    *("n_parameters", "units", "sha256", "golden", "references", "sample", "differences"),
+    *("n_parameters", "units", "sha256", CHECKSUM, "golden", "references", "sample", "differences"),
 }
 
 
@@ -71,16 +99,17 @@ def _datasets(card: dict[str, Any]) -> RenderableType:
     """What the model was trained on, with the errors on held-out structures that its training reported."""
     from rich.table import Table
 
-    found = card.get("training", {}).get("validation", {})
+    found = (card.get("training") or {}).get("validation") or {}
     table = Table(title="datasets, errors on their held-out structures", title_justify="left")
     for column in ("name", "head", "labels", "training", "held out", "energy meV/atom", "forces meV/A", "licence"):
         table.add_column(column, overflow="fold")
     for item in card["datasets"]:
         errors = [found.get(f"{item.get('name')}/{key}/mae") for key in ("energy_per_atom", "forces")]
         shown = ["" if error is None else f"{1000 * error:.3g}" for error in errors]
-        licence = str(item.get("licence") or item.get("provenance", {}).get("licence") or "")
+        licence = item.get("licence") or (item.get("provenance") or {}).get("licence") or ""
         numbers = [f"{item[key]:,}" if key in item else "" for key in ("n_training", "n_validation")]
-        table.add_row(str(item.get("name")), str(item.get("head", "")), ", ".join(item.get("labels", [])), *numbers, *shown, licence)
+        labels = ", ".join(item.get("labels") or [])
+        _add_rows(table, [(item.get("name"), item.get("head", ""), labels, *numbers, *shown, licence)])
     return table
 
 
@@ -101,7 +130,7 @@ def _properties(heads: dict[str, dict[str, Any]]) -> RenderableType:
         table.add_column(column)
     for name, head in heads.items():
         threshold = "" if head.get("threshold") is None else f"{head['threshold']:g}"
-        table.add_row(name, str(head.get("unit")), str(head.get("kind")), threshold, str(head.get("n_members")))
+        _add_rows(table, [(name, head.get("unit"), head.get("kind"), threshold, head.get("n_members"))])
     return table
 
 

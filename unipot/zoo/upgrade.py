@@ -44,16 +44,23 @@ def require_readable(card: Mapping[str, Any], *, target: int = FORMAT_VERSION, s
     Raises:
         ValueError: the format is newer than `target`, or a step is missing.
     """
-    version = card.get("format_version")
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise ValueError(f"format_version is {version!r}, expected a whole number; the card is damaged, download the model again")
+    version = version_of(card)
+    if version is None:
+        stated = repr(card.get("format_version"))[:60]
+        raise ValueError(f"format_version is {stated}, expected a whole number; the card is damaged, download the model again")
     if version > target:
         raise ValueError(f"the model has format {version}, this unipot reads formats up to {target}; upgrade unipot to use it")
-    missing = [step for step in range(version, target) if step not in steps]
-    if missing:
+    missing = next((step for step in range(version, target) if step not in steps), None)
+    if missing is not None:
         raise ValueError(
-            f"the model has format {version}, and there is no upgrade from format {missing[0]}; save it again with the unipot it came from"
+            f"the model has format {version}, and there is no upgrade from format {missing}; save it again with the unipot it came from"
         )
+
+
+def version_of(card: Mapping[str, Any]) -> int | None:
+    """Of the format of a card; None where it does not state one."""
+    version = card.get("format_version")
+    return version if isinstance(version, int) and not isinstance(version, bool) else None
 
 
 def upgraded(
@@ -69,7 +76,7 @@ def upgraded(
         ValueError: see `require_readable`.
     """
     require_readable(card, target=target, steps=steps)
-    version = card["format_version"]
+    version = int(card["format_version"])
     card, tensors = copy.deepcopy(card), dict(tensors)
     for step in range(version, target):
         card, tensors = steps[step](card, tensors)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import datetime
+import re
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,60 @@ def test_a_recipe_without_card_or_with_a_broken_one_is_refused(tmp_path):
     (tmp_path / "card.yaml").write_text("a: [1")
     with pytest.raises(ValueError, match="not valid YAML"):
         load_card(tmp_path / "card.yaml")
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]\n" for k in range(1, 10))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (BOMB, "with its aliases (*name) written out it has 1.2e+10 values"),
+        ("licence: &a [1, *a]", "what begins in line 1 contains itself"),
+        ("x: 1\nlicence: &a {b: [*a]}", "what begins in line 2 contains itself"),
+        ("a: " + "[" * 5000, "not valid YAML|too deep"),
+        ("a: " + "[" * 5000 + "]" * 5000, "too deep"),
+        ("a: " + "x" * 3_000_000, "has 3,000,003 bytes, at most"),
+        ("licence: !!timestamp now", "not valid YAML"),
+        ("licence: 2024-99-99", "not valid YAML"),
+        ("{[]: 1}", "not valid YAML"),
+    ],
+    ids=["bomb", "itself", "itself below", "open", "deep", "long", "tag", "date", "key"],
+)
+def test_a_card_that_would_take_the_memory_or_never_end_is_one_sentence(tmp_path, text, words):
+    (tmp_path / "card.yaml").write_text(text)
+    with pytest.raises(ValueError, match=re.sub(r"([(*)+])", r"\\\1", words)) as raised:
+        load_card(tmp_path / "card.yaml")
+    assert str(raised.value).startswith(str(tmp_path)) and "\n" not in str(raised.value) and len(str(raised.value)) < 400
+
+
+def test_a_card_in_another_encoding_is_one_sentence(tmp_path):
+    (tmp_path / "card.yaml").write_bytes("title: x\nlicence: Universität".encode("latin-1"))
+    with pytest.raises(ValueError, match="line 2 is not UTF-8 text"):
+        load_card(tmp_path / "card.yaml")
+
+
+def test_values_of_another_kind_are_one_sentence_or_allowed(card):
+    """Every value of the card in turn is a list, a mapping, a text, a number, a day and nothing."""
+
+    def places(value, above=()):
+        for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+            yield (*above, key)
+            yield from places(value[key], (*above, key))
+
+    for *above, last in places(card):
+        for value in ([], {}, [[]], [{}], {"a": {}}, "x", -1, 1.5, True, datetime.date(2024, 1, 1), None):
+            changed = copy.deepcopy(card)
+            target = changed
+            for key in above:
+                target = target[key]
+            target[last] = value
+            try:
+                check_card(changed, "card.yaml")
+                raw_files(changed)
+            except ValueError as error:
+                assert str(error).startswith("card.yaml: ")
 
 
 def test_raw_files_know_when_they_are_needed_and_what_they_unpack_to(card):

@@ -78,3 +78,15 @@ def test_layer_groups_cover_every_parameter_once() -> None:
     prefixes = [prefix for _, group in backbone.layer_groups() for prefix in group]
     for name, _ in backbone.named_parameters():
         assert sum(name.startswith(prefix) for prefix in prefixes) == 1, name
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("n_layers", 0), ("n_layers", 10**9), ("n_channels", 10**12), ("n_radial", 2.5), ("n_radial_hidden", "8"), ("n_shapes", [8, 8]),
+        ("n_shapes", [8, 8, 10**9]), ("cutoff", 0.0), ("cutoff", float("nan")), ("cutoff", 1e6), ("average_neighbors", float("inf")),
+    ],
+)  # fmt: skip
+def test_sizes_that_no_model_has_are_refused_before_anything_is_made(key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"native backbone: {key} is .*; it must be"):
+        build_backbone("native", {key: value})

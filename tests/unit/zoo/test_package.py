@@ -1,11 +1,10 @@
-"""Packages: the numbers of the model, and nothing is run that was not asked for."""
+"""Packages: nothing is run that was not asked for. Their numbers are compared in `tests/unit/models/test_neighbor_paths.py`."""
 
 import zipfile
 
 import numpy as np
 import pytest
 import torch
-from ase.build import bulk, molecule
 
 from unipot import UnipotCalculator
 from unipot.zoo.artifact import load_artifact, save_artifact
@@ -35,7 +34,7 @@ def test_a_package_is_refused_unless_it_is_trusted(tmp_path):
 
 def test_an_archive_of_others_is_not_run(tmp_path, monkeypatch):
     monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path: pytest.fail("code was loaded"))
-    with pytest.raises(ArtifactError, match="has no unipot card"):
+    with pytest.raises(ArtifactError, match=r"has no unipot/package\.json, so it is not a package of unipot"):
         load_package(archive(tmp_path / "model.pt2", other="{}"), trusted=True)
     (tmp_path / "broken.pt2").write_bytes(b"PK")
     with pytest.raises(ArtifactError, match="truncated or not a package"):
@@ -55,21 +54,38 @@ def test_another_ending_or_head_is_refused_before_compiling(artifact, tmp_path):
         save_package(tmp_path / "model.pt2", artifact, "c")
 
 
-@pytest.mark.slow
-def test_a_package_gives_the_numbers_of_the_model_for_any_size(artifact, tmp_path):
-    path = save_package(tmp_path / "model.pt2", artifact, "b")
-    card = read_package_card(path)
-    assert (card["head"], card["level_of_theory"], card["cutoff"]) == ("b", "level 1", 5.0)
-    packaged, plain = UnipotCalculator(path, trusted=True), UnipotCalculator(artifact.potential, head="b")
-    copper = bulk("Cu", cubic=True) * (2, 1, 1)
-    copper.rattle(0.1, seed=0)
-    for atoms in (copper, molecule("H2O"), molecule("CH3CH2OH")):
-        found, expected = ({}, {})
-        for results, calculator in ((found, packaged), (expected, plain)):
-            calculator.calculate(atoms)
-            results.update(calculator.results)
-        assert np.abs(expected["forces"]).max() > 1e-3 and found.keys() == expected.keys()
-        for name, value in expected.items():
-            np.testing.assert_allclose(found[name], value, rtol=1e-11, atol=1e-10)
-    with pytest.raises(ValueError, match="it cannot be trained"):
-        load_package(path, trusted=True)(packaged.batch_of(copper), create_graph=True)
+def test_without_a_compiler_nothing_is_written(artifact, tmp_path):
+    from torch._inductor import config
+
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(ValueError, match=r"can be made here: there is no C\+\+ compiler"):
+        save_package(tmp_path / "model.pt2", artifact, "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 2000, '{"golden": 3}', "\udcff"])
+def test_a_card_of_a_package_that_is_none_is_one_sentence(tmp_path, text):
+    path = tmp_path / "model.pt2"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("model/unipot/package.json", text.encode(errors="surrogateescape"))
+    with pytest.raises(ArtifactError, match="model.pt2: "):
+        load_package(path, trusted=True)
+
+
+def test_an_archive_that_claims_gigabytes_is_not_unpacked(tmp_path):
+    path = tmp_path / "model.pt2"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("model/unipot/package.json", b" " * 50_000_000)
+    with pytest.raises(ArtifactError, match="claims more than the file holds"):
+        read_package_card(path)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_damaged_archive_is_one_sentence(tmp_path, seed):
+    path = archive(tmp_path / "model.pt2", package='{"format_version": 1, "unipot_version": "0.0.1", "device": "cpu"}')
+    whole, rng = path.read_bytes(), np.random.default_rng(seed)
+    for place in rng.permutation(len(whole))[:80]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(ArtifactError):
+            load_package(path, trusted=True)

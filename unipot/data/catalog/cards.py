@@ -13,6 +13,7 @@ from unipot.data.quality.quarantine import Thresholds
 from unipot.data.spec import check_dataset_name
 from unipot.properties import ENERGY_KINDS, PROPERTIES
 from unipot.structure import SYMBOLS
+from unipot.yaml_files import load_yaml
 
 URL_SCHEMES = ("https://", "http://", "hf://")
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
@@ -65,14 +66,9 @@ def load_card(file: Path) -> dict[str, Any]:
         FileNotFoundError: there is no card.
         ValueError: it is not valid YAML, or a key is missing, unknown or has a value that is not allowed.
     """
-    import yaml
-
     if not file.exists():
         raise FileNotFoundError(f"{file} is missing: every recipe has a card; copy data_recipes/_template/card.yaml and fill it in")
-    try:
-        card = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
+    card = load_yaml(file)
     if not isinstance(card, dict):
         raise ValueError(f"{file}: expected keys and values at the top, found {type(card).__name__}")
     check_card(card, str(file))
@@ -126,7 +122,7 @@ def raw_files(card: Mapping[str, Any]) -> tuple[RawFile, ...]:
 
 
 def _text(value: Any) -> str:
-    return "" if isinstance(value, str) and value.strip() else f"is {value!r}; give a text"
+    return "" if isinstance(value, str) and value.strip() else f"is {_short(value)}; give a text"
 
 
 def _texts(value: Any) -> str:
@@ -151,7 +147,7 @@ def _quarantine(value: Any) -> str:
         return _mapping(value)
     try:
         Thresholds.from_card(value)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         return f"is refused: {error}"
     return ""
 
@@ -176,13 +172,13 @@ def _levels(value: Any) -> str:
 
 def _energy_kind(value: Any) -> str:
     allowed = ", ".join(ENERGY_KINDS)
-    return "" if value in ENERGY_KINDS else f"is {value!r}; use one of: {allowed} (words about the zero go to energy_zero)"
+    return "" if isinstance(value, str) and value in ENERGY_KINDS else f"is {_short(value)}; use one of: {allowed} (words about the zero go to energy_zero)"
 
 
 def _elements(value: Any) -> str:
     if not isinstance(value, list) or not value:
         return f"is {_short(value)}; give a list of element symbols"
-    unknown = [symbol for symbol in value if symbol not in SYMBOLS[1:]]
+    unknown = [symbol for symbol in value if not isinstance(symbol, str) or symbol not in SYMBOLS[1:]]
     # YAML reads a bare No and Y as booleans
     return f"has {unknown[0]!r}, which is no element symbol (write 'No' and 'Y' in quotes)" if unknown else ""
 

@@ -146,8 +146,9 @@ def errors_and_widths(potential: Potential, batches: Iterable[AtomBatch], judge:
 
     Args:
         potential: whose errors they are.
-        batches: of one head each; forces of fixed atoms do not count.
-        judge: whose standard deviations are taken, from the posterior of its head of the same number; `potential` by default.
+        batches: of one head each, on any device; forces of fixed atoms do not count.
+        judge: whose standard deviations are taken, from the posterior of its head of the same number; `potential` by default. It is
+            on the same device.
 
     Raises:
         ValueError: see `predict_uncertainty`.
@@ -157,7 +158,7 @@ def errors_and_widths(potential: Potential, batches: Iterable[AtomBatch], judge:
     potential.eval()
     judge = potential if judge is None else judge
     with _without_weight_gradients(potential), _without_weight_gradients(judge):
-        for batch in batches:
+        for batch in (given.to(potential.device) for given in batches):
             chosen = {p: labelled_mask(p, batch) for p in found}
             needed = bool(chosen["forces"].any())
             predictions = potential(batch, properties=("energy", "forces") if needed else ("energy",))

@@ -19,7 +19,7 @@ def difference_errors(potential: Potential, batches: Iterable[AtomBatch]) -> Err
 
     Args:
         potential: its head has a posterior.
-        batches: of one head each, all of the same.
+        batches: of one head each, all of the same; on any device.
 
     Returns:
         Errors and standard deviations in eV; `structures` are numbers of the pairs.
@@ -30,7 +30,7 @@ def difference_errors(potential: Potential, batches: Iterable[AtomBatch]) -> Err
     errors: list[float] = []
     rows: list[np.ndarray] = []
     compositions: dict[bytes, list[int]] = {}
-    for batch in batches:
+    for batch in (given.to(potential.device) for given in batches):
         head = potential.heads[potential.head_names[int(batch.head_index[0])]]
         with torch.no_grad():
             energies = potential(batch, properties=("energy",)).energy

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +14,19 @@ from unipot.models.backbone import AtomFeatures
 from unipot.models.native.charge_spin import ChargeSpinEmbedding, TrainedStates
 from unipot.models.native.edge_functions import edge_functions
 from unipot.models.native.layer import InteractionLayer, scaled_linear
-from unipot.models.native.neighborhood import Neighborhood, neighborhood, use_kernel
+from unipot.models.native.neighborhood import Neighborhood, missing_kernel, neighborhood, use_kernel
 from unipot.models.native.traced_neighbors import neighbor_tensors, neighbors_from
 from unipot.models.recomputation import recomputed
 from unipot.structure import MAX_ATOMIC_NUMBER
+
+#: largest sizes that are built, far beyond those of any model: what is larger is a slip or a damaged card, and fills the memory
+LARGEST = {
+    **dict.fromkeys(("n_channels", "n_vector_channels", "n_radial_hidden"), 16_384),
+    **dict.fromkeys(("n_radial", "n_shapes"), 1024),
+    "n_layers": 100,
+}
+#: Å
+LONGEST_CUTOFF = 100.0
 
 
 class NativeBackbone(nn.Module):
@@ -56,7 +66,8 @@ class NativeBackbone(nn.Module):
         trained_spins: spin multiplicities of the training data, 0 for "not stated"; otherwise as `trained_charges`.
 
     Raises:
-        ValueError: a size is not positive, or trained states are given for something that is not read.
+        ValueError: a size is not a positive whole number, or one that no computer has room for; a length is not positive; or trained
+            states are given for something that is not read.
 
     Example:
         >>> NativeBackbone(n_channels=8, n_layers=1).layer_groups()[0]
@@ -85,19 +96,16 @@ class NativeBackbone(nn.Module):
         trained_spins: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.hyperparameters: dict[str, Any] = {
-            "cutoff": float(cutoff),
-            "n_channels": int(n_channels),
-            "n_vector_channels": int(n_vector_channels),
-            "n_layers": int(n_layers),
-            "n_radial": int(n_radial),
-            "n_radial_hidden": int(n_radial_hidden),
-            "n_shapes": [int(n) for n in n_shapes],
-            "average_neighbors": float(average_neighbors),
+        sizes = {
+            "n_channels": n_channels,
+            "n_vector_channels": n_vector_channels,
+            "n_layers": n_layers,
+            "n_radial": n_radial,
+            "n_radial_hidden": n_radial_hidden,
+            "n_shapes": list(n_shapes),
         }
-        for key, value in self.hyperparameters.items():
-            if min(value) <= 0 if isinstance(value, list) else not value > 0:
-                raise ValueError(f"native backbone: {key} is {value}; it must be positive")
+        _require_sizes(sizes, {"cutoff": cutoff, "average_neighbors": average_neighbors})
+        self.hyperparameters: dict[str, Any] = {"cutoff": float(cutoff), **sizes, "average_neighbors": float(average_neighbors)}
         for key, given, read in (("trained_charges", trained_charges, charge), ("trained_spins", trained_spins, spin)):
             if given is not None and not read:
                 raise ValueError(f"native backbone: {key} is {list(given)}, but {'charge' if 'charge' in key else 'spin'} is false")
@@ -154,6 +162,11 @@ class NativeBackbone(nn.Module):
         """Form of neighbours for a graph, see `unipot.models.native.traced_neighbors.FORMS`."""
         return "edges" if use_kernel(batch) else "block"
 
+    def obstacle_to_form(self, form: str) -> str | None:
+        """Why a graph that was traced with this form of neighbours cannot run on this machine, or None."""
+        missing = missing_kernel() if form == "edges" else None
+        return None if missing is None else f"its sums over neighbours need our compiled kernels, and {missing}"
+
     def neighbor_tensors(self, form: str, batch: AtomBatch, vectors: Tensor) -> list[Tensor]:
         """Neighbours as inputs of a graph, see `unipot.models.tracing.TraceableBackbone`."""
         return neighbor_tensors(form, batch, vectors, self.cutoff)
@@ -206,3 +219,19 @@ class NativeBackbone(nn.Module):
     def no_decay_names(self) -> set[str]:
         kept = ("embedding.", "radial_", "charge_spin.")
         return {name for name, _ in self.named_parameters() if name.startswith(kept) or name.endswith("bias")}
+
+
+def _require_sizes(sizes: Mapping[str, Any], lengths: Mapping[str, Any]) -> None:
+    """Raises:
+    ValueError: one of them is not what it must be.
+    """
+    for key, value in sizes.items():
+        numbers = value if isinstance(value, list) else [value]
+        if len(numbers) != (3 if key == "n_shapes" else 1) or not all(isinstance(n, int) and 0 < n <= LARGEST[key] for n in numbers):
+            three = "three whole numbers" if key == "n_shapes" else "a whole number"
+            raise ValueError(f"native backbone: {key} is {repr(value)[:60]}; it must be {three} from 1 to {LARGEST[key]:,}")
+    for key, value in lengths.items():
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"native backbone: {key} is {repr(value)[:60]}; it must be a positive number")
+    if lengths["cutoff"] > LONGEST_CUTOFF:
+        raise ValueError(f"native backbone: cutoff is {lengths['cutoff']:g} Å; it must be at most {LONGEST_CUTOFF:g} Å")

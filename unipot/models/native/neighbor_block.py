@@ -7,6 +7,7 @@ slots as the one with most neighbours, and a sum over neighbours is one batched 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class NeighborBlock:
         n_slots: of a row.
     """
 
+    compiled: ClassVar[bool] = False
     centre: Tensor
     neighbor: Tensor
     vectors: Tensor

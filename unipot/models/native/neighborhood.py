@@ -88,15 +88,22 @@ def use_kernel(batch: AtomBatch) -> bool:
         )
     if choice == "slots" or not fits:
         return False
+    missing = missing_kernel()
+    if missing is not None and choice == "kernel":
+        raise ValueError(f"{NEIGHBOR_SUMS_VARIABLE}=kernel, but {missing}")
+    if missing is not None:
+        _warn_once(missing)
+    return missing is None
+
+
+def missing_kernel() -> str | None:
+    """Why the compiled kernels cannot be had on this machine, or None."""
     try:
         for module in (neighbor_sums, moment_invariants, edge_functions):
             kernel(module.SOURCE)
     except KernelUnavailableError as error:
-        if choice == "kernel":
-            raise ValueError(f"{NEIGHBOR_SUMS_VARIABLE}=kernel, but {error}") from error
-        _warn_once(str(error))
-        return False
-    return True
+        return str(error)
+    return None
 
 
 def _warn_once(reason: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unipot.structure import SYMBOLS
+from unipot.yaml_files import read_yaml_text
 
 
 def given_values(values: Mapping[Any, Any] | str, where: str) -> dict[int, float]:
@@ -67,14 +68,13 @@ def _pairs_of(path: Path, where: str) -> Iterable[tuple[Any, Any]]:
 
     if not path.is_file():
         raise FileNotFoundError(f"{where}: there is no such file; give the path of a JSON or YAML file, or the values themselves")
-    text = path.read_text(encoding="utf-8")
     try:
         if path.suffix == ".json":
-            pairs = json.loads(text, object_pairs_hook=list)
+            pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=list)
         else:
-            node = yaml.compose(text, Loader=yaml.BaseLoader)  # all as texts: `No` stays nobelium
+            node = yaml.compose(read_yaml_text(path), Loader=yaml.BaseLoader)  # all as texts: `No` stays nobelium
             pairs = [(key.value, value.value) for key, value in node.value] if isinstance(node, yaml.MappingNode) else None
-    except (ValueError, yaml.YAMLError) as error:
+    except (RecursionError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{where}: the file cannot be read ({' '.join(str(error).split())}); write one `symbol: eV` per line") from error
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
         raise ValueError(f"{where}: the file holds no mapping; write one `symbol: eV` per line")

@@ -83,6 +83,13 @@ class StrategyConfig:
     l2_to_start_heads: bool = False
     lora: LoraConfig = field(default_factory=LoraConfig)
 
+    @property
+    def kept_layers(self) -> str:
+        """The option that freezes layers of the backbone as they are, in words; empty where none does."""
+        if self.method == "heads-only":
+            return "finetune=heads-only"
+        return f"finetune.freeze_groups={self.freeze_groups}" if self.method in ("freeze", "layerwise") and self.freeze_groups else ""
+
 
 @dataclass(kw_only=True)
 class SelfReplayConfig:

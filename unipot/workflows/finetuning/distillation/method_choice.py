@@ -77,7 +77,8 @@ def _choice(config: FinetuneConfig, own: OpenDataset) -> tuple[str, str]:
     method = method_for(own)
     keeps = _what_is_kept(config)
     if keeps:
-        return NONE, f"because it changes the whole backbone and {keeps} is to keep it; teacher.method={method} takes one all the same"
+        instead = "" if config.finetune.kept_layers else f"; teacher.method={method} takes one all the same"
+        return NONE, f"because it changes the whole backbone and {keeps} is to keep it{instead}"
     return _by_evidence(method, frames)
 
 

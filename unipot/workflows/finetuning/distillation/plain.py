@@ -72,10 +72,8 @@ def check_teacher(config: FinetuneConfig) -> None:
         return
     if config.from_scratch:
         raise ValueError("from_scratch=true trains random weights on your frames alone, so it has no teacher; leave teacher.method out")
-    if config.finetune.method in ("heads-only", "freeze-k"):
-        raise ValueError(
-            f"distillation changes the whole backbone, which finetune={config.finetune.method} keeps; leave teacher.method out"
-        )
+    if kept := config.finetune.kept_layers:
+        raise ValueError(f"distillation changes the whole backbone, of which {kept} keeps layers as they are; leave teacher.method out")
     if config.trainer.in_several_processes:
         raise ValueError("distillation runs in one process; set trainer.devices=1 and trainer.num_nodes=1, or teacher.method=none")
     try:
