@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -80,35 +81,49 @@ class FrameWriter:
 
     def _tried(self, like: Sequence[Atoms], several: bool) -> tuple[str, ...]:
         """Write frames like those to come in a folder that is removed again; returns what does not come back."""
-        from ase.io import read
-
-        frames = [described_frame(atoms, _zeros(atoms), **dict.fromkeys(MODEL_KEYS, "tried")) for atoms in like]
-        with TemporaryDirectory(prefix=".", dir=self.path.parent) as folder:
+        trial = [described_frame(atoms, _zeros(atoms), **dict.fromkeys(MODEL_KEYS, "tried")) for atoms in like]
+        trial += trial[-1:] if several and len(trial) == 1 else []
+        with TemporaryDirectory(prefix=".", dir=self.path.parent) as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of readers and writers that will not be used
             file = Path(folder) / self.path.name
+            for number, frame in enumerate(trial):
+                try:
+                    _add(file, self.format, frame, first=number == 0)
+                except Exception as error:  # ASE's writers raise whatever their formats make them raise
+                    if number:
+                        raise ValueError(self._cannot_add()) from error
+                    reason = " ".join(f"{type(error).__name__}: {error}".split())
+                    what = f"ASE cannot write {frame.get_chemical_formula()} as {self.format} ({reason})"
+                    raise ValueError(f"{self.path}: {what}; use {APPENDABLE}") from error
             try:
-                for number, frame in enumerate(frames):
-                    _add(file, self.format, frame, first=number == 0 or not several)
-            except Exception as error:  # ASE's writers raise whatever their formats make them raise
-                if number and several:
-                    raise ValueError(self._cannot_add()) from error
-                what = f"ASE cannot write {frame.get_chemical_formula()} as {self.format} ({type(error).__name__}: {error})"
-                raise ValueError(f"{self.path}: {what}; use {APPENDABLE}") from error
-            try:
-                if several:
-                    _add(file, self.format, frames[-1])
-                back = read(file, ":", format=self.format)
-            except Exception as error:  # likewise
-                if several:
-                    raise ValueError(self._cannot_add()) from error
-                return (*_zeros(frames[-1]), "model")  # what nobody can read has no labels for anybody
-        if several and [len(one) for one in back] != [len(one) for one in (*frames, frames[-1])]:
+                back = _read_back(file, self.format)
+            except ValueError as error:
+                raise ValueError(self._cannot_add() if several else f"{self.path}: {error}") from error
+        if several and [len(one) for one in back] != [len(one) for one in trial]:
             raise ValueError(self._cannot_add())
-        kept = {} if back[-1].calc is None else back[-1].calc.results
-        return tuple(name for name in _zeros(frames[-1]) if name not in kept) + (() if "model" in back[-1].info else ("model",))
+        results, info = (back[-1].calc.results if back and back[-1].calc else {}), (back[-1].info if back else {})
+        return tuple(name for name in _zeros(trial[-1]) if name not in results) + (() if "model" in info else ("model",))
 
     def _cannot_add(self) -> str:
         remedy = f"write {APPENDABLE}, and convert it with `ase convert`"
         return f"{self.path}: frames cannot be added to a file of format {self.format}; {remedy}"
+
+
+def _read_back(path: Path, format: str) -> list[Atoms]:
+    """The frames of a file; none of a format that ASE only writes.
+
+    Raises:
+        ValueError: ASE cannot read what it has written.
+    """
+    from ase.io import read
+    from ase.io.formats import ioformats
+
+    if not ioformats[format].can_read:
+        return []
+    try:
+        return read(path, ":", format=format)
+    except Exception as error:  # ASE's readers raise whatever their formats make them raise
+        raise ValueError(f"ASE cannot read what it writes as {format} ({type(error).__name__}); use {APPENDABLE}") from error
 
 
 def _zeros(atoms: Atoms) -> dict[str, Any]:

@@ -85,8 +85,7 @@ def relax(
     factory = _optimizer(optimizer)
     _check(atoms, fmax, max_steps, relax_cell)
     writer = FrameWriter(trajectory, [atoms], several=True, overwrite=overwrite) if isinstance(trajectory, Path | str) else trajectory
-    calculator = atoms.calc
-    atoms = atoms.copy()
+    calculator, atoms = atoms.calc, atoms.copy()
     atoms.arrays.pop("momenta", None)  # of the motion that this one ends
     atoms.calc = calculator
     energies: list[float] = []
