@@ -49,9 +49,9 @@ phase "$WORK/from-scratch" "4. the same 50 frames from random weights, which hav
 phase "$WORK/evaluate" "5. evaluating on 200 test frames" \
   unipot evaluate checkpoint="$WORK/finetune/best.safetensors" data="$SAMPLE/test.extxyz" head="$HEAD" output="$WORK/evaluate"
 phase "$WORK/relaxed.extxyz" "6. relaxing malonaldehyde with the fine-tuned model" \
-  unipot relax checkpoint="$WORK/finetune/best.safetensors" structure="$SAMPLE/train.extxyz" head="$HEAD" out="$WORK/relaxed.extxyz"
+  unipot relax checkpoint="$WORK/finetune/best.safetensors" structure="$SAMPLE/train.extxyz" head="$HEAD" out="$WORK/relaxed.extxyz" overwrite=true
 phase "$WORK/md.extxyz" "7. molecular dynamics from the relaxed structure" \
-  unipot md checkpoint="$WORK/finetune/best.safetensors" structure="$WORK/relaxed.extxyz" head="$HEAD" out="$WORK/md.extxyz"
+  unipot md checkpoint="$WORK/finetune/best.safetensors" structure="$WORK/relaxed.extxyz" head="$HEAD" out="$WORK/md.extxyz" overwrite=true
 rm -f "$WORK/report.html"
 phase "$WORK/report.html" "8. report" \
   unipot report output="$WORK/report.html" title="unipot quickstart" pretrain_run="$WORK/pretrain" \

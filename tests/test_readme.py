@@ -25,7 +25,7 @@ SHORTER = {
         "teacher.max_steps=2",
     ],
     "md": ["n_steps=5"],
-    "relax": ["max_steps=2"],
+    "relax": ["max_steps=2", "allow_unconverged=true"],
     "study": [
         "frames=[10]", "seeds=[0]", "strategies.finetune.steps=2", "strategies.from-scratch.steps=2", 'overrides=["teacher.method=none"]',
     ],

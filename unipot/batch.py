@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unipot.neighbors import batch_neighbor_list
 from unipot.neighbors.device import device_neighbor_list
+from unipot.neighbors.near_origin import Moved, near_origin
 from unipot.properties import PROPERTIES
 from unipot.structure import Structure
 
@@ -24,7 +25,7 @@ class AtomBatch:
 
     Attributes:
         atomic_numbers: (n_atoms,) int64.
-        positions: (n_atoms, 3) Å.
+        positions: (n_atoms, 3) Å; those of a float32 batch are moved near the origin first, see `unipot.neighbors.near_origin`.
         cell: (n_structures, 3, 3) Å, rows are lattice vectors.
         pbc: (n_structures, 3) bool.
         structure_index: (n_atoms,) int64, the structure an atom belongs to, ascending.
@@ -145,17 +146,18 @@ def collate(
     cell, pbc = np.stack([s.cell for s in structures]), np.stack([s.pbc for s in structures])
     shift_dtype, names = SHIFT_DTYPES.get(dtype, np.int64), _names(structures)
     edges, shifts = batch_neighbor_list(positions, cell, pbc, n_atoms, cutoff, engine, shift_dtype=shift_dtype, names=names)
+    moved = rounded_from(positions, cell, pbc, n_atoms, dtype)
     (labels, masks), zeros = _concatenated_labels(structures, dtype), [0] * len(structures)
     return AtomBatch(
         atomic_numbers=torch.from_numpy(np.concatenate([s.atomic_numbers for s in structures])),
-        positions=torch.from_numpy(positions).to(dtype),
+        positions=torch.from_numpy(moved.positions).to(dtype),
         cell=torch.from_numpy(cell).to(dtype),
         pbc=torch.from_numpy(pbc),
         structure_index=torch.from_numpy(np.repeat(np.arange(len(structures)), n_atoms)),
         n_atoms_per_structure=torch.from_numpy(n_atoms),
         head_index=torch.as_tensor(zeros if head_index is None else head_index, dtype=torch.int64),
         edge_index=torch.from_numpy(edges),
-        cell_shifts=torch.from_numpy(shifts).to(dtype),  # a conversion only for dtypes that numpy does not have
+        cell_shifts=torch.from_numpy(moved.shifts(edges, shifts)).to(dtype),  # a conversion only for dtypes that numpy does not have
         total_charge=torch.tensor([s.total_charge for s in structures], dtype=dtype),
         spin_multiplicity=torch.tensor([s.spin_multiplicity or 0 for s in structures], dtype=torch.int64),
         fixed=torch.from_numpy(np.concatenate([s.fixed for s in structures])),
@@ -165,6 +167,11 @@ def collate(
         ids=tuple(s.id for s in structures),
         cutoff=cutoff,
     )
+
+
+def rounded_from(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, n_atoms: np.ndarray, dtype: torch.dtype) -> Moved:
+    """What is rounded to `dtype`: the positions themselves in float64, else near the origin; see `near_origin` for the arguments."""
+    return Moved(positions=positions) if dtype == torch.float64 else near_origin(positions, cell, pbc, n_atoms)
 
 
 def with_neighbors(batch: AtomBatch, cutoff: float, engine: str = "auto") -> AtomBatch:

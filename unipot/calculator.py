@@ -19,9 +19,11 @@ from unipot.evaluation.predictions import DEFAULT_BUDGET, StructurePrediction, e
 from unipot.models.boundary import require_room
 from unipot.models.last_layer import energy_difference_uncertainty, is_stale, predict_uncertainty, require_posterior
 from unipot.models.potential import Potential
+from unipot.models.trained_elements import ElementGuard
 from unipot.simulate.moving_batch import MovingBatch
 from unipot.structure import Structure, fixed_atoms, name_of, symbols_of
 from unipot.units import matrix_to_voigt
+from unipot.zoo.artifact import load_artifact, tensor_hash
 
 #: entries of `atoms.info` that a prediction may depend on; ASE does not watch them
 _WATCHED_INFO = ("total_charge", "charge", "spin_multiplicity", "spin")
@@ -46,8 +48,8 @@ class UnipotCalculator(Calculator):
     Args:
         model: path of a model artifact or of a package (see `unipot.zoo.package`), or a `Potential`. A path gives a copy of its
             own; a `Potential` is used as it is (later changes of its weights are seen after the next `reset()`), and is not modified.
-        head: which head predicts; may be left out if there is only one.
-        device: where to compute. With a `Potential`: must be left out, or the device it is on.
+        head: which head predicts; may be left out if there is only one, or if the model was fine-tuned, for the head of that.
+        device: where to compute; `auto` is the GPU if there is one. With a `Potential`: must be left out, or the device it is on.
         uncertainty: also give `results["energy_uncertainty"]` (eV) and `results["forces_uncertainty"]` (n_atoms, 3) eV/Å, standard
             deviations from the head's last-layer posterior or ensemble, ± 1.645 of which are calibrated to cover 90 % of the errors
             on frames like those it was fine-tuned on; one more pass per last-layer weight or member. Left out otherwise.
@@ -55,10 +57,11 @@ class UnipotCalculator(Calculator):
         skin: Å, of the neighbour list, which is kept until an atom could have crossed it; results do not depend on it, not in
             the last bit. 0 makes a new list for every geometry.
         trusted: `model` may be a package; loading one runs the machine code in it, so say so only of those you made.
+        unknown_elements: what is done about elements that no frame of the head held: `warn` says each once, `refuse`, or `allow`.
 
     Raises:
-        ValueError: no head was given though the model has several, uncertainties are wanted of a head without a posterior, or
-            device or dtype differ from those of the `Potential`.
+        ValueError: no head was given though the model has several and was not fine-tuned, uncertainties are wanted of a head without
+            a posterior, or device or dtype differ from those of the `Potential`.
         KeyError: the model has no such head; the message lists those it has.
 
     Example:
@@ -81,13 +84,16 @@ class UnipotCalculator(Calculator):
         uncertainty: bool = False,
         skin: float = DEFAULT_SKIN,
         trusted: bool = False,
+        unknown_elements: str = "warn",
         **ase_options: Any,
     ) -> None:
         super().__init__(**ase_options)
-        self.potential = _opened(model, device, dtype, trusted)
-        self.head = _chosen_head(self.potential, head)
+        self.potential, self._card = _opened(model, device, dtype, trusted)
+        self.head = _chosen_head(self.potential, head, self._card)
+        self._guard = ElementGuard(self.potential.heads[self.head], unknown_elements)
         self._head_index = self.potential.heads.index(self.head)
         self._info: tuple[Any, ...] = ()
+        self._hashed: tuple[Any, str] = ((), "")
         self._moving = MovingBatch(
             cutoff=self.potential.cutoff, skin=skin, head_index=self._head_index, dtype=self.potential.dtype, device=self.potential.device
         )
@@ -105,6 +111,19 @@ class UnipotCalculator(Calculator):
         self.parameters.update(head=self.head, level_of_theory=chosen.level_of_theory, energy_kind=chosen.energy_kind)
         self.parameters.update(conditions=", ".join(self.conditions) or "none")
         self._warned = False
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What a frame says of where its numbers are from: name and SHA-256 of the model, head and level of theory."""
+        digest = self._card.get("sha256")
+        if digest is None:  # a model that is no file; its weights may have changed since the last frame
+            weights = self.potential.state_dict()
+            state = tuple((name, tensor.data_ptr(), tensor._version) for name, tensor in weights.items())
+            if state != self._hashed[0]:
+                self._hashed = state, tensor_hash(weights)
+            digest = self._hashed[1]
+        facts = {"model": str(self._card.get("name") or "unnamed"), "model_sha256": str(digest), "head": self.head}
+        return {**facts, "level_of_theory": self.potential.heads[self.head].level_of_theory}
 
     @property
     def energy_kind(self) -> str:
@@ -180,7 +199,11 @@ class UnipotCalculator(Calculator):
         for structure in structures:
             self._warn_of_unread(structure)
             self._require_known(structure.atomic_numbers)
-        return list(evaluate_structures(self.potential, structures, head=self.head, properties=properties, budget=budget))
+        return list(
+            evaluate_structures(
+                self.potential, structures, head=self.head, properties=properties, budget=budget, unknown_elements="allow"  # said above
+            )
+        )  # fmt: skip
 
     def energy_difference_uncertainty(self, images: Sequence[Atoms], coefficients: Sequence[float]) -> float:
         """Standard deviation (eV) of Σ_s c_s E_s, what the energies have in common cancelled.
@@ -239,28 +262,39 @@ class UnipotCalculator(Calculator):
                 f"element(s) {symbols_of(unknown)} are unknown to head {self.head!r} of this model, which knows "
                 f"{symbols_of(sorted(known)) or 'none'}; choose another head or model ({_heads_with(self.potential, unknown)})"
             )
+        self._guard.check(atomic_numbers)
 
 
-def _opened(model: str | Path | Potential, device: str | torch.device | None, dtype: torch.dtype | None, trusted: bool) -> Potential:
+def _opened(
+    model: str | Path | Potential, device: str | torch.device | None, dtype: torch.dtype | None, trusted: bool
+) -> tuple[Potential, dict[str, Any]]:
+    """The potential, and the card of the file it comes from; an empty one without a file."""
     if isinstance(model, Potential):
-        potential = model
+        potential, card, device = model, {}, None if device == "auto" else device
     elif Path(model).suffix == ".pt2":
         from unipot.zoo.package import load_package
 
-        potential = load_package(model, trusted=trusted)
+        potential, card, device = load_package(model, trusted=trusted), {"name": Path(model).stem}, None if device == "auto" else device
     else:
-        from unipot.zoo.artifact import load_potential
-
         # gradients of weights stay enabled: without them autograd sums in another order, and the last bits would differ
-        return load_potential(model, device=device or "cpu", dtype=dtype)
+        artifact = load_artifact(model, device=_device(device), dtype=dtype)
+        return artifact.potential, {"name": Path(model).stem, **artifact.card}
     _require_same(potential, device, dtype)
-    return potential
+    return potential, card
 
 
-def _chosen_head(potential: Potential, head: str | None) -> str:
+def _device(device: str | torch.device | None) -> str | torch.device:
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device or "cpu"
+
+
+def _chosen_head(potential: Potential, head: str | None, card: dict[str, Any]) -> str:
     if head is not None:
         potential.heads.index(head)
         return head
+    finetune = card.get("finetune")
+    named = finetune.get("head") if isinstance(finetune, dict) else None
+    if named in potential.head_names:
+        return str(named)
     if len(potential.head_names) != 1:
         described = ", ".join(f"{name!r} ({potential.heads[name].level_of_theory})" for name in potential.head_names)
         raise ValueError(f"the model has {len(potential.head_names)} heads: {described or 'none'}; say which one with head=...")

@@ -119,7 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 when it worked, 2 for a mistake in the input (one sentence on stderr, no traceback unless UNIPOT_DEBUG=1).
+        0 when it worked, 2 for a mistake in the input (one sentence on stderr, no traceback unless UNIPOT_DEBUG=1), 3 when `relax`
+        wrote everything and a structure did not converge.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -131,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("UNIPOT_DEBUG") == "1" or not _is_for_user(error):
             raise
         print(f"unipot: error: {_sentence(error)}", file=sys.stderr)
-        return 2
+        return getattr(error, "exit_code", 2)
     except KeyboardInterrupt:
         print("unipot: interrupted", file=sys.stderr)
         return 130

@@ -299,6 +299,12 @@ def test_evaluate_lists_the_heads_when_none_fits(files, pretrained, capsys, tmp_
     assert "one of: metals, molecules" in capsys.readouterr().err
 
 
+def test_the_card_tells_which_elements_the_frames_of_each_head_held(files, run):
+    heads = load_artifact(run / "best.safetensors").card["heads"]
+    assert heads["methanol"]["trained_elements"] == ["H", "C", "O"]
+    assert heads["molecules"]["trained_elements"] == ["H", "C", "N", "O"] == heads["methanol"]["elements"]
+
+
 def test_alignment_candidates_and_error_bars_are_in_the_artifact(files, run):
     card = load_artifact(run / "best.safetensors").card
     readout = card["finetune"]["alignment"]["readout"]

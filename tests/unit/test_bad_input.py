@@ -116,8 +116,9 @@ def test_negative_skin_is_one_sentence(make_potential, tmp_path, monkeypatch, ca
 def test_positions_that_float32_cannot_tell_apart_are_explained(make_potential):
     atoms = molecule("H2O")
     atoms.positions += 1e9
+    atoms += Atoms("O", positions=[[-1e9] * 3])  # wherever the origin is put, some atoms are far from it
     atoms.calc = UnipotCalculator(make_potential(dtype=torch.float32))
-    with pytest.raises(ValueError, match=r"cannot be told apart, positions as large as theirs are resolved to .* in float32"):
+    with pytest.raises(ValueError, match=r"cannot be told apart, positions as large as theirs are resolved to .* in float32; use float64"):
         atoms.get_forces()
 
 

@@ -87,6 +87,24 @@ def test_only_head_needs_no_name(make_potential):
     assert UnipotCalculator(make_potential()).head == "only"
 
 
+@pytest.mark.parametrize("from_file", [False, True])
+def test_device_auto_is_taken_as_by_the_commands(make_potential, tmp_path, from_file):
+    potential = make_potential()
+    model = save_artifact(tmp_path / "m.safetensors", potential) if from_file else potential
+    calculator = UnipotCalculator(model, device="auto")
+    assert calculator.potential.device.type == ("cuda" if from_file and torch.cuda.is_available() else "cpu")
+
+
+def test_frames_of_a_potential_without_a_file_carry_the_hash_of_its_present_weights(make_potential):
+    potential = make_potential()
+    calculator = UnipotCalculator(potential)
+    before = calculator.provenance
+    assert (before["head"], before["level_of_theory"]) == ("only", "level 0") and calculator.provenance == before
+    with torch.no_grad():
+        potential.heads["only"].readout.output.weight.mul_(2)
+    assert calculator.provenance["model_sha256"] != before["model_sha256"]
+
+
 def test_missing_head_lists_the_heads(make_potential):
     with pytest.raises(ValueError, match=r"has 2 heads: 'a' \(level 0\), 'b' \(level 1\); say which one"):
         UnipotCalculator(make_potential(heads=("a", "b")))

@@ -14,7 +14,7 @@ from ase.io import read
 
 from unipot.batch import collate
 from unipot.calculator import UnipotCalculator
-from unipot.simulate import equation_of_state, molecular_dynamics, relax
+from unipot.simulate import ExplodedError, equation_of_state, molecular_dynamics, relax
 from unipot.structure import Structure
 
 
@@ -68,6 +68,19 @@ def test_relaxation_leaves_the_input_and_fixed_atoms_alone(slab):
 def test_relaxation_that_runs_out_of_steps_says_so(slab):
     result = relax(slab, fmax=1e-6, max_steps=2)
     assert not result.converged and result.n_steps == 2 and "NOT converged" in result.sentence()
+
+
+def test_a_structure_whose_atoms_are_all_held_is_not_called_relaxed(slab):
+    slab.set_constraint(FixAtoms(range(len(slab))))
+    assert relax(slab).sentence().startswith("constraints hold all atoms, nothing to relax")
+
+
+def test_a_relaxed_structure_has_neither_velocities_nor_labels_of_its_start(slab):
+    slab.set_momenta(np.ones((len(slab), 3)))
+    slab.info.update(energy_dft=-1.0, name="slab")
+    result = relax(slab, fmax=0.5)
+    assert not result.atoms.has("momenta") and result.atoms.info == {"name": "slab"}
+    assert slab.has("momenta") and slab.info["energy_dft"] == -1.0
 
 
 def test_cell_relaxation_finds_the_lattice_constant():
@@ -144,6 +157,38 @@ def test_exploding_run_names_the_step(make_potential):
     atoms = Atoms("Cu2", positions=[[0, 0, 0], [0, 0, 1.9]], momenta=[[0, 0, 5.0], [0, 0, -5.0]], calculator=Broken())
     with pytest.raises(ValueError, match=r"dynamics failed after step \d of 50 .* at a time step of 1 fs: the prediction"):
         molecular_dynamics(atoms, n_steps=50, timestep=1.0)
+
+
+def test_what_is_not_finite_is_kept_out_of_the_flagged_frame(tmp_path):
+    class Broken(EMT):
+        def calculate(self, *arguments, **options):
+            super().calculate(*arguments, **options)
+            if self.atoms.positions[0, 2] > 0.01:
+                self.results["forces"] = np.full((2, 3), np.nan)
+
+    atoms = Atoms("Cu2", positions=[[0, 0, 0], [0, 0, 1.9]], momenta=[[0, 0, 5.0], [0, 0, -5.0]], calculator=Broken())
+    with pytest.raises(ExplodedError, match="velocities are not finite"):
+        molecular_dynamics(atoms, n_steps=50, timestep=1.0, interval=1, trajectory=tmp_path / "md.extxyz")
+    frames = read(tmp_path / "md.extxyz", ":")
+    assert len(frames) > 1 and frames[-1].info["exploded"] and frames[-1].calc is None
+    assert np.isfinite(frames[-1].positions).all() and np.isfinite(frames[-1].get_momenta()).all()
+
+
+def test_what_a_callback_refuses_is_not_called_a_failure_of_the_dynamics(slab):
+    def refuse(*_):
+        raise ValueError("enough")
+
+    with pytest.raises(ValueError, match=r"^enough$"):
+        molecular_dynamics(slab, n_steps=2, on_record=refuse)
+
+
+def test_a_trajectory_is_not_overwritten_unasked(slab, tmp_path):
+    file = tmp_path / "md.traj"
+    molecular_dynamics(slab, n_steps=1, trajectory=file)
+    with pytest.raises(FileExistsError, match="exists already"):
+        molecular_dynamics(slab, n_steps=2, trajectory=file, interval=1)
+    molecular_dynamics(slab, n_steps=2, trajectory=file, interval=1, overwrite=True)
+    assert len(read(file, ":")) == 3
 
 
 @pytest.mark.parametrize(("option", "message"), [({"n_steps": 0}, "n_steps is 0"), ({"ensemble": "npt"}, "'npt' is not known")])

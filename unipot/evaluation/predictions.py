@@ -13,6 +13,7 @@ from unipot.batch import Predictions, collate
 from unipot.data.mixture.budget import Budget, pack_in_order
 from unipot.models.boundary import require_room
 from unipot.models.potential import Potential
+from unipot.models.trained_elements import ElementGuard
 from unipot.neighbors import batch_edge_counts
 from unipot.structure import Structure, name_of
 
@@ -47,6 +48,7 @@ def evaluate_structures(
     head: str | None = None,
     properties: Collection[str] = ("energy", "forces"),
     budget: Budget = DEFAULT_BUDGET,
+    unknown_elements: str = "warn",
 ) -> Iterator[StructurePrediction]:
     """Predict each structure, in the order given, as they come.
 
@@ -56,6 +58,7 @@ def evaluate_structures(
         head: which head predicts; may be left out if there is only one.
         properties: out of energy, forces and stress.
         budget: largest contents of a batch; a structure that is larger is predicted alone.
+        unknown_elements: what is done about elements that no frame of the head held, see `unipot.models.trained_elements`.
 
     Raises:
         KeyError: the model has no such head, or a property is unknown.
@@ -69,8 +72,9 @@ def evaluate_structures(
         >>> energies = [one.energy for one in found]  # doctest: +SKIP
     """
     head_index = _head_index(potential, head)
-    source = enumerate(structures)
+    guard, source = ElementGuard(potential.heads[potential.head_names[head_index]], unknown_elements), enumerate(structures)
     while window := [_structure(item, number) for number, item in islice(source, _WINDOW)]:
+        guard.check(z for structure in window for z in structure.atomic_numbers.tolist())
         require_room(window, potential)
         for batch in _batches(window, potential.cutoff, budget):
             collated = collate(batch, cutoff=potential.cutoff, head_index=[head_index] * len(batch), dtype=potential.dtype)

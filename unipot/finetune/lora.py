@@ -172,6 +172,8 @@ def merged(potential: Potential) -> Potential:
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and overwritten; leave no trace in the caller's stream
         plain = Potential.from_description(potential.describe())
     plain.load_state_dict(tensors, strict=True)
+    for name in potential.head_names:
+        plain.heads[name].trained_elements = potential.heads[name].trained_elements
     return plain.to(potential.device).train(potential.training)
 
 

@@ -131,7 +131,7 @@ def _coincidence(batch: AtomBatch, lengths: Tensor) -> str:
     if resolution > COINCIDENT:
         return (
             f"{where}: {pair} cannot be told apart, positions as large as theirs are resolved to {resolution:.1e} Å in "
-            f"{str(batch.positions.dtype).removeprefix('torch.')}; move the structure to the origin, or check that positions are in Å"
+            f"{str(batch.positions.dtype).removeprefix('torch.')}; use float64, or check that positions are in Å"
         )
     return f"{where}: {pair} lie {distance:.1e} Å apart, which is the same place; remove one, or correct the positions (Å)"
 

@@ -60,6 +60,10 @@ class Head(nn.Module):
         energy_kind: what its energies are: total, adsorption, formation or difference.
         posterior: version of the posterior of the last layer that comes with the weights, None for a head without one.
 
+    Attributes:
+        trained_elements: atomic numbers that the frames held which this head was trained on, so far; None where nobody knows, as of
+            models that were saved before this was kept. References cover more: they descend from the parent head.
+
     Raises:
         ValueError: the name is malformed, the scale is not positive, the kind of energy or the version of the posterior is
             unknown, or direct forces lack vector features.
@@ -91,6 +95,7 @@ class Head(nn.Module):
         self.name = name
         self.level_of_theory = level_of_theory
         self.energy_kind = check_energy_kind(energy_kind, f"head {name!r}")
+        self.trained_elements: frozenset[int] | None = frozenset()
         self.n_hidden = n_hidden
         self.readout = GatedReadout(n_channels, n_hidden)
         self.reference = reference if reference is not None else CompositionReference()
@@ -127,12 +132,16 @@ class Head(nn.Module):
             raise ValueError(f"head {self.name!r} ({self.level_of_theory}): {error}") from None
 
     def copy(self, name: str, level_of_theory: str | None = None, energy_kind: str | None = None) -> Head:
-        """An independent head with equal weights under another name, without the posterior: that belongs to other frames."""
+        """An independent head with equal weights under another name, without what belongs to the frames of this one.
+
+        That is the posterior, and the elements that it was trained on.
+        """
         if not _NAME.fullmatch(name):
             raise ValueError(f"head name {name!r} is not allowed; use lower-case letters, digits and single dashes")
         twin = copy.deepcopy(self)
         twin.name = name
         twin.posterior = None
+        twin.trained_elements = frozenset()
         twin.level_of_theory = self.level_of_theory if level_of_theory is None else level_of_theory
         twin.energy_kind = self.energy_kind if energy_kind is None else check_energy_kind(energy_kind, f"head {name!r}")
         return twin

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 from ase import Atoms, units
 
-from unipot.simulate.relax import append_frame
+from unipot.simulate.frames import FrameWriter, without_labels
 
 ENSEMBLES = ("nve", "nvt")
+#: Å; an atom that moves farther in one step jumps over its neighbours, and the integration means nothing any more
+LARGEST_STEP = 1.0
+#: times the temperature of bath or start, and K at least: hotter is an explosion. Three atoms out of their equilibrium reach 3,000 K
+HOTTEST, HOTTEST_AT_LEAST = 10.0, 10_000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +25,8 @@ class Trajectory:
 
     Attributes:
         ensemble: nve or nvt.
-        atoms: the last configuration, with velocities and calculator.
+        atoms: the last configuration, with velocities and calculator; numbers that `info` or per-atom arrays of the input held beside
+            charge and spin are not there, see `unipot.simulate.frames`.
         times: (n_records,) fs.
         potential_energy, kinetic_energy: (n_records,) eV.
         temperature: (n_records,) K.
@@ -61,6 +66,10 @@ class Trajectory:
         )
 
 
+class ExplodedError(ValueError):
+    """Dynamics that ended because they mean nothing any more: too hot, atoms that jump, numbers that are not finite."""
+
+
 def molecular_dynamics(
     atoms: Atoms,
     *,
@@ -71,7 +80,9 @@ def molecular_dynamics(
     friction: float = 0.01,
     seed: int = 0,
     interval: int = 10,
-    trajectory: Path | str | None = None,
+    trajectory: Path | str | FrameWriter | None = None,
+    overwrite: bool = False,
+    max_temperature: float | None = None,
     on_record: Callable[[int, float, float], None] | None = None,
 ) -> Trajectory:
     """Integrate Newton's (`nve`) or Langevin's (`nvt`) equations.
@@ -88,13 +99,21 @@ def molecular_dynamics(
         friction: 1/fs, of the Langevin bath.
         seed: of velocities and bath.
         interval: record every so many steps.
-        trajectory: file that every record is appended to, in a format that ASE knows from its name.
+        trajectory: file that every record is appended to, in a format that ASE knows from its name, or the writer of one.
+        overwrite: a trajectory that is there already may be replaced.
+        max_temperature: K, at which the run counts as exploded and ends; ten times that of bath or start by default, and at least
+            10,000 K.
         on_record: called with (step, total energy in eV, temperature in K).
 
     Raises:
-        ValueError: there is no calculator, a number is out of range, or the run exploded (with the step).
+        ValueError: there is no calculator, a number is out of range, no atom can move, or ASE cannot write the trajectory.
+        ExplodedError: the run exploded. The message names the step; records so far stay in the trajectory, and its last frame, where it
+            ended, has `exploded` in its `info`.
+        FileExistsError: the trajectory is there already and `overwrite` is false.
     """
-    _check(atoms, ensemble, {"n_steps": n_steps, "timestep": timestep, "interval": interval}, temperature, friction)
+    limits = {} if max_temperature is None else {"max_temperature": max_temperature}
+    _check(atoms, ensemble, {"n_steps": n_steps, "timestep": timestep, "interval": interval, **limits}, temperature, friction)
+    writer = FrameWriter(trajectory, [atoms], several=True, overwrite=overwrite) if isinstance(trajectory, Path | str) else trajectory
     atoms, calculator = atoms.copy(), atoms.calc
     atoms.calc = calculator
     generator = np.random.Generator(np.random.PCG64(seed))
@@ -103,35 +122,92 @@ def molecular_dynamics(
         thermalise(atoms, temperature, generator)
     records: list[tuple[float, float, float, float]] = []
 
-    def record() -> None:
-        step = driver.get_number_of_steps()
+    def record(step: int) -> None:
         if step % interval and step != n_steps:
             return
         potential, kinetic, kelvin = float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy()), float(atoms.get_temperature())
         records.append((step * timestep, potential, kinetic, kelvin))
-        if trajectory is not None:
-            append_frame(trajectory, atoms, first=len(records) == 1)
+        if writer is not None:
+            writer.write(atoms, step=step, time_fs=step * timestep)
         if on_record is not None:
             on_record(step, potential + kinetic, kelvin)
 
+    hottest = max(HOTTEST * temperature, HOTTEST * float(atoms.get_temperature()), HOTTEST_AT_LEAST)
+    watch = _Watch(atoms, hottest if max_temperature is None else max_temperature)
     driver = integrator(atoms, ensemble, timestep=timestep, temperature=temperature, friction=friction, generator=generator)
-    driver.attach(record)
-    _run(driver, n_steps, timestep)
+    for step in _steps(driver, n_steps, timestep, watch, writer):
+        record(step)
     times, potential, kinetic, kelvin = (np.array(column) for column in zip(*records, strict=True))
     return Trajectory(
-        ensemble=ensemble, atoms=atoms, times=times, potential_energy=potential, kinetic_energy=kinetic, temperature=kelvin
+        ensemble=ensemble,
+        atoms=without_labels(atoms),
+        times=times,
+        potential_energy=potential,
+        kinetic_energy=kinetic,
+        temperature=kelvin,
     )
 
 
-def _run(driver: Any, n_steps: int, timestep: float) -> None:
-    """Take the steps; a failure says at which one."""
-    try:
-        driver.run(n_steps)
-    except ValueError as error:
-        raise ValueError(
-            f"dynamics failed after step {driver.get_number_of_steps()} of {n_steps} "
-            f"({driver.get_number_of_steps() * timestep:g} fs) at a time step of {timestep:g} fs: {error}"
-        ) from error
+class _Watch:
+    """Looks at every step for what no dynamics does.
+
+    Args:
+        atoms: that move.
+        max_temperature: K.
+    """
+
+    def __init__(self, atoms: Atoms, max_temperature: float) -> None:
+        self.atoms, self.max_temperature, self.before = atoms, max_temperature, atoms.positions.copy()
+
+    def look(self, step: int) -> None:
+        """Raises:
+        ExplodedError: an atom has jumped, it is too hot, or a number is not finite.
+        """
+        moved = np.linalg.norm(self.atoms.positions - self.before, axis=1)
+        farthest = int(np.argmax(moved))
+        if step and not moved[farthest] <= LARGEST_STEP:
+            atom = f"atom {farthest} ({self.atoms.symbols[farthest]})"
+            raise ExplodedError(f"{atom} moved by {moved[farthest]:.1f} Å in one step; check the geometry, or use a shorter time step")
+        kelvin = self.atoms.get_temperature()
+        if step and not np.isfinite(kelvin):
+            raise ExplodedError("velocities are not finite; check the geometry, or use a shorter time step")
+        if step and not kelvin <= self.max_temperature:
+            limit = f"{kelvin:.3g} K are more than {self.max_temperature:.6g} K"
+            raise ExplodedError(f"{limit}; check the geometry, use a shorter time step, or allow them with max_temperature")
+        self.before = self.atoms.positions.copy()
+
+
+def _steps(driver: Any, n_steps: int, timestep: float, watch: _Watch, writer: FrameWriter | None) -> Iterator[int]:
+    """Take the steps, the start included; a failure says at which one, and its frame is kept with a flag."""
+    taken = driver.irun(n_steps)
+    while True:
+        try:
+            if next(taken, None) is None:
+                return
+            watch.look(driver.get_number_of_steps())
+        except ValueError as error:
+            step = driver.get_number_of_steps()
+            kept = "" if writer is None else _keep(writer, watch, error, step, timestep)
+            raise ExplodedError(
+                f"dynamics failed after step {step} of {n_steps} ({step * timestep:g} fs) at a time step of {timestep:g} fs: {error}{kept}"
+            ) from error
+        yield driver.get_number_of_steps()
+
+
+def _keep(writer: FrameWriter, watch: _Watch, error: ValueError, step: int, timestep: float) -> str:
+    """Write the frame where the run ended, flagged; returns what to say of it.
+
+    Where the calculator refused or gave what is not finite, the frame has no labels; where positions are not finite, it has those of
+    the step before.
+    """
+    atoms = watch.atoms
+    known = atoms.calc.results if isinstance(error, ExplodedError) else {}
+    known = known if all(np.isfinite(known[name]).all() for name in ("energy", "forces") if name in known) else {}
+    if not np.isfinite(atoms.positions).all():
+        atoms.positions[:], known = watch.before, {}
+    atoms.set_momenta(np.nan_to_num(atoms.get_momenta(), posinf=0.0, neginf=0.0), apply_constraint=False)
+    writer.write(atoms, known, exploded=True, step=step, time_fs=step * timestep)
+    return f" ({writer.path} keeps {writer.n_frames} frame(s), the last one flagged `exploded`)"
 
 
 def _check(atoms: Atoms, ensemble: str, positive: Mapping[str, float], temperature: float, friction: float) -> None:
@@ -146,6 +222,8 @@ def _check(atoms: Atoms, ensemble: str, positive: Mapping[str, float], temperatu
         raise ValueError(f"temperature is {temperature}; it must not be negative (K)")
     if not friction >= 0:
         raise ValueError(f"friction is {friction}; it must not be negative (1/fs)")
+    if len(atoms) and atoms.get_number_of_degrees_of_freedom() < 1:  # their temperature would be no number
+        raise ValueError(f"none of the {len(atoms)} atoms can move, constraints hold them all; free some, or compute the energy alone")
 
 
 def thermalise(atoms: Atoms, temperature: float, generator: np.random.Generator) -> None:

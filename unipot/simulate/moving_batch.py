@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unipot.batch import SHIFT_DTYPES, AtomBatch, collate
+from unipot.neighbors.near_origin import NEAR, near_origin
 from unipot.neighbors.verlet import DeviceVerletList, VerletList
 from unipot.structure import Structure
 
@@ -72,7 +73,7 @@ class MovingBatch:
             return None
         arrays = self._arrays(atoms)
         found = self.neighbors.kept_pairs(*arrays)
-        return None if found is None else self._batch(arrays, found)
+        return None if found is None else self._batch(atoms, arrays, found)
 
     def new(self, atoms: Atoms, structure: Structure) -> AtomBatch:
         """The batch of `atoms`, from scratch.
@@ -88,12 +89,13 @@ class MovingBatch:
         self._numbers, self._pbc = np.array(atoms.numbers), np.array(atoms.pbc)
         arrays = self._arrays(atoms)
         if isinstance(self.neighbors, VerletList):
-            return self._batch(arrays, self.neighbors.pairs(*arrays, name=f"structure {structure.id!r}"))
-        return self._batch(arrays, self.neighbors.pairs(*arrays))
+            return self._batch(atoms, arrays, self.neighbors.pairs(*arrays, name=f"structure {structure.id!r}"))
+        return self._batch(atoms, arrays, self.neighbors.pairs(*arrays))
 
-    def _batch(self, arrays: tuple, found: tuple) -> AtomBatch:
+    def _batch(self, atoms: Atoms, arrays: tuple, found: tuple) -> AtomBatch:
         edge_index, shifts, positions, cell = (_tensor(array) for array in (*found, *arrays[:2]))
         assert self._template is not None
+        positions, shifts = self._near_origin(atoms, edge_index, positions, shifts)
         return replace(
             self._template,
             positions=positions.to(self.dtype, copy=True),  # never a view of the caller's array
@@ -101,6 +103,17 @@ class MovingBatch:
             edge_index=edge_index,
             cell_shifts=shifts.to(self.dtype),
         )
+
+    def _near_origin(self, atoms: Atoms, edge_index: Tensor, positions: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+        """As in `collate`; decided on the host, where the atoms are."""
+        if self.dtype == torch.float64 or not np.abs(atoms.positions).max() > NEAR:
+            return positions, shifts
+        geometry = np.asarray(atoms.positions, np.float64), np.asarray(atoms.cell.array, np.float64)[None]
+        moved = near_origin(*geometry, self._pbc[None], np.array([len(atoms)]))
+        if moved.wraps is not None:
+            wraps = torch.from_numpy(moved.wraps).to(shifts)
+            shifts = shifts + (wraps[edge_index[1]] - wraps[edge_index[0]])
+        return torch.from_numpy(moved.positions).to(positions.device), shifts
 
     def _arrays(self, atoms: Atoms) -> tuple:
         """Positions, cell and pbc where neighbours are found, in float64: a pair is an edge by the unrounded positions."""

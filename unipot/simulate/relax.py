@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from unipot.simulate.frames import FrameWriter, without_labels
+
 #: name -> attribute of `ase.optimize`
 OPTIMIZERS = {"fire": "FIRE", "lbfgs": "LBFGS", "bfgs": "BFGS"}
 
@@ -20,7 +22,8 @@ class Relaxation:
     """Outcome of `relax`.
 
     Attributes:
-        atoms: the relaxed structure, with the calculator attached.
+        atoms: the relaxed structure, with the calculator attached and without velocities. Numbers that `info` or per-atom arrays of
+            the input held beside charge and spin are not there: they belong to the geometry it had (`unipot.simulate.frames`).
         converged: whether the largest force fell below the threshold.
         n_steps: optimizer steps taken.
         energies: (n_steps + 1,) eV, from start to end.
@@ -35,10 +38,18 @@ class Relaxation:
 
     def sentence(self) -> str:
         state = "relaxed" if self.converged else "NOT converged"
+        if self.n_steps == 0 and self.atoms.get_number_of_degrees_of_freedom() < 1:
+            state = "constraints hold all atoms, nothing to relax; ended"
         return (
             f"{state} after {self.n_steps} steps: energy {self.energies[0]:.4f} -> {self.energies[-1]:.4f} eV, "
             f"largest force {self.max_forces[0]:.4f} -> {self.max_forces[-1]:.4f} eV/A"
         )
+
+
+class NotConvergedError(ValueError):
+    """Relaxations ended before the forces were small. Everything is written; the command ends with this exit code."""
+
+    exit_code = 3
 
 
 def relax(
@@ -48,7 +59,8 @@ def relax(
     fmax: float = 0.02,
     max_steps: int = 500,
     relax_cell: bool = False,
-    trajectory: Path | str | None = None,
+    trajectory: Path | str | FrameWriter | None = None,
+    overwrite: bool = False,
     on_step: Callable[[int, float, float], None] | None = None,
 ) -> Relaxation:
     """Move atoms downhill until no force exceeds `fmax`.
@@ -59,18 +71,22 @@ def relax(
         fmax: eV/Å. With `relax_cell`, the stress times the volume per atom obeys it as well (ASE's `FrechetCellFilter`).
         max_steps: give up after that many.
         relax_cell: all six degrees of freedom of the cell too; needs three periodic axes.
-        trajectory: file that every step is appended to, in a format that ASE knows from its name.
+        trajectory: file that every step is appended to, in a format that ASE knows from its name, or the writer of one.
+        overwrite: a trajectory that is there already may be replaced.
         on_step: called with (step, energy in eV, largest force in eV/Å).
 
     Raises:
-        ValueError: there is no calculator, the optimizer is unknown, a number is out of range, or the cell cannot be relaxed.
+        ValueError: there is no calculator, the optimizer is unknown, a number is out of range, the cell cannot be relaxed, or
+            ASE cannot write the trajectory.
+        FileExistsError: the trajectory is there already and `overwrite` is false.
     """
     from ase.filters import FrechetCellFilter
 
     factory = _optimizer(optimizer)
     _check(atoms, fmax, max_steps, relax_cell)
-    calculator = atoms.calc
-    atoms = atoms.copy()
+    writer = FrameWriter(trajectory, [atoms], several=True, overwrite=overwrite) if isinstance(trajectory, Path | str) else trajectory
+    calculator, atoms = atoms.calc, atoms.copy()
+    atoms.arrays.pop("momenta", None)  # of the motion that this one ends
     atoms.calc = calculator
     energies: list[float] = []
     forces: list[float] = []
@@ -78,8 +94,8 @@ def relax(
     def record() -> None:
         energies.append(float(atoms.get_potential_energy()))
         forces.append(float(np.linalg.norm(atoms.get_forces(), axis=1).max()))
-        if trajectory is not None:
-            append_frame(trajectory, atoms, first=len(energies) == 1)
+        if writer is not None:
+            writer.write(atoms, step=len(energies) - 1, converged=bool(driver.converged()))
         if on_step is not None:
             on_step(len(energies) - 1, energies[-1], forces[-1])
 
@@ -87,7 +103,11 @@ def relax(
     driver.attach(record)
     converged = bool(driver.run(fmax=fmax, steps=max_steps))
     return Relaxation(
-        atoms=atoms, converged=converged, n_steps=len(energies) - 1, energies=np.array(energies), max_forces=np.array(forces)
+        atoms=without_labels(atoms),
+        converged=converged,
+        n_steps=len(energies) - 1,
+        energies=np.array(energies),
+        max_forces=np.array(forces),
     )
 
 
@@ -100,18 +120,6 @@ def _check(atoms: Atoms, fmax: float, max_steps: int, relax_cell: bool) -> None:
         raise ValueError("atoms have no calculator; set atoms.calc = UnipotCalculator(...) first")
     if relax_cell and not atoms.pbc.all():
         raise ValueError(f"pbc is {atoms.pbc.tolist()}: the cell can be relaxed only if all axes are periodic; set relax_cell to false")
-
-
-def append_frame(path: Path | str, atoms: Atoms, *, first: bool) -> None:
-    """Append `atoms` with their energy, forces and stress to a file; the first frame replaces what was there."""
-    from ase.calculators.singlepoint import SinglePointCalculator
-    from ase.io import write
-
-    frame = atoms.copy()
-    frame.info = {k: v for k, v in frame.info.items() if isinstance(v, str | int | float | bool | np.ndarray | np.generic)}
-    known = {k: v for k, v in atoms.calc.results.items() if k in ("energy", "forces", "stress")}
-    frame.calc = SinglePointCalculator(frame, **known)
-    write(path, frame, append=not first)
 
 
 def _optimizer(name: str) -> Any:

@@ -8,13 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import MISSING, OmegaConf
 from rich.console import Console
 
 from unipot.data.mixture.selection import Selection
 from unipot.data.spec import head_name_for
+from unipot.data.statistics import elements_present
 from unipot.evaluation.records import Evaluation, evaluate_head
 from unipot.models.potential import Potential
+from unipot.models.trained_elements import ElementGuard
 from unipot.reporting.calibration import ErrorBarQuality, quality_table
 from unipot.reporting.console import report_console
 from unipot.reporting.error_tables import error_table, full_table
@@ -52,6 +55,7 @@ class EvaluateConfig:
     dtype: str | None = None
     thresholds: dict[str, float] = field(default_factory=dict)
     uncertainty_frames: int = 200
+    unknown_elements: str = "warn"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,7 @@ def evaluate(config: EvaluateConfig) -> list[Evaluation]:
     evaluations, quality = [], {}
     for item in plan.sets:
         require_same_energy_kind(potential, item.head, item.store)
+    say_unknown_elements(potential, plan.sets, config.unknown_elements, console)
     for item in plan.sets:
         console.print(f"{item.name}: {len(item.indices)} structures through head {item.head}", highlight=False, markup=False)
         batches = frames_batches(potential, item.store, item.indices, item.head, plan.budget)
@@ -148,6 +153,18 @@ def plan_of_run(folder: Path, config: EvaluateConfig, potential: Potential, card
     if not sets:
         raise ValueError(f"the run in {folder} has no validation data; add data=<file or store>")
     return EvaluationPlan(sets=sets, budget=budget, thresholds=config.thresholds or trainer.thresholds)
+
+
+def say_unknown_elements(potential: Potential, sets: Sequence[EvaluationSet], mode: str, console: Console) -> None:
+    """Once for each head: elements that none of its training frames held.
+
+    Raises:
+        ValueError: there are some and `mode` is `refuse`, or it is none of warn, refuse and allow.
+    """
+    say = lambda sentence: console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False)  # noqa: E731
+    for head in dict.fromkeys(item.head for item in sets):
+        present = np.any([elements_present(item.store, item.indices) for item in sets if item.head == head], axis=0)
+        ElementGuard(potential.heads[head], mode, say).check(np.flatnonzero(present))
 
 
 def default_head(dataset: str, potential: Potential, card: dict[str, Any], console: Console) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
@@ -28,6 +27,9 @@ class MdConfig:
     friction: float = MISSING
     seed: int = MISSING
     interval: int = MISSING
+    max_temperature: float | None = None
+    overwrite: bool = False
+    unknown_elements: str = "warn"
     skin: float = MISSING
     device: str = MISSING
     dtype: str | None = None
@@ -38,19 +40,23 @@ def md(cfg: MdConfig) -> Trajectory:
     """Run and write the trajectory to `cfg.out`.
 
     Raises:
-        ValueError: an option or the structure is wrong, or the run exploded; FileNotFoundError: a file is not there.
+        ValueError: an option or the structure is wrong, or the run exploded; FileNotFoundError: a file is not there;
+            FileExistsError: the output is.
     """
+    from unipot.simulate.frames import FrameWriter
     from unipot.simulate.md import molecular_dynamics
-    from unipot.workflows.inputs.structure_files import make_calculator, read_atoms, step_counter
+    from unipot.workflows.inputs import structure_files as files
 
-    structures = read_atoms(cfg.structure, cfg.index)
+    structures = files.read_atoms(cfg.structure, cfg.index)
     if len(structures) != 1:
         raise ValueError(f"{cfg.structure}: index {cfg.index!r} selects {len(structures)} structures; dynamics takes one, as index=-1")
     atoms = structures[0]
-    atoms.calc = make_calculator(cfg.checkpoint, cfg.head, cfg.device, cfg.dtype, cfg.skin, cfg.trusted)
-    Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
+    out = FrameWriter(cfg.out, structures, several=True, overwrite=cfg.overwrite)
+    atoms.calc = files.make_calculator(cfg.checkpoint, cfg.head, cfg.device, cfg.dtype, cfg.skin, cfg.trusted)
+    files.say_unknown_elements(atoms.calc, structures, cfg.unknown_elements)
+    files.say_what_is_left_behind(structures, [out])
     label = f"{cfg.ensemble} {atoms.get_chemical_formula()}"
-    with step_counter(label, cfg.n_steps, quantity="temperature", unit="K") as on_record:
+    with files.step_counter(label, cfg.n_steps, quantity="temperature", unit="K") as on_record:
         result = molecular_dynamics(
             atoms,
             ensemble=cfg.ensemble,
@@ -60,9 +66,10 @@ def md(cfg: MdConfig) -> Trajectory:
             friction=cfg.friction,
             seed=cfg.seed,
             interval=cfg.interval,
-            trajectory=cfg.out,
+            trajectory=out,
+            max_temperature=cfg.max_temperature,
             on_record=on_record,
         )
     print(f"{label}: {result.sentence()}")
-    print(f"{len(result.times)} frames written to {cfg.out}")
+    print(f"{out.n_frames} frames written to {cfg.out}")
     return result

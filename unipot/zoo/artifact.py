@@ -22,8 +22,9 @@ from torch import Tensor
 from unipot import __version__
 from unipot.models.last_layer import is_stale
 from unipot.models.potential import Potential
+from unipot.models.trained_elements import TRAINED_KEY, told_by, trained_by
 from unipot.properties import PROPERTIES
-from unipot.structure import Structure, symbols_of
+from unipot.structure import SYMBOLS, Structure, symbols_of
 from unipot.zoo.card import CARD_FILE, CHECKSUM, FORMAT, METADATA_KEY, WEIGHTS_FILE, ArtifactError, checksum_of, read_card, weights_path
 from unipot.zoo.card_shape import require_described
 from unipot.zoo.construction import potential_with
@@ -101,6 +102,8 @@ def load_artifact(path: str | Path, *, device: torch.device | str = "cpu", dtype
     try:
         card, tensors = _verified_and_upgraded(card, tensors)
         potential = potential_with(card["potential"], tensors).to(device=device, dtype=dtype).eval()
+        for name in potential.head_names:
+            potential.heads[name].trained_elements = told_by(card, name)
         _check_golden(potential, card)
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from error.__cause__
@@ -149,7 +152,7 @@ def _full_card(potential: Potential, tensors: dict[str, Tensor], card: dict[str,
         **card,
         "potential": potential.describe(),
         "conditions": list(potential.backbone.conditions),
-        "heads": {name: _head_card(potential, name) for name in potential.head_names},
+        "heads": {name: _head_card(potential, name, card.get("datasets", ())) for name in potential.head_names},
         "n_parameters": sum(p.numel() for p in potential.parameters()),
         "units": {name: {"unit": p.unit, "sign": p.sign} for name, p in PROPERTIES.items() if p.predicted},
         "sha256": tensor_hash(tensors),
@@ -157,11 +160,13 @@ def _full_card(potential: Potential, tensors: dict[str, Tensor], card: dict[str,
     }
 
 
-def _head_card(potential: Potential, name: str) -> dict[str, Any]:
+def _head_card(potential: Potential, name: str, datasets: Any) -> dict[str, Any]:
     head = potential.heads[name]
     known = np.flatnonzero(head.reference.known.cpu().numpy())
     elements = symbols_of(known).split(", ") if len(known) else []
-    return {"level_of_theory": head.level_of_theory, "energy_kind": head.energy_kind, "elements": elements}
+    trained = sorted(head.trained_elements | trained_by(datasets, name)) if head.trained_elements is not None else []
+    told = {TRAINED_KEY: [SYMBOLS[z] for z in trained]} if trained else {}  # a reader that does not know the key passes over it
+    return {"level_of_theory": head.level_of_theory, "energy_kind": head.energy_kind, "elements": elements, **told}
 
 
 def _write(path: Path, tensors: dict[str, Tensor], card: str, *, single_file: bool) -> None:

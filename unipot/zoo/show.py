@@ -40,7 +40,7 @@ def describe_artifact(path: str | Path) -> RenderableType:
         head = head or {}
         kind = head.get("energy_kind", "total")  # the card is not upgraded here; format 1 knew no other kind
         references = _references((card.get("references") or {}).get(name) or {})
-        _add_rows(heads, [(name, head.get("level_of_theory"), kind, references, " ".join(head.get("elements") or []))])
+        _add_rows(heads, [(name, head.get("level_of_theory"), kind, references, _elements(head))])
     scalars = card.get("potential", {}).get("property_heads", {})
     trained = [_datasets(card)] if card.get("datasets") else []
     return Group(facts, heads, *trained, *([_properties(scalars)] if scalars else []))
@@ -140,6 +140,15 @@ def _conditions(conditions: list[str]) -> str:
     read, ignored = ([words for name, words in fields.items() if (name in conditions) == wanted] for wanted in (True, False))
     parts = [f"{' and '.join(words)} {verb}" for words, verb in ((read, "read"), (ignored, "ignored")) if words]
     return ", ".join(parts)
+
+
+def _elements(head: dict[str, Any]) -> str:
+    """What the frames of a head held, and what it has references for beside them; older cards tell the references alone."""
+    known, trained = head.get("elements", []), head.get("trained_elements")
+    if not trained:
+        return " ".join(known)
+    rest = [symbol for symbol in known if symbol not in trained]
+    return " ".join(trained) + (f"; not in its frames: {' '.join(rest)}" if rest else "")
 
 
 def _references(report: dict[str, Any]) -> str:

@@ -71,6 +71,17 @@ def deviations(plain, compiled, parameters):
     return [float((a - b).detach().abs().max()) / max(float(a.detach().abs().max()), 1e-3 * floor) for a, b in pairs]
 
 
+def test_equal_atoms_in_another_number_of_structures_are_predicted_anew(compiled):
+    """Two clusters side by side and one that holds both: the same atomic numbers in the same order."""
+    one = chiral_cluster((1, 6, 8), 4)
+    other = replace(one, positions=one.positions + np.array([2.0, 0.0, 0.0]))
+    both = {name: np.concatenate([getattr(one, name), getattr(other, name)]) for name in ("atomic_numbers", "positions")}
+    for structures in ([one, other], [Structure(**both)], [one, other]):
+        batch = collate(structures, cutoff=5.0, head_index=[0] * len(structures), dtype=torch.float64)
+        plain, fast = compiled.potential(batch, PROPERTIES), compiled(batch, PROPERTIES)
+        assert max(deviations(plain, fast, list(compiled.potential.parameters()))) < TOLERANCE
+
+
 def test_energies_forces_stress_and_gradients_are_those_of_the_plain_model(compiled):
     potential, batch = compiled.potential, mixed_batch(sizes=(4, 2, 6), seed=10)
     plain, fast = potential(batch, PROPERTIES), compiled(batch, PROPERTIES)

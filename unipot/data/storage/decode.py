@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unipot.batch import SHIFT_DTYPES, AtomBatch
+from unipot.batch import SHIFT_DTYPES, AtomBatch, rounded_from
 from unipot.data.storage.record import (
     ATOM_LABELS,
     CELL_OFFSET,
@@ -56,25 +56,25 @@ def decode_batch(
     """
     _check(draws, head_index=head_index, dataset_index=dataset_index)
     which, rows = np.array(draws, dtype=np.int64).reshape(-1, 2).T
-    fields = _Records(stores, which, rows)
+    fields, zeros = _Records(stores, which, rows), np.zeros(len(draws), dtype=np.int64)
     positions, cell = fields.positions(), fields.cells()
     if cutoff is None:
         edge_index, shifts = np.empty((2, 0), dtype=np.int64), np.empty((0, 3), dtype=np.int64)
     else:
         options = {"shift_dtype": SHIFT_DTYPES.get(dtype, np.int64), "names": lambda k: f"structure {fields.ids()[k]!r}"}
         edge_index, shifts = batch_neighbor_list(positions, cell, fields.pbc, fields.n_atoms, cutoff, engine, **options)
+    moved = rounded_from(positions, cell, fields.pbc, fields.n_atoms, dtype)
     labels, masks = _with_scalars(*fields.labels(dtype), stores, which, rows)
-    zeros = np.zeros(len(draws), dtype=np.int64)
     return AtomBatch(
         atomic_numbers=torch.from_numpy(fields.atomic_numbers()),
-        positions=torch.from_numpy(positions).to(dtype),
+        positions=torch.from_numpy(moved.positions).to(dtype),
         cell=torch.from_numpy(cell).to(dtype),
         pbc=torch.from_numpy(fields.pbc),
         structure_index=torch.from_numpy(np.repeat(np.arange(len(draws)), fields.n_atoms)),
         n_atoms_per_structure=torch.from_numpy(fields.n_atoms),
         head_index=torch.as_tensor(zeros if head_index is None else head_index, dtype=torch.int64),
         edge_index=torch.from_numpy(edge_index),
-        cell_shifts=torch.from_numpy(shifts).to(dtype),
+        cell_shifts=torch.from_numpy(moved.shifts(edge_index, shifts)).to(dtype),
         total_charge=torch.from_numpy(fields.header["charge"].astype(np.float64)).to(dtype),
         spin_multiplicity=torch.from_numpy(fields.header["spin"].astype(np.int64)),
         fixed=torch.from_numpy(fields.fixed()),

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from unipot.neighbors.near_origin import near_origin
 from unipot.properties import PROPERTIES
 from unipot.structure import Structure
 
@@ -45,7 +46,8 @@ class RecordCodec:
 
     Args:
         labels: properties the structures may carry.
-        precision: `float64` or `float32`, of positions and per-atom labels.
+        precision: `float64` or `float32`, of positions and per-atom labels. Before positions are rounded to float32, a structure far
+            from the origin is moved near it.
 
     Raises:
         ValueError: the precision, or a label, is unknown.
@@ -68,7 +70,7 @@ class RecordCodec:
         id_bytes, group_bytes = structure.id.encode(), structure.group.encode()
         parts = [structure.cell.astype("<f8").tobytes()]
         parts += [structure.labels[name].astype("<f8").tobytes() for name in STRUCTURE_LABELS if name in structure.labels]
-        parts.append(structure.positions.astype(per_atom).tobytes())
+        parts.append(self._positions(structure).astype(per_atom).tobytes())
         parts += [structure.labels[name].astype(per_atom).tobytes() for name in ATOM_LABELS if name in structure.labels]
         parts.append(structure.atomic_numbers.astype(np.uint8).tobytes())
         if flags & HAS_FIXED:
@@ -87,6 +89,12 @@ class RecordCodec:
             0,
         )
         return header + content
+
+    def _positions(self, structure: Structure) -> np.ndarray:
+        """Near the origin where they are rounded: the same structure, with more of its digits."""
+        if self.precision == "float64":
+            return structure.positions
+        return near_origin(structure.positions, structure.cell[None], structure.pbc[None], np.array([structure.n_atoms])).positions
 
     def unpack(self, record: bytes | memoryview) -> Structure:
         """The structure of a record; arrays are read-only views where the precision allows.

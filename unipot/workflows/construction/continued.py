@@ -57,7 +57,7 @@ def continued_potential(
 
 
 def _take_readout(head: Head, old: Head, path: str) -> None:
-    """Weights and scale of `old` in `head`.
+    """Weights and scale of `old` in `head`, and the elements it was trained on.
 
     Raises:
         ValueError: they are not heads of one kind.
@@ -71,6 +71,7 @@ def _take_readout(head: Head, old: Head, path: str) -> None:
             )
     weights = {name: value for name, value in old.state_dict().items() if name.split(".")[0] in ("readout", "force_readout", "scale")}
     head.load_state_dict(weights, strict=False)
+    head.trained_elements = old.trained_elements
 
 
 def _start_new_elements(potential: Potential, datasets: Sequence[OpenDataset], console: Console) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from unipot.calculator import UnipotCalculator
+    from unipot.simulate.frames import FrameWriter
 
 
 def read_atoms(path: str, index: str) -> list[Atoms]:
@@ -39,28 +40,79 @@ def read_atoms(path: str, index: str) -> list[Atoms]:
     structures = found if isinstance(found, list) else [found]
     if not structures:
         raise ValueError(f"{path}: index {index!r} selects no structure; use '-1' for the last one or ':' for all")
+    for atoms in structures:
+        _hold(atoms)
     return structures
 
 
+def _hold(atoms: Atoms) -> None:
+    """Atoms that training takes as fixed are held here too: those of a per-atom array `fixed`."""
+    from ase.constraints import FixAtoms
+
+    if "fixed" in atoms.arrays:
+        atoms.set_constraint([*atoms.constraints, FixAtoms(mask=atoms.arrays["fixed"].astype(bool))])
+
+
 def make_calculator(
-    checkpoint: str, head: str | None, device: str, dtype: str | None, skin: float, trusted: bool = False
+    checkpoint: str, head: str | None, device: str, dtype: str | None, skin: float, trusted: bool = False, unknown_elements: str = "allow"
 ) -> UnipotCalculator:
     """The calculator of a model artifact or package.
 
     Args:
         checkpoint: path of it.
-        head: may be None if the model has only one.
+        head: may be None if the model has only one, or was fine-tuned.
         device: for instance `cpu` or `cuda`, or `auto` for the GPU if there is one.
         dtype: float32 or float64; None for the one the model was saved in.
         skin: Å, of the neighbour list.
         trusted: the machine code of a package may be run.
+        unknown_elements: of the calculator; see also `say_unknown_elements`.
 
     Raises:
         ValueError: the device or dtype is not available, or the skin is negative.
     """
     from unipot.calculator import UnipotCalculator
 
-    return UnipotCalculator(checkpoint, head=head, device=device_named(device), dtype=optional_dtype(dtype), skin=skin, trusted=trusted)
+    options = {"device": device_named(device), "dtype": optional_dtype(dtype), "trusted": trusted, "unknown_elements": unknown_elements}
+    return UnipotCalculator(checkpoint, head=head, skin=skin, **options)
+
+
+def say_unknown_elements(calculator: UnipotCalculator, structures: Sequence[Atoms], mode: str) -> None:
+    """Before the work, and once: elements that no frame of the head held.
+
+    Args:
+        calculator: of which the head is.
+        structures: all that will be predicted.
+        mode: `warn`, `refuse` or `allow`.
+
+    Raises:
+        ValueError: there are some and `mode` is `refuse`, or `mode` is none of these.
+    """
+    from unipot.models.trained_elements import ElementGuard
+
+    guard = ElementGuard(calculator.potential.heads[calculator.head], mode, say=lambda sentence: print(f"warning: {sentence}"))
+    guard.check(int(z) for atoms in structures for z in set(atoms.numbers.tolist()))
+
+
+def say_what_is_left_behind(structures: Sequence[Atoms], writers: Sequence[FrameWriter]) -> None:
+    """Numbers of the input that are not carried onto moved geometries, and what the formats of the output do not keep."""
+    from unipot.simulate.frames import labels_of
+
+    names = sorted({name for atoms in structures for name in labels_of(atoms)})
+    if names:
+        print(f"not carried over, since they belong to the geometry that was read: {', '.join(names)}")
+    for writer in {writer.format: writer for writer in writers if writer.lost}.values():
+        print(f"note: {writer.path}: a file of format {writer.format} does not keep {', '.join(writer.lost)}; .extxyz and .traj do")
+
+
+def require_different(paths: Sequence[str | Path]) -> None:
+    """Raises:
+    ValueError: two outputs of one command have the same name.
+    """
+    seen: set[Path] = set()
+    for path in map(Path, paths):
+        if path.resolve() in seen:
+            raise ValueError(f"{path} is named twice as an output; give out and trajectory different names")
+        seen.add(path.resolve())
 
 
 def numbered(path: str, number: int, total: int) -> Path:

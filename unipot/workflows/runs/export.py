@@ -11,9 +11,10 @@ import numpy as np
 
 from unipot.data.mixture.budget import position_chunks
 from unipot.data.mixture.selection import Selection
+from unipot.data.statistics import elements_present
 from unipot.finetune.lora import merged
 from unipot.models.potential import Potential
-from unipot.structure import Structure
+from unipot.structure import Structure, symbols_of
 from unipot.training.distributed import is_main_process
 from unipot.training.metrics import MetricTable
 from unipot.workflows.construction.model import HeadStatistics
@@ -64,6 +65,7 @@ def dataset_card(item: OpenDataset) -> dict[str, Any]:
         "energy_kind": item.store.energy_kind,
         "labels": [*metadata["label_counts"], *item.store.scalars],
         "elements": list(metadata["elements"]),
+        "trained_elements": symbols_of(np.flatnonzero(elements_present(item.store, item.train_indices))).split(", "),
         "n_training": len(item.train_indices),
         "n_validation": len(item.validation_indices),
         "content_hash": metadata["content_hash"],
