@@ -201,7 +201,7 @@ def _path_job(config: PrepareConfig, console: Console) -> Job:
         labels=tuple(labels),
         thresholds=Thresholds.from_card(config.quarantine),
         n_bytes=source.size(),
-        provenance={"path": config.path, "format": format, "labels": {name: asdict(label) for name, label in labels.items()}},
+        provenance={"path": config.path, "format": format, "labels": {name: label.to_dict() for name, label in labels.items()}},
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -178,7 +178,7 @@ class FileSource:
 
     def fingerprint(self) -> dict[str, Any]:
         files = self._files() or [file for file in Path(self.path).rglob("*") if file.is_file()]
-        labels = {name: asdict(source) for name, source in self.labels.items()}
+        labels = {name: source.to_dict() for name, source in self.labels.items()}
         rest = {key: getattr(self, key) for key in ("format", "group_key", "id_key", "split")}
         return {"path": self.path, "labels": labels, **rest, "columns": dict(self.columns), "files": _stamps(files)}
 

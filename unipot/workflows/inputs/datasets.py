@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -172,7 +172,7 @@ def _open(
 def _sources(path: str, config: DatasetConfig, name: str, console: Console) -> dict[str, LabelSource]:
     if config.sources:
         return {
-            property: LabelSource(key=label.key, unit=label.unit, sign=label.sign, virial=label.virial)
+            property: LabelSource(key=label.key, unit=label.unit, sign=label.sign, virial=label.virial, order=label.order)
             for property, label in config.sources.items()
         }
     if _format(path, config) != "ase":
@@ -195,7 +195,7 @@ def _convert(source: FileSource, config: DatasetConfig, name: str, target: Path,
         level_of_theory=config.level_of_theory,
         energy_kind=config.energy_kind or "total",
         labels=tuple(source.labels),
-        provenance={"path": source.path, "labels": {label: asdict(where) for label, where in source.labels.items()}},
+        provenance={"path": source.path, "labels": {label: where.to_dict() for label, where in source.labels.items()}},
     )
     waiting = False
     while not (target / "metadata.json").is_file():

@@ -27,12 +27,17 @@ class BackboneConfig:
 
 @dataclass(kw_only=True)
 class LabelConfig:
-    """Where a label is found in a file that is not a store, and what its numbers mean (see `unipot.data.labels`)."""
+    """Where a label is found in a file that is not a store, and what its numbers mean (see `unipot.data.labels`).
+
+    `order`: of six stress numbers: voigt (xx yy zz yz xz xy, as ASE), vasp (xx yy zz xy yz zx), lammps (xx yy zz xy xz yz), or the six
+    components in words.
+    """
 
     key: str = MISSING
     unit: str = MISSING
     sign: str = "positive"
     virial: bool = False
+    order: str = "voigt"
 
 
 @dataclass(kw_only=True)
