@@ -172,9 +172,13 @@ def stated_units(options: UserDataConfig) -> dict[str, str] | None:
     """
     if not options.check_labels:
         return None
-    virials = [name for name, label in options.sources.items() if label.virial]  # their unit is one of energy
-    stated = {name: label.unit for name, label in options.sources.items()}
-    return {name: stated.get(name, p.unit) for name, p in PROPERTIES.items() if p.predicted and name not in virials}
+    stated = {name: label.unit for name, label in options.sources.items() if not label.virial}  # a virial's unit is one of energy
+    return {name: stated.get(name, p.unit) for name, p in PROPERTIES.items() if p.predicted}
+
+
+def stated_order(options: UserDataConfig) -> str:
+    """The order that six stress numbers of the user's file are in, ASE's where nothing is said."""
+    return options.sources["stress"].order if "stress" in options.sources else "voigt"
 
 
 def counted_batches(
