@@ -18,6 +18,8 @@ STRESS_ORDERS = {"voigt": "xx yy zz yz xz xy", "vasp": "xx yy zz xy yz xz", "lam
 _VOIGT = STRESS_ORDERS["voigt"].split()
 #: the label key that stands for "what the frame's own calculator results hold under the property's name"
 CALCULATOR = "calculator"
+#: reason in the quarantine of frames whose electrons did not converge
+UNCONVERGED = "unconverged"
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,13 @@ class SkippedItem:
         reason: why, in words that are the same for every item with the same defect.
         invalid: the item is broken (a number is not finite, a cell is missing), not only without the wanted labels;
             `unipot prepare` stops at such an item unless it is told to skip it.
+        quarantine: reason under which an item that is not broken is listed in the quarantine; "" lists it nowhere.
     """
 
     where: str
     reason: str
     invalid: bool = True
+    quarantine: str = ""
 
 
 def convert_label(property_name: str, source: LabelSource, value: Any, n_atoms: int, volume: float) -> np.ndarray:

@@ -46,6 +46,7 @@ class EvaluateConfig:
     labels: list[str] | None = None
     format: str = "auto"
     sources: dict[str, LabelConfig] = field(default_factory=dict)
+    keep_unconverged: bool = False
     max_atoms: int = MISSING
     max_edges: int = MISSING
     device: str = MISSING
@@ -110,7 +111,10 @@ def plan_of_data(config: EvaluateConfig, potential: Potential, card: dict[str, A
     if len(heads) not in (0, 1, len(paths)):
         raise ValueError(f"{len(paths)} data and {len(heads)} heads are given; give one head, or one per dataset")
     heads = heads * len(paths) if len(heads) == 1 else heads
-    reading = UserDataConfig(energy_kind=config.energy_kind, labels=config.labels, format=config.format, sources=config.sources)
+    reading = UserDataConfig(
+        energy_kind=config.energy_kind, labels=config.labels, format=config.format, sources=config.sources,
+        keep_unconverged=config.keep_unconverged,
+    )  # fmt: skip
     sets: list[EvaluationSet] = []
     for number, path in enumerate(paths):
         reading = replace(reading, properties=properties_in(path, potential))

@@ -192,6 +192,7 @@ def _path_job(config: PrepareConfig, console: Console) -> Job:
         id_key=config.id_key,
         columns=config.columns,
         split=config.split,
+        keep_unconverged=config.keep_unconverged,
     )
     return Job(
         source=source,

@@ -22,7 +22,7 @@ from unipot.data.conversion.parts import PartSource
 from unipot.data.conversion.review import REVIEW, ShardReview
 from unipot.data.labels import SkippedItem
 from unipot.data.quality.measurements import Measurements
-from unipot.data.quality.quarantine import Thresholds
+from unipot.data.quality.quarantine import NOT_READ, Thresholds
 from unipot.data.storage.record import RecordCodec
 from unipot.data.storage.shard import ShardWriter, read_shard_info
 from unipot.structure import Structure
@@ -199,7 +199,7 @@ def _screen(batch: _Batch, review: ShardReview, task: PartTask, send: Callable[[
 def finished_progress(n_structures: int, review: dict[str, Any]) -> PartProgress:
     """What an earlier run did, as its shard or note says."""
     skipped = sum(review["census"]["skipped"].values())
-    broken = sum(entry["reason"] == "invalid" for entry in review["quarantine"])
+    broken = sum(entry["reason"] in NOT_READ for entry in review["quarantine"])
     return PartProgress(n_structures, skipped, len(review["quarantine"]) - broken, resumed=n_structures)
 
 

@@ -17,6 +17,7 @@ from unipot.data.labels import (
     convert_label,
     missing_keys_message,
 )
+from unipot.data.readers.electronic_convergence import converged_only
 from unipot.data.readers.extxyz_pieces import Piece, read_piece
 from unipot.properties import PROPERTIES
 from unipot.structure import Structure
@@ -36,6 +37,7 @@ def read_ase_file(
     piece: Piece | None = None,
     id_prefix: str | None = None,
     check_keys: bool = True,
+    keep_unconverged: bool = False,
 ) -> Iterator[Structure | SkippedItem]:
     """Stream the frames of a file, or of a piece of it.
 
@@ -50,6 +52,7 @@ def read_ase_file(
         piece: bytes of an extended XYZ file, from `extxyz_pieces.find_pieces`; None reads the whole file.
         id_prefix: in place of the file's name in default ids.
         check_keys: refuse a label key that no frame has; a caller that reads pieces checks them together.
+        keep_unconverged: read frames whose electrons did not converge too, see `unipot.data.readers.electronic_convergence`.
 
     Yields:
         Structures, and a `SkippedItem` for each frame without any of the labels or with a defect.
@@ -62,7 +65,8 @@ def read_ase_file(
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; give the path of a structure file that ASE reads, such as extended XYZ")
-    return _read(file, dict(labels), group_key, id_key, piece, id_prefix or file.stem, check_keys)
+    items = _read(file, dict(labels), group_key, id_key, piece, id_prefix or file.stem, check_keys)
+    return items if keep_unconverged or piece is not None else converged_only(file, items)
 
 
 def default_labels(path: str | Path, asked: Sequence[str] = ("energy",)) -> dict[str, LabelSource]:

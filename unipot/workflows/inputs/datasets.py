@@ -101,6 +101,7 @@ def store_at(path: str, config: DatasetConfig, *, name: str, cache: Path, consol
         id_key=config.id_key,
         columns=config.columns,
         split=config.split,
+        keep_unconverged=config.keep_unconverged,
     )
     # the name carries what went in, so that a changed file or another unit makes another store
     what = {**source.fingerprint(), "path": str(Path(path).absolute()), "level_of_theory": config.level_of_theory}

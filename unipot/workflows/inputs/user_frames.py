@@ -148,6 +148,7 @@ def open_frames(
         group_key=options.group_key,
         id_key=options.id_key,
         sources=dict(options.sources),
+        keep_unconverged=options.keep_unconverged,
     )
     properties = scalars_of_config(options.properties)
     store = Store(store_with_scalars(path, config, properties, labels=options.labels, name=name, cache=cache, console=console))

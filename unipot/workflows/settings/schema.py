@@ -84,6 +84,7 @@ class DatasetConfig:
     columns: dict[str, str] = field(default_factory=dict)  # Hugging Face: geometry field -> column
     split: str | None = None  # Hugging Face: which split, where there are several
     sources: dict[str, LabelConfig] = field(default_factory=dict)
+    keep_unconverged: bool = False  # frames of VASP, Quantum ESPRESSO and GPAW outputs whose electrons did not converge
 
 
 @dataclass(kw_only=True)
@@ -284,6 +285,7 @@ class UserDataConfig:
     id_key: str | None = None
     sources: dict[str, LabelConfig] = field(default_factory=dict)
     check_labels: bool = True
+    keep_unconverged: bool = False
     properties: dict[str, PropertyConfig] = field(default_factory=dict)
     n_train: int | None = None
     validation_data: str | None = None
@@ -324,5 +326,6 @@ class PrepareConfig:
     quarantine: dict[str, Any] = field(default_factory=dict)  # thresholds, over those of the card
     on_invalid: str | None = None  # a broken structure: refuse stops, skip lists it; null: refuse for a path, skip for a recipe
     check_labels: bool = True  # stop when labels contradict the energies of near-identical frames
+    keep_unconverged: bool = False  # frames of VASP, Quantum ESPRESSO and GPAW outputs whose electrons did not converge
     check_disk: bool = True  # stop before the work when free space will not do
     overwrite: bool = False

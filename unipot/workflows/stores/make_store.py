@@ -20,7 +20,7 @@ from unipot.data.conversion.part_conversion import ShardSettings
 from unipot.data.conversion.parts import PartSource
 from unipot.data.conversion.review import REVIEW
 from unipot.data.quality.census import Census
-from unipot.data.quality.quarantine import FILE_NAME, Thresholds, quarantine_lines
+from unipot.data.quality.quarantine import FILE_NAME, NOT_READ, Thresholds, quarantine_lines
 from unipot.data.quality.quarantine_summary import quarantine_table, summarize_quarantine
 from unipot.data.spec import check_dataset_name
 from unipot.data.storage.assembly import assemble_store
@@ -265,7 +265,7 @@ def _report(store: Store, finished: Finished, options: StoreOptions, console: Co
     if not options.show_census:
         for reason, n in census.skipped.most_common():
             console.print(f"  skipped {n:,}: {reason} (for example {census.skipped_examples[reason][0]})", highlight=False)
-        for row in summarize_quarantine(entry for entry in finished.entries if entry.reason != "invalid"):
+        for row in summarize_quarantine(entry for entry in finished.entries if entry.reason not in NOT_READ):
             worst = "" if row.worst is None else f", worst {row.worst:.4g}"
             console.print(f"  in quarantine {row.count:,}: {row.reason} {row.limit}{worst} (for example {row.example})", highlight=False)
     return store
