@@ -12,9 +12,10 @@ from rich.console import Console
 from unipot.data.catalog.raw_files import RawFolder, bytes_to_fetch, contents_size, raw_folder
 from unipot.data.catalog.recipes import Recipe, load_recipe
 from unipot.data.conversion.disk import in_words, require_space
-from unipot.data.conversion.parts import FileSource, RecipeSource, format_of
+from unipot.data.conversion.parts import FileSource, RecipeSource, first_file, format_of
 from unipot.data.labels import LabelSource
 from unipot.data.quality.quarantine import Thresholds
+from unipot.data.readers.free_energies import free_energy_note
 from unipot.data.readers.unipot_store import store_folders
 from unipot.data.store import SUFFIX, Store
 from unipot.properties import property_named
@@ -184,6 +185,9 @@ def _path_job(config: PrepareConfig, console: Console) -> Job:
         )
     format = format_of(config.path) if config.format == "auto" else config.format
     labels = {name: LabelSource(**asdict(label)) for name, label in config.labels.items()} or _assumed_labels(config.path, format, console)
+    note = free_energy_note(first_file(config.path, format), labels, "labels") if format == "ase" else ""
+    if note:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     source = FileSource(
         path=config.path,
         labels=labels,
@@ -224,7 +228,6 @@ def _assumed_labels(path: str, format: str, console: Console) -> dict[str, Label
             f"{path}: the labels of a {format} source must be stated, for example labels.energy.key=energy labels.energy.unit=eV "
             "labels.forces.key=forces labels.forces.unit=eV/A"
         )
-    from unipot.data.conversion.parts import first_file
     from unipot.data.readers.ase_files import default_labels
 
     labels = default_labels(first_file(path, format))

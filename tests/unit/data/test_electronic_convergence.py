@@ -40,7 +40,8 @@ def vasprun(cycles: Sequence[int]) -> str:
         offsets = [0.1 * (-1) ** j if n >= NELM else 0.0 for j in range(n)]
         scf = "".join(f"<scstep>{energies(-k - 1 + offset)}</scstep>" for offset in offsets)
         structure = f"<structure><crystal>{cell}</crystal>{positions}</structure>"
-        steps.append(f"<calculation>{scf}{structure}<varray name='forces'><v>0 0 0</v><v>0 0 0</v></varray>{energies(-k - 1)}</calculation>")
+        forces = "<varray name='forces'><v>0 0 0</v><v>0 0 0</v></varray>"
+        steps.append(f"<calculation>{scf}{structure}{forces}{energies(-k - 1)}</calculation>")
     return (
         "<?xml version='1.0'?><modeling><kpoints><varray name='kpointlist'><v>0 0 0</v></varray><varray name='weights'><v>1</v></varray>"
         f"</kpoints><parameters><separator name='electronic'><i name='EDIFF'>1e-5</i><i type='int' name='NELM'>{NELM}</i></separator>"

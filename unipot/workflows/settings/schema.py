@@ -29,6 +29,7 @@ class BackboneConfig:
 class LabelConfig:
     """Where a label is found in a file that is not a store, and what its numbers mean (see `unipot.data.labels`).
 
+    `key`: `energy` of a calculation's output is that at zero electronic temperature, `free_energy` the one that forces belong to.
     `order`: of six stress numbers: voigt (xx yy zz yz xz xy, as ASE), vasp (xx yy zz xy yz zx), lammps (xx yy zz xy xz yz), or the six
     components in words.
     """
