@@ -149,6 +149,29 @@ def convert_label(property_name: str, source: LabelSource, value: Any, n_atoms: 
     return array
 
 
+def without_void_stress(
+    values: Mapping[str, Any], sources: Mapping[str, LabelSource], pbc: np.ndarray, volume: float
+) -> dict[str, Any]:
+    """`values` without a stress where there can be none, which then is a missing label and no defect.
+
+    A molecule, chain or slab has no volume that a stress could refer to. Programs write NaN for it, or a virial of zeros without a cell.
+
+    Args:
+        values: property name -> number(s) as the source gives them.
+        sources: property name -> unit and sign.
+        pbc: (3,) bool.
+        volume: Å³; 0 without a cell.
+    """
+    if "stress" not in values or np.asarray(pbc).all():
+        return dict(values)
+    try:
+        numbers = np.asarray(values["stress"], dtype=np.float64)
+        void = not np.isfinite(numbers).all() or (sources["stress"].virial and not volume > 0 and not numbers.any())
+    except (TypeError, ValueError):
+        void = False  # no numbers at all, which `convert_label` says
+    return {name: value for name, value in values.items() if name != "stress" or not void}
+
+
 def voigt_places(order: str) -> list[int]:
     """Place of each of xx yy zz yz xz xy among six stress numbers in `order`.
 

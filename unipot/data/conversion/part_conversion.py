@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -189,11 +190,23 @@ def _screen(batch: _Batch, review: ShardReview, task: PartTask, send: Callable[[
         if item.invalid and task.settings.on_invalid == "refuse":
             raise ValueError(
                 f"{task.words}, {item.where}: {item.reason}; repair it, or leave such structures out: unipot prepare with on_invalid=skip"
+                f"{_other_labels(item.reason)}"
             )
         review.skip(item)
     kept, measurements = review.screen(batch.structures) if batch.structures else ([], {})
     send(PartProgress(len(kept), len(batch.skipped), len(batch.structures) - len(kept)))
     return _Kept(list(kept), measurements, batch.stop)
+
+
+def _other_labels(reason: str) -> str:
+    """How to leave a label out of a file, where a structure is refused for one; "" where it is for anything else."""
+    found = re.search(r"leave its label '(\w+)' out", reason)
+    if found is None:
+        return ""
+    return (
+        f"; to read the file without {found[1]}, state the other labels alone, labels.energy.key=... labels.energy.unit=... of unipot "
+        "prepare, sources.energy='{key: ..., unit: ...}' of other commands"
+    )
 
 
 def finished_progress(n_structures: int, review: dict[str, Any]) -> PartProgress:

@@ -87,7 +87,7 @@ class ConsistencyReport:
         """
         found = self._wrong_order(order) or self._per_atom() or next(filter(None, map(self._contradiction, self.slopes)), "")
         if found:
-            raise ValueError(f"dataset {name!r}: {found}, or prepare with check_labels=false")
+            raise ValueError(f"dataset {name!r}: {found}, or read it with check_labels=false")
 
     def doubts(self) -> list[str]:
         """Sentences on factors that no unit explains and that are not certain enough to refuse."""

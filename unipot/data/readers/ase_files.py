@@ -16,6 +16,7 @@ from unipot.data.labels import (
     check_sources,
     convert_label,
     missing_keys_message,
+    without_void_stress,
 )
 from unipot.data.readers.electronic_convergence import converged_only
 from unipot.data.readers.extxyz_pieces import Piece, read_piece
@@ -167,10 +168,10 @@ def _structure(
         group = "" if group_key is None else str(named_key(atoms, group_key, "group_key"))
         values: dict[str, Any] = {}
         volume = atoms.cell.volume if atoms.cell.rank == 3 else 0.0
-        for label, source in labels.items():
-            value = _lookup(atoms, source.key, label)
-            if value is not None:
-                values[label] = convert_label(label, source, value, len(atoms), volume)
+        found = {label: _lookup(atoms, source.key, label) for label, source in labels.items()}
+        found = {label: value for label, value in found.items() if value is not None}
+        for label, value in without_void_stress(found, labels, atoms.pbc, volume).items():
+            values[label] = convert_label(label, labels[label], value, len(atoms), volume)
         structure = Structure.from_ase(atoms, labels=values, id=name, group=group)
     except ValueError as error:
         return SkippedItem(where=default_id, reason=str(error))

@@ -205,7 +205,7 @@ def _convert(source: FileSource, config: DatasetConfig, name: str, target: Path,
     waiting = False
     while not (target / "metadata.json").is_file():
         try:
-            make_store(job, target, StoreOptions(overwrite=True, show_census=False), console)
+            make_store(job, target, StoreOptions(overwrite=True, show_census=False, check_labels=config.check_labels), console)
         except BusyError:
             if not waiting:
                 console.print(f"  {name}: another process converts it; waiting", highlight=False)

@@ -149,6 +149,7 @@ def open_frames(
         id_key=options.id_key,
         sources=dict(options.sources),
         keep_unconverged=options.keep_unconverged,
+        check_labels=options.check_labels,
     )
     properties = scalars_of_config(options.properties)
     store = Store(store_with_scalars(path, config, properties, labels=options.labels, name=name, cache=cache, console=console))

@@ -86,6 +86,7 @@ class DatasetConfig:
     split: str | None = None  # Hugging Face: which split, where there are several
     sources: dict[str, LabelConfig] = field(default_factory=dict)
     keep_unconverged: bool = False  # frames of VASP, Quantum ESPRESSO and GPAW outputs whose electrons did not converge
+    check_labels: bool = True  # of a file: stop when labels contradict the energies of near-identical frames
 
 
 @dataclass(kw_only=True)
