@@ -88,7 +88,7 @@ def show_metrics(console: Console, metrics: MetricTable, title: str) -> None:
         if row.element is None:
             numbers = ["" if value is None else f"{value:.4g}" for value in (row.mae, row.rmse)]
             last = ["" if value is None else f"{value:.3f}" for value in (row.cosine, row.within)]
-            table.add_row(row.dataset, row.property, str(row.n), *numbers, metrics.units[row.property], *last)
+            table.add_row(row.dataset, metrics.title(row), str(row.n), *numbers, metrics.units[row.property], *last)
     console.print(table)
 
 
