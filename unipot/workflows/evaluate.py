@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 from rich.console import Console
 
+from unipot.data.label_use import counted_labels
 from unipot.data.mixture.selection import Selection
 from unipot.data.spec import head_name_for
 from unipot.evaluation.records import Evaluation, evaluate_head
@@ -85,6 +86,8 @@ def evaluate(config: EvaluateConfig) -> list[Evaluation]:
         require_same_energy_kind(potential, item.head, item.store)
     for item in plan.sets:
         console.print(f"{item.name}: {len(item.indices)} structures through head {item.head}", highlight=False, markup=False)
+        for sentence in counted_labels(item.store, item.indices).sentences(hint="errors on free and on all atoms stand side by side"):
+            console.print(f"  {item.name}: {sentence}", highlight=False, markup=False, soft_wrap=True)
         batches = frames_batches(potential, item.store, item.indices, item.head, plan.budget)
         evaluations.append(
             evaluate_head(

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from unipot.data.conversion.converter import BusyError
 from unipot.data.conversion.parts import FileSource, first_file, format_of
+from unipot.data.label_use import refuse_void_stress
 from unipot.data.labels import LabelSource
 from unipot.data.mixture.selection import Selection
 from unipot.data.mixture.splits import containing, split
@@ -154,6 +155,7 @@ def _open(
 ) -> OpenDataset:
     path = locally(store_at(spec.path, config, name=spec.name, cache=cache, console=console), local_cache)
     store = open_dataset(replace(spec, path=str(path)))
+    refuse_void_stress(store, spec.labels, f"dataset {spec.name!r}")
     spec = replace(spec, energy_kind=store.energy_kind)  # the held-out store must have it too
     if spec.validation_path is None:
         train, validation = split(store, spec.split(seed), cache)

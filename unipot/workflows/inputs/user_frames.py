@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from unipot.batch import AtomBatch
+from unipot.data.label_use import refuse_void_stress
 from unipot.data.mixture.datamodule import evaluation_batches
 from unipot.data.quality.duplicate_report import duplicates_of
 from unipot.data.spec import DatasetSpec, head_name_for
@@ -136,7 +137,7 @@ def open_frames(
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ValueError: it cannot be read, or has another level of theory or kind of energy.
+        ValueError: it cannot be read, has another level of theory or kind of energy, or stress is named and none of it counts.
     """
     wanted = options.level_of_theory or level
     config = DatasetConfig(
@@ -158,6 +159,7 @@ def open_frames(
             f"{path} was prepared with level of theory {store.level_of_theory!r}, expected {wanted!r}; "
             "frames of different levels never share a head"
         )
+    refuse_void_stress(store, options.labels or (), path)
     wanted_kind = options.energy_kind or kind
     if wanted_kind not in (None, store.energy_kind):
         raise ValueError(
