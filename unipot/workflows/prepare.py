@@ -15,7 +15,7 @@ from unipot.data.conversion.disk import in_words, require_space
 from unipot.data.conversion.parts import FileSource, RecipeSource, first_file, format_of
 from unipot.data.labels import LabelSource
 from unipot.data.quality.quarantine import Thresholds
-from unipot.data.readers.free_energies import free_energy_note
+from unipot.data.readers.label_notes import label_notes
 from unipot.data.readers.unipot_store import store_folders
 from unipot.data.store import SUFFIX, Store
 from unipot.properties import property_named
@@ -185,9 +185,10 @@ def _path_job(config: PrepareConfig, console: Console) -> Job:
         )
     format = format_of(config.path) if config.format == "auto" else config.format
     labels = {name: LabelSource(**asdict(label)) for name, label in config.labels.items()} or _assumed_labels(config.path, format, console)
-    note = free_energy_note(first_file(config.path, format), labels, "labels") if format == "ase" else ""
-    if note:
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    if format == "ase":
+        file = first_file(config.path, format)
+        for note in label_notes(file, labels, option="labels", level_of_theory=config.level_of_theory):
+            console.print(note, highlight=False, markup=False, soft_wrap=True)
     source = FileSource(
         path=config.path,
         labels=labels,

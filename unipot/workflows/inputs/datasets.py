@@ -19,7 +19,7 @@ from unipot.data.labels import LabelSource
 from unipot.data.mixture.selection import Selection
 from unipot.data.mixture.splits import containing, split
 from unipot.data.readers.ase_files import default_labels
-from unipot.data.readers.free_energies import free_energy_note
+from unipot.data.readers.label_notes import label_notes
 from unipot.data.spec import DatasetSpec, energy_kinds_of_heads, levels_of_heads
 from unipot.data.statistics import elements_present
 from unipot.data.storage.columns import chunks
@@ -193,9 +193,10 @@ def _sources(path: str, config: DatasetConfig, name: str, console: Console) -> d
 
 def _convert(source: FileSource, config: DatasetConfig, name: str, target: Path, console: Console) -> None:
     """Make the store; when another process is at it already, wait for that one instead."""
-    note = free_energy_note(first_file(source.path, "ase"), source.labels, "sources") if source.format == "ase" else ""
-    if note:
-        console.print(f"  {name}: {note}", highlight=False, markup=False, soft_wrap=True)
+    if source.format == "ase":
+        file = first_file(source.path, "ase")
+        for note in label_notes(file, source.labels, option="sources", level_of_theory=config.level_of_theory):
+            console.print(f"  {name}: {note}", highlight=False, markup=False, soft_wrap=True)
     job = Job(
         source=source,
         name=name,

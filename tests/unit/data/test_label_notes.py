@@ -1,4 +1,4 @@
-"""Energies at zero electronic temperature beside forces of the free energy: said once, with the option that reads the other."""
+"""Labels that are not what they may be taken for: two energies of one calculation, predictions of a model, another level of theory."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import write
+from ase.io import read, write
 
 from unipot.data.labels import ASE_LABELS, LabelSource
-from unipot.data.readers.free_energies import free_energy_note
+from unipot.data.readers.label_notes import label_notes
 from unipot.workflows.prepare import prepare
 from unipot.workflows.settings.schema import LabelConfig, PrepareConfig
 
@@ -33,7 +33,7 @@ def frames(tmp_path):
 
 
 def test_the_two_energies_are_told_apart_with_the_option_that_reads_the_other(frames):
-    note = free_energy_note(frames(0.01), ASE_LABELS, "sources")
+    (note,) = label_notes(frames(0.01), ASE_LABELS, option="sources", level_of_theory="PBE")
     assert "forces and stress belong to 'free_energy', which differs by up to 5 meV/atom" in note
     assert "sources.energy='{key: free_energy, unit: eV}' sources.forces='{key: forces, unit: eV/A}'" in note
     assert "sources.stress='{key: stress, unit: eV/A^3, sign: tension}'" in note
@@ -50,7 +50,7 @@ def test_the_two_energies_are_told_apart_with_the_option_that_reads_the_other(fr
     ids=["equal", "no derivatives", "the other is stated", "no energies"],
 )
 def test_nothing_is_said_where_energies_and_forces_belong_together(frames, smearing, labels):
-    assert free_energy_note(frames(smearing), labels, "sources") == ""
+    assert label_notes(frames(smearing), labels, option="sources", level_of_theory="PBE") == []
 
 
 def test_prepare_says_it_once_and_what_it_says_works(frames, tmp_path, capsys):
@@ -63,3 +63,22 @@ def test_prepare_says_it_once_and_what_it_says_works(frames, tmp_path, capsys):
     free = prepare(PrepareConfig(**options, labels={name: LabelConfig(**label) for name, label in stated.items()}))
     assert "free_energy" not in capsys.readouterr().out.replace("key=", "")
     assert [float(s.labels["energy"]) for s in free] == [-7.0, -8.01]
+
+
+def test_predictions_of_a_model_are_told_from_labels(frames):
+    structures = read(frames(0.0), ":")
+    for atoms in structures:
+        atoms.info |= {"model": "best.safetensors", "model_sha256": "0" * 64, "head": "pbe", "level_of_theory": "PBE"}
+    write(frames(0.0).with_name("md.extxyz"), structures)
+    (note,) = label_notes(frames(0.0).with_name("md.extxyz"), ASE_LABELS, option="labels", level_of_theory="PBE")
+    assert "md.extxyz: its labels are predictions of head 'pbe' of the model best.safetensors, and of no calculation" in note
+
+
+def test_another_level_of_theory_than_the_frames_state_is_said(frames):
+    structures = read(frames(0.0), ":")
+    structures[1].info["level_of_theory"] = "PBE/520eV"
+    write(frames(0.0).with_name("set.extxyz"), structures)
+    file = frames(0.0).with_name("set.extxyz")
+    (note,) = label_notes(file, ASE_LABELS, option="labels", level_of_theory="RPBE")
+    assert "say that their level of theory is 'PBE/520eV' and not 'RPBE'" in note
+    assert label_notes(file, ASE_LABELS, option="labels", level_of_theory="PBE/520eV") == []
