@@ -66,8 +66,17 @@ def read_ase_file(
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; give the path of a structure file that ASE reads, such as extended XYZ")
+    _refuse_order_of_results(file, labels)
     items = _read(file, dict(labels), group_key, id_key, piece, id_prefix or file.stem, check_keys)
     return items if keep_unconverged or piece is not None else converged_only(file, items)
+
+
+def _refuse_order_of_results(file: Path, labels: Mapping[str, LabelSource]) -> None:
+    """An order is for six numbers as a file has them; of a program's output ASE hands them over in its own."""
+    stress = labels.get("stress")
+    own = file.with_suffix("") if file.suffix in (".gz", ".bz2", ".xz") else file
+    if stress is not None and stress.order != "voigt" and stress.key in ("stress", CALCULATOR) and own.suffix not in (".xyz", ".extxyz"):
+        raise ValueError(f"{file}: ASE hands over the stress of such a file in its own order; leave order {stress.order!r} out")
 
 
 def default_labels(path: str | Path, asked: Sequence[str] = ("energy",)) -> dict[str, LabelSource]:
