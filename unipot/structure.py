@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unipot.occupancy import require_whole_atoms
 from unipot.properties import PROPERTIES, property_named
 
 if TYPE_CHECKING:
@@ -157,7 +158,11 @@ class Structure:
 
         `total_charge` (or `charge`) and `spin_multiplicity` (or `spin`) are taken from `atoms.info`; frozen atoms from
         `FixAtoms` constraints and from a per-atom array `fixed`.
+
+        Raises:
+            ValueError: sites are partly occupied; see also the class.
         """
+        require_whole_atoms(atoms, f"structure {id!r}" if id else "structure without id")
         info = atoms.info
         spin = info.get("spin_multiplicity", info.get("spin"))
         return cls(

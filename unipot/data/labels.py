@@ -1,9 +1,9 @@
-"""`LabelSource`: where a label is found, in which unit and with which sign; and what a reader skipped."""
+"""`LabelSource`: where a label is found, in which unit, sign and order; and what a reader skipped."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,13 @@ from unipot.units import unit_factor, voigt_to_matrix
 
 #: sign names of stress and virial: does the number grow when the cell is under tension?
 STRESS_SIGNS = {"tension": 1.0, "compression": -1.0}
+#: the order of six stress numbers, as programs write them; the first is ASE's, and what is assumed
+STRESS_ORDERS = {"voigt": "xx yy zz yz xz xy", "vasp": "xx yy zz xy yz xz", "lammps": "xx yy zz xy xz yz"}
+_VOIGT = STRESS_ORDERS["voigt"].split()
 #: the label key that stands for "what the frame's own calculator results hold under the property's name"
 CALCULATOR = "calculator"
+#: reason in the quarantine of frames whose electrons did not converge
+UNCONVERGED = "unconverged"
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,11 @@ class LabelSource:
             compressed cell has (most codes' pressure-like output). Energy and forces take `positive`.
         virial: the numbers are a virial tensor in units of energy; stress is −virial/V when `sign` is
             `compression` (the usual virial, −dE/dε) and +virial/V when it is `tension` (dE/dε).
+        order: stress only: what six numbers stand for, a name of `STRESS_ORDERS` or the six components in words, such as
+            `xx yy zz xy yz zx`. Nine numbers are a matrix, and have no order.
 
     Raises:
-        ValueError: unit or sign is missing or unknown.
+        ValueError: unit, sign or order is missing or unknown.
 
     Example:
         >>> LabelSource(key="REF_stress", unit="GPa", sign="compression").factor("stress") < 0
@@ -41,6 +48,14 @@ class LabelSource:
     unit: str
     sign: str = "positive"
     virial: bool = False
+    order: str = "voigt"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; an order that is not stated is left out, so that stores made before there was one are found again."""
+        content = asdict(self)
+        if self.order == "voigt":
+            del content["order"]
+        return content
 
     def factor(self, property_name: str) -> float:
         """Factor, sign included, that turns a number of the source into the canonical unit (for a virial, before 1/V).
@@ -53,8 +68,8 @@ class LabelSource:
             raise ValueError(f"labels.{prop.name}.unit is not stated for key {self.key!r}; state one of: {', '.join(self._units(prop))}")
         factor = unit_factor(self.unit, self._units(prop), f"labels.{prop.name} (key {self.key!r})")
         if prop.name != "stress":
-            if self.sign != "positive" or self.virial:
-                what = "virial" if self.virial else f"sign {self.sign!r}"
+            if self.sign != "positive" or self.virial or self.order != "voigt":
+                what = "virial" if self.virial else f"order {self.order!r}" if self.sign == "positive" else f"sign {self.sign!r}"
                 raise ValueError(f"labels.{prop.name}: {what} is for stress only; leave it out ({prop.sign})")
             return factor
         if self.sign not in STRESS_SIGNS:
@@ -62,6 +77,7 @@ class LabelSource:
                 f"labels.stress.sign is {self.sign!r} for key {self.key!r}; state 'tension' (positive when the cell is stretched, as in "
                 "ASE) or 'compression' (positive when it is compressed)"
             )
+        voigt_places(self.order)
         return factor * STRESS_SIGNS[self.sign]
 
     def _units(self, prop: Property) -> dict[str, float]:
@@ -90,11 +106,13 @@ class SkippedItem:
         reason: why, in words that are the same for every item with the same defect.
         invalid: the item is broken (a number is not finite, a cell is missing), not only without the wanted labels;
             `unipot prepare` stops at such an item unless it is told to skip it.
+        quarantine: reason under which an item that is not broken is listed in the quarantine; "" lists it nowhere.
     """
 
     where: str
     reason: str
     invalid: bool = True
+    quarantine: str = ""
 
 
 def convert_label(property_name: str, source: LabelSource, value: Any, n_atoms: int, volume: float) -> np.ndarray:
@@ -103,7 +121,7 @@ def convert_label(property_name: str, source: LabelSource, value: Any, n_atoms: 
     Args:
         property_name: row of `unipot.properties`.
         source: unit and sign of `value`.
-        value: number(s); a stress may be 3×3, 9 flat or 6 Voigt (xx yy zz yz xz xy).
+        value: number(s); a stress may be 3×3, 9 flat or 6 in the order of `source`.
         n_atoms: of the structure.
         volume: Å³, needed for a virial.
 
@@ -131,6 +149,70 @@ def convert_label(property_name: str, source: LabelSource, value: Any, n_atoms: 
     return array
 
 
+def without_void_stress(
+    values: Mapping[str, Any], sources: Mapping[str, LabelSource], pbc: np.ndarray, volume: float
+) -> dict[str, Any]:
+    """`values` without a stress where there can be none, which then is a missing label and no defect.
+
+    A molecule, chain or slab has no volume that a stress could refer to. Programs write NaN for it, or a virial of zeros without a cell.
+
+    Args:
+        values: property name -> number(s) as the source gives them.
+        sources: property name -> unit and sign.
+        pbc: (3,) bool.
+        volume: Å³; 0 without a cell.
+    """
+    if "stress" not in values or np.asarray(pbc).all():
+        return dict(values)
+    try:
+        numbers = np.asarray(values["stress"], dtype=np.float64)
+        void = not np.isfinite(numbers).all() or (sources["stress"].virial and not volume > 0 and not numbers.any())
+    except (TypeError, ValueError):
+        void = False  # no numbers at all, which `convert_label` says
+    return {name: value for name, value in values.items() if name != "stress" or not void}
+
+
+def voigt_places(order: str) -> list[int]:
+    """Place of each of xx yy zz yz xz xy among six stress numbers in `order`.
+
+    Args:
+        order: a name of `STRESS_ORDERS`, or six components, such as `xx yy zz xy yz zx`.
+
+    Raises:
+        ValueError: it is neither.
+
+    Example:
+        >>> voigt_places("vasp")
+        [0, 1, 2, 4, 5, 3]
+    """
+    words = STRESS_ORDERS.get(order, order).replace(",", " ").split()
+    found = ["".join(sorted(word)) for word in words]
+    if sorted(found) != sorted(_VOIGT):
+        names = ", ".join(f"{name} ({components})" for name, components in STRESS_ORDERS.items())
+        raise ValueError(f"labels.stress.order is {order!r}; state one of {names}, or the six components in their order")
+    return [found.index(component) for component in _VOIGT]
+
+
+def order_where(order: str, reads_as: Sequence[int]) -> str:
+    """The order that six numbers have when those read in `order` as yz, xz, xy stand for other shears.
+
+    Args:
+        order: that they were read in.
+        reads_as: for each of the true yz, xz, xy which of the three that were read holds it.
+
+    Returns:
+        A name of `STRESS_ORDERS` where there is one, else six components.
+
+    Example:
+        >>> order_where("voigt", (1, 2, 0))
+        'vasp'
+    """
+    places = voigt_places(order)
+    true = [*places[:3], *(places[3 + k] for k in reads_as)]
+    components = " ".join(_VOIGT[true.index(place)] for place in range(6))
+    return next((name for name, known in STRESS_ORDERS.items() if known == components), components)
+
+
 def check_sources(labels: Mapping[str, LabelSource]) -> None:
     """Refuse unknown properties, units and signs before any file is opened.
 
@@ -155,11 +237,10 @@ def missing_keys_message(path: str, missing: Mapping[str, LabelSource], availabl
 
 def _stress_matrix(array: np.ndarray, source: LabelSource) -> np.ndarray:
     if array.size == 6:
-        return voigt_to_matrix(array.reshape(6))
+        return voigt_to_matrix(array.reshape(6)[voigt_places(source.order)])
     if array.size != 9:
-        raise ValueError(
-            f"stress (key {source.key!r}) has shape {array.shape}, expected (3, 3), (9,) or (6,) in the order xx yy zz yz xz xy"
-        )
+        order = STRESS_ORDERS.get(source.order, source.order)
+        raise ValueError(f"stress (key {source.key!r}) has shape {array.shape}, expected (3, 3), (9,) or (6,) in the order {order}")
     matrix = array.reshape(3, 3)
     if np.isfinite(matrix).all() and np.abs(matrix - matrix.T).max() > 1e-3 * max(np.abs(matrix).max(), 1e-12):
         raise ValueError(f"stress (key {source.key!r}) is not symmetric; check the order of its components")

@@ -7,6 +7,7 @@ from typing import Any
 
 from unipot.evaluation.records import Evaluation
 from unipot.reporting.tables import ReportTable
+from unipot.training.metrics import ALL_ATOMS
 
 #: atoms in a structure, from which errors of its energy are also told per structure
 LARGE = 30
@@ -15,13 +16,16 @@ LARGE = 30
 def error_table(evaluations: Iterable[Evaluation], title: str, best: bool = True) -> ReportTable:
     """One row per evaluation, energies in meV/atom and forces in meV/Å; the smallest force MAE is emphasised.
 
-    Where structures are large, energies stand per structure too: a few meV/atom are an eV of a slab.
+    Where structures are large, energies stand per structure too: a few meV/atom are an eV of a slab. Where atoms are fixed, errors of
+    forces are those of the free atoms, and those of all atoms stand beside them.
     """
     evaluations = list(evaluations)
     large = any((e.get("energy", "mae") or 0) > LARGE * (e.get("energy_per_atom", "mae") or 0) > 0 for e in evaluations)
+    some_fixed = any(e.get(ALL_ATOMS, "mae") is not None for e in evaluations)
     with_stress = any(e.get("stress", "mae") is not None for e in evaluations)
     names = list(dict.fromkeys(e.dataset for e in evaluations))
     columns = ["model", "dataset", "energy MAE meV/atom", "energy RMSE", "force MAE meV/Å", "force RMSE", "force cosine", "within 30 meV/Å"]
+    columns += ["force MAE, fixed atoms too", "force RMSE, fixed atoms too"] if some_fixed else []
     columns += ["energy MAE eV per cell"] if large else []
     if len(names) == 1:  # one dataset belongs into the title, not into every row
         title = f"{title}: {names[0]}"
@@ -30,6 +34,7 @@ def error_table(evaluations: Iterable[Evaluation], title: str, best: bool = True
     for e in evaluations:
         numbers = [_milli(e.get(p, s)) for p in ("energy_per_atom", "forces") for s in ("mae", "rmse")]
         numbers += [e.get("forces", "cosine"), _percent(e.get("forces", "within"))]
+        numbers += [_milli(e.get(ALL_ATOMS, s)) for s in ("mae", "rmse")] if some_fixed else []
         numbers += [e.get("energy", "mae")] if large else []
         numbers += [_milli(e.get("stress", "mae"))] if with_stress else []
         rows.append((e.model, *([e.dataset] if len(names) > 1 else []), *numbers))
@@ -56,8 +61,9 @@ def property_table(evaluations: Iterable[Evaluation], title: str) -> ReportTable
 def full_table(evaluation: Evaluation) -> ReportTable:
     """Every property and element of one evaluation, in canonical units."""
     unit = {name: f", {text}" if text else "" for name, text in evaluation.table.units.items()}
+    table = evaluation.table
     rows = tuple(
-        (r.property + unit[r.property], r.element or "all", r.n, r.mae, r.rmse, r.cosine, _percent(r.within)) for r in evaluation.table.rows
+        (table.title(r) + unit[r.property], r.element or "all", r.n, r.mae, r.rmse, r.cosine, _percent(r.within)) for r in table.rows
     )
     columns = ("property", "element", "numbers", "MAE", "RMSE", "cosine", "within threshold")
     return ReportTable(title=f"{evaluation.dataset}, head {evaluation.head}", columns=columns, rows=rows)

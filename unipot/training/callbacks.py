@@ -163,7 +163,8 @@ class Validation(Callback):
         for loader in trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
             for batch in loader:
                 batch = batch.to(module.device)
-                accumulator.update(module.potential(batch, properties=labelled_properties(batch, properties)), batch)
+                wanted = labelled_properties(batch, properties, frozen_atoms="include")
+                accumulator.update(module.potential(batch, properties=wanted), batch)
         module.potential.train()
         sums = sum_over_ranks(accumulator.sums.to(module.device))
         accumulator.sums.copy_(sums)

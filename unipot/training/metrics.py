@@ -12,13 +12,16 @@ from torch import Tensor
 from unipot.batch import AtomBatch, Predictions
 from unipot.properties import ScalarProperty
 from unipot.structure import MAX_ATOMIC_NUMBER, SYMBOLS
-from unipot.training.losses import labelled_mask, without_zero_weights
+from unipot.training.losses import labelled_mask, own_weights, without_zero_weights
 
+#: forces of atoms that were fixed in the reference calculation included; only where there are such atoms
+ALL_ATOMS = "forces_all_atoms"
 #: row name -> unit, in the order of the table
 REPORTED: dict[str, str] = {
     "energy_per_atom": "eV/atom",
     "energy": "eV",
     "forces": "eV/A",
+    ALL_ATOMS: "eV/A",
     "stress": "eV/A^3",
     "energy_and_forces": "",
 }
@@ -94,6 +97,13 @@ class MetricTable:
                         numbers[f"{row.dataset}/{row.property}/{statistic}"] = value
         return numbers
 
+    def title(self, row: MetricRow) -> str:
+        """What a row is about, in words: where atoms are fixed, forces are those of the free atoms, or of all."""
+        if row.property == ALL_ATOMS:
+            return "forces of all atoms"
+        some_fixed = any(other.property == ALL_ATOMS and other.dataset == row.dataset for other in self.rows)
+        return "forces of free atoms" if row.property == "forces" and some_fixed else row.property
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form: units and rows."""
         return {"units": dict(self.units), "rows": [asdict(row) for row in self.rows]}
@@ -106,7 +116,7 @@ class MetricTable:
                 continue
             unit = f" ({self.units[row.property]})" if self.units[row.property] else ""
             numbers = [_shown(row.mae), _shown(row.rmse), _shown(row.cosine), _shown(row.within)]
-            lines.append(" | ".join([f"| {row.dataset}", row.property + unit, row.element or "all", str(row.n), *numbers]) + " |")
+            lines.append(" | ".join([f"| {row.dataset}", self.title(row) + unit, row.element or "all", str(row.n), *numbers]) + " |")
         return "\n".join(lines)
 
 
@@ -114,7 +124,8 @@ class MetricAccumulator:
     """Adds up errors batch by batch.
 
     Forces of fixed atoms, stress of structures that are not periodic along all axes (`labelled_mask`) and labels whose weight is
-    zero do not count, exactly as in the loss; other weights make no difference here.
+    zero do not count, exactly as in the loss; other weights make no difference here. Where atoms are fixed, errors of the forces on
+    all atoms, which other programs report, stand beside those that count, as the property `ALL_ATOMS`.
 
     Args:
         dataset_names: position = `AtomBatch.dataset_index`.
@@ -154,6 +165,7 @@ class MetricAccumulator:
 
     def update(self, predictions: Predictions, batch: AtomBatch) -> None:
         """Add one batch; predictions may live on any device and carry a graph."""
+        all_atoms = _all_labelled_atoms(batch)
         batch = without_zero_weights(batch)
         energy_error = (predictions.energy.detach().to(torch.float64) - _label("energy", batch)).cpu()
         has_energy = labelled_mask("energy", batch).cpu()
@@ -169,7 +181,10 @@ class MetricAccumulator:
             if name in predictions.members:
                 self._update_scalar(name, predictions[name].detach().cpu(), batch, dataset)
         if predictions.forces is not None:
-            self._update_forces(predictions.forces.detach().to(torch.float64).cpu(), batch, energy_error.abs(), has_energy)
+            forces = predictions.forces.detach().to(torch.float64).cpu()
+            self._update_forces(forces, batch, energy_error.abs(), has_energy)
+            owner = dataset[batch.structure_index.cpu()][all_atoms]
+            self._add(ALL_ATOMS, owner, (forces - _label("forces", batch).cpu())[all_atoms])
 
     def _update_scalar(self, name: str, predicted: Tensor, batch: AtomBatch, dataset: Tensor) -> None:
         chosen = labelled_mask(name, batch).cpu()
@@ -230,10 +245,13 @@ class MetricAccumulator:
 
     def compute(self) -> MetricTable:
         """The table of everything added so far."""
+        free, every = self.row_names.index("forces"), self.row_names.index(ALL_ATOMS)
+        some_fixed = self._sums[:, every, 0, _ITEMS] > self._sums[:, free, 0, _ITEMS]
         rows = [
             _row(dataset, name, SYMBOLS[z] if z else None, self._sums[d, p, z], name in self.thresholds)
             for d, dataset in enumerate(self.dataset_names)
             for p, name in enumerate(self.row_names)
+            if name != ALL_ATOMS or some_fixed[d]
             for z in torch.nonzero(self._sums[d, p, :, _ITEMS]).flatten().tolist()
         ]
         return MetricTable(rows=rows, units={**REPORTED, **{name: prop.unit for name, prop in self.properties.items()}})
@@ -254,19 +272,31 @@ def evaluate(
     potential.eval()
     for batch in batches:
         batch = batch.to(device)
-        accumulator.update(potential(batch, properties=labelled_properties(batch, properties)), batch)
+        accumulator.update(potential(batch, properties=labelled_properties(batch, properties, frozen_atoms="include")), batch)
     potential.train(was_training)
     return accumulator.compute()
 
 
-def labelled_properties(batch: AtomBatch, scalars: Iterable[str] = ()) -> tuple[str, ...]:
-    """Energy, and those of forces, stress and `scalars` that at least one structure of `batch` is labelled with."""
-    return ("energy", *(name for name in ("forces", "stress", *scalars) if bool(labelled_mask(name, batch).any())))
+def labelled_properties(batch: AtomBatch, scalars: Iterable[str] = (), frozen_atoms: str = "exclude") -> tuple[str, ...]:
+    """Energy, and those of forces, stress and `scalars` that at least one structure of `batch` is labelled with.
+
+    Args:
+        batch: with labels.
+        scalars: names of scalar properties.
+        frozen_atoms: `include` asks for forces where only fixed atoms have labels too.
+    """
+    return ("energy", *(name for name in ("forces", "stress", *scalars) if bool(labelled_mask(name, batch, frozen_atoms).any())))
 
 
 def scalars_of(potential: torch.nn.Module) -> dict[str, ScalarProperty]:
     """What the property heads of a model predict, by name; nothing where it cannot have any."""
     return getattr(potential, "scalar_properties", {})
+
+
+def _all_labelled_atoms(batch: AtomBatch) -> Tensor:
+    """(n_atoms,) bool on the CPU, atoms with a force label whose weight is not zero, fixed ones included."""
+    labelled, weights = labelled_mask("forces", batch, "include"), own_weights("forces", batch)
+    return (labelled if weights is None else labelled & (weights != 0)).cpu()
 
 
 def _label(name: str, batch: AtomBatch) -> Tensor:

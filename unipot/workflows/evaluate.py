@@ -12,6 +12,7 @@ import numpy as np
 from omegaconf import MISSING, OmegaConf
 from rich.console import Console
 
+from unipot.data.label_use import counted_labels
 from unipot.data.mixture.selection import Selection
 from unipot.data.spec import head_name_for
 from unipot.data.statistics import elements_present
@@ -49,6 +50,7 @@ class EvaluateConfig:
     labels: list[str] | None = None
     format: str = "auto"
     sources: dict[str, LabelConfig] = field(default_factory=dict)
+    keep_unconverged: bool = False
     max_atoms: int = MISSING
     max_edges: int = MISSING
     device: str = MISSING
@@ -89,6 +91,8 @@ def evaluate(config: EvaluateConfig) -> list[Evaluation]:
     say_unknown_elements(potential, plan.sets, config.unknown_elements, console)
     for item in plan.sets:
         console.print(f"{item.name}: {len(item.indices)} structures through head {item.head}", highlight=False, markup=False)
+        for sentence in counted_labels(item.store, item.indices).sentences(hint="errors on free and on all atoms stand side by side"):
+            console.print(f"  {item.name}: {sentence}", highlight=False, markup=False, soft_wrap=True)
         batches = frames_batches(potential, item.store, item.indices, item.head, plan.budget)
         evaluations.append(
             evaluate_head(
@@ -115,7 +119,10 @@ def plan_of_data(config: EvaluateConfig, potential: Potential, card: dict[str, A
     if len(heads) not in (0, 1, len(paths)):
         raise ValueError(f"{len(paths)} data and {len(heads)} heads are given; give one head, or one per dataset")
     heads = heads * len(paths) if len(heads) == 1 else heads
-    reading = UserDataConfig(energy_kind=config.energy_kind, labels=config.labels, format=config.format, sources=config.sources)
+    reading = UserDataConfig(
+        energy_kind=config.energy_kind, labels=config.labels, format=config.format, sources=config.sources,
+        keep_unconverged=config.keep_unconverged,
+    )  # fmt: skip
     sets: list[EvaluationSet] = []
     for number, path in enumerate(paths):
         reading = replace(reading, properties=properties_in(path, potential))

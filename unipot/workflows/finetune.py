@@ -118,7 +118,7 @@ def show_training(console: Console, module: TrainingModule, datasets: Sequence[O
     """What will learn, from what loss, and what is ignored or dropped."""
     show_ignored_states(console, module.potential.backbone, datasets)
     tables.show_parameters(console, module.parameter_rows)
-    tables.show_loss(console, module.loss)
+    tables.show_loss(console, module.loss, datasets)
     tables.show_dropped_posteriors(console, module.dropped_posteriors)
 
 

@@ -12,9 +12,10 @@ from rich.console import Console
 from unipot.data.catalog.raw_files import RawFolder, bytes_to_fetch, contents_size, raw_folder
 from unipot.data.catalog.recipes import Recipe, load_recipe
 from unipot.data.conversion.disk import in_words, require_space
-from unipot.data.conversion.parts import FileSource, RecipeSource, format_of
+from unipot.data.conversion.parts import FileSource, RecipeSource, first_file, format_of
 from unipot.data.labels import LabelSource
 from unipot.data.quality.quarantine import Thresholds
+from unipot.data.readers.label_notes import label_notes
 from unipot.data.readers.unipot_store import store_folders
 from unipot.data.store import SUFFIX, Store
 from unipot.properties import property_named
@@ -184,6 +185,10 @@ def _path_job(config: PrepareConfig, console: Console) -> Job:
         )
     format = format_of(config.path) if config.format == "auto" else config.format
     labels = {name: LabelSource(**asdict(label)) for name, label in config.labels.items()} or _assumed_labels(config.path, format, console)
+    if format == "ase":
+        file = first_file(config.path, format)
+        for note in label_notes(file, labels, option="labels", level_of_theory=config.level_of_theory):
+            console.print(note, highlight=False, markup=False, soft_wrap=True)
     source = FileSource(
         path=config.path,
         labels=labels,
@@ -192,6 +197,7 @@ def _path_job(config: PrepareConfig, console: Console) -> Job:
         id_key=config.id_key,
         columns=config.columns,
         split=config.split,
+        keep_unconverged=config.keep_unconverged,
     )
     return Job(
         source=source,
@@ -201,7 +207,7 @@ def _path_job(config: PrepareConfig, console: Console) -> Job:
         labels=tuple(labels),
         thresholds=Thresholds.from_card(config.quarantine),
         n_bytes=source.size(),
-        provenance={"path": config.path, "format": format, "labels": {name: asdict(label) for name, label in labels.items()}},
+        provenance={"path": config.path, "format": format, "labels": {name: label.to_dict() for name, label in labels.items()}},
     )
 
 
@@ -223,7 +229,6 @@ def _assumed_labels(path: str, format: str, console: Console) -> dict[str, Label
             f"{path}: the labels of a {format} source must be stated, for example labels.energy.key=energy labels.energy.unit=eV "
             "labels.forces.key=forces labels.forces.unit=eV/A"
         )
-    from unipot.data.conversion.parts import first_file
     from unipot.data.readers.ase_files import default_labels
 
     labels = default_labels(first_file(path, format))

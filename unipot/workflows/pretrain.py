@@ -74,7 +74,7 @@ def pretrain(config: PretrainConfig) -> FitResult:
         compiled=config.trainer.compile,
     )
     tables.show_parameters(console, module.parameter_rows)
-    tables.show_loss(console, loss)
+    tables.show_loss(console, loss, datasets)
 
     console.rule(f"training {schedule.max_steps} steps" + (f", continuing the run in {run.path}" if run.resume else ""))
     golden = golden_structures(datasets) if config.sample_structures else []

@@ -144,7 +144,7 @@ def _conditions(conditions: list[str]) -> str:
 
 def _elements(head: dict[str, Any]) -> str:
     """What the frames of a head held, and what it has references for beside them; older cards tell the references alone."""
-    known, trained = head.get("elements", []), head.get("trained_elements")
+    known, trained = head.get("elements") or [], head.get("trained_elements")
     if not trained:
         return " ".join(known)
     rest = [symbol for symbol in known if symbol not in trained]

@@ -224,3 +224,19 @@ def test_an_asymmetric_stress_is_refused(file):
     atoms.info["my_stress"] = np.arange(9.0)
     (item,) = read_structures(file(atoms), labels={"stress": LabelSource(key="my_stress", unit="GPa", sign="tension")})
     assert "not symmetric" in item.reason
+
+
+def test_an_order_of_the_stress_is_for_numbers_of_the_file_and_not_for_what_ase_has_ordered(tmp_path):
+    atoms = copper()
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0, stress=matrix_to_voigt(STRESS))
+    write(tmp_path / "a.traj", atoms)
+    source = LabelSource(key="stress", unit="eV/A^3", sign="tension", order="vasp")
+    with pytest.raises(ValueError, match=r"a\.traj: ASE hands over the stress of such a file in its own order; leave order 'vasp' out"):
+        read_structures(tmp_path / "a.traj", labels={"stress": source})
+
+
+def test_six_numbers_of_an_extended_xyz_file_are_read_in_the_order_that_is_stated(file):
+    atoms = copper()
+    atoms.info["in_kB"] = matrix_to_voigt(STRESS)[[0, 1, 2, 5, 3, 4]]
+    structure = one(file(atoms), stress=LabelSource(key="in_kB", unit="GPa", sign="tension", order="vasp"))
+    np.testing.assert_allclose(structure.labels["stress"], STRESS * GPA)

@@ -7,18 +7,19 @@ import json
 import numpy as np
 import pytest
 
+from unipot.data.labels import LabelSource, convert_label, voigt_places
 from unipot.data.quality.consistency import ConsistencyCheck, ConsistencyReport
 from unipot.data.readers.ase_files import default_labels, read_ase_file
 from unipot.structure import Structure
-from unipot.units import GPA, HARTREE
+from unipot.units import GPA, HARTREE, matrix_to_voigt
 
 
-def springs(seed: int, *, strained: bool = True) -> Structure:
+def springs(seed: int, *, strained: bool = True, strains: float = 0.01) -> Structure:
     """A crystal with an energy quadratic in displacements u and strain ε: E = ½k Σu² + ½c V₀ (tr ε)²."""
     rng = np.random.default_rng(seed)
     k, c, cell = 5.0, 0.6, np.diag([4.0, 4.5, 5.0])
     sites = np.array([[0.1, 0.1, 0.1], [0.5, 0.5, 0.5], [0.1, 0.6, 0.8]])
-    strain = rng.normal(size=(3, 3)) * (0.01 if strained else 0.0)
+    strain = rng.normal(size=(3, 3)) * (strains if strained else 0.0)
     strain = 0.5 * (strain + strain.T)
     moved = rng.normal(size=(3, 3)) * 0.03
     moved -= moved.mean(axis=0)
@@ -64,6 +65,77 @@ def test_correct_labels_have_slope_one():
 def test_wrong_signs_and_units_are_refused_by_name(factors, message):
     with pytest.raises(ValueError, match=message):
         report_of((springs(k) for k in range(30)), **factors).refuse_contradictions("springs")
+
+
+def sheared(seed: int) -> Structure:
+    """A crystal of four atoms without displacements: E = ½c V₀ ε:ε, whose stress has shears as large as its diagonal."""
+    rng, cell, c = np.random.default_rng(seed), np.diag([4.0, 4.5, 5.0]), 0.6
+    strain = rng.normal(size=(3, 3)) * 0.01
+    strain = 0.5 * (strain + strain.T)
+    deformed = cell @ (np.eye(3) + strain)
+    volume = np.linalg.det(cell)
+    stress = c * volume / np.linalg.det(deformed) * 0.5 * (strain @ (np.eye(3) + strain) + (np.eye(3) + strain) @ strain)
+    labels = {"energy": np.array(0.5 * c * volume * (strain**2).sum() - 50.0), "stress": stress}
+    sites = np.array([[0.1, 0.1, 0.1], [0.5, 0.5, 0.5], [0.1, 0.6, 0.8], [0.6, 0.1, 0.7]])
+    return Structure(
+        atomic_numbers=[12, 8, 8, 8], positions=sites @ deformed, cell=deformed, pbc=[True] * 3, labels=labels, id=str(seed)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ["vasp", "lammps"])
+def test_shears_that_were_read_in_another_order_than_they_have_are_refused_with_the_order(order):
+    """Six numbers in VASP's or LAMMPS' order, read as Voigt's."""
+    written = [LabelSource(key="s", unit="eV/A^3", sign="tension", order=name) for name in ("voigt", order)]
+    frames = [sheared(k) for k in range(20)]
+    numbers = [matrix_to_voigt(f.labels["stress"])[np.argsort(voigt_places(order))] for f in frames]
+    wrong, right = ([convert_label("stress", source, six, 4, 1.0) for six in numbers] for source in written)
+    with pytest.raises(ValueError, match=f"clearly better in the order '{order}'; state the order .* labels.stress.order"):
+        report_of(f.with_labels(**{**f.labels, "stress": s}) for f, s in zip(frames, wrong, strict=True)).refuse_contradictions("set")
+    report_of(f.with_labels(**{**f.labels, "stress": s}) for f, s in zip(frames, right, strict=True)).refuse_contradictions("set")
+
+
+def test_numbers_in_the_order_of_ase_that_are_stated_to_be_vasps_are_refused_with_their_own_order():
+    frames = [sheared(k) for k in range(20)]
+    stated = LabelSource(key="s", unit="eV/A^3", sign="tension", order="vasp")
+    wrong = [convert_label("stress", stated, matrix_to_voigt(f.labels["stress"]), 4, 1.0) for f in frames]
+    report = report_of(f.with_labels(**{**f.labels, "stress": s}) for f, s in zip(frames, wrong, strict=True))
+    with pytest.raises(ValueError, match="read in the order 'vasp'.*clearly better in the order 'voigt'"):
+        report.refuse_contradictions("set", order="vasp")
+
+
+def test_energies_per_atom_are_refused_by_name():
+    frames = [s.with_labels(**{**s.labels, "energy": s.labels["energy"] / s.n_atoms}) for s in (springs(k) for k in range(30))]
+    with pytest.raises(ValueError, match="the energies look like energies per atom: .* give energies of whole structures"):
+        report_of(frames).refuse_contradictions("springs")
+
+
+def test_forces_off_by_the_number_of_atoms_are_no_energies_per_atom_where_stress_says_otherwise():
+    with pytest.raises(ValueError, match="the forces labels contradict.* so they are 2.9 times"):
+        report_of((springs(k, strains=0.02) for k in range(40)), forces=3.0).refuse_contradictions("springs")
+
+
+def test_a_factor_that_no_unit_explains_is_refused_with_the_factor():
+    with pytest.raises(ValueError, match="the forces labels contradict.* so they are 4.98 times what the energies say, a factor that"):
+        report_of((springs(k) for k in range(30)), forces=5.0).refuse_contradictions("springs")
+
+
+def test_an_uncertain_factor_is_a_doubt_and_no_refusal():
+    rng = np.random.default_rng(0)
+    noisy = [s.with_labels(**{**s.labels, "energy": s.labels["energy"] + 0.01 * rng.normal()}) for s in (springs(k) for k in range(30))]
+    report = report_of(noisy, forces=5.0)
+    report.refuse_contradictions("springs")
+    assert report.doubts() and "forces labels contradict the energies" in report.doubts()[0]
+    assert report_of(noisy).doubts() == []
+
+
+def test_pieces_of_an_earlier_version_say_nothing_of_orders_and_atoms():
+    """Their rows have three numbers."""
+    check, whole = ConsistencyCheck(), ConsistencyCheck()
+    for k in range(20):
+        whole.add(springs(k))
+    check.merge({"n_pairs": 9, "n_disagreeing": 0, "rows": [row[:3] for row in whole.state()["rows"]], "suspects": []})
+    report = check.report()
+    assert report.slope("stress").value == pytest.approx(1.0, abs=0.05) and report.read_as is None and not report.per_atom
 
 
 def test_forces_are_judged_without_strain():

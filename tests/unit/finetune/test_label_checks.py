@@ -11,10 +11,12 @@ import torch
 from ase.build import bulk
 
 from unipot.batch import collate
+from unipot.data.labels import voigt_places
+from unipot.finetune.alignment import label_checks
 from unipot.finetune.alignment.label_checks import CERTAIN, heads_alike, label_scales, level_warnings, refuse_wrong_units
 from unipot.models import CompositionReference, Head, HeadBank, Potential, build_backbone
 from unipot.structure import Structure
-from unipot.units import BOHR, HARTREE, KCAL_PER_MOL, KJ_PER_MOL
+from unipot.units import BOHR, HARTREE, KCAL_PER_MOL, KJ_PER_MOL, matrix_to_voigt, voigt_to_matrix
 
 UNITS = {"energy": "eV", "forces": "eV/A", "stress": "eV/A^3"}
 
@@ -88,9 +90,81 @@ def test_energies_are_judged_beyond_their_zero_and_stress_by_its_sign(potential,
     assert "tension <-> compression" in found["stress"].sentence()
 
 
-@pytest.mark.parametrize("factor", [0.6, 1.0, 1.8, 7.0])
+@pytest.mark.parametrize("factor", [0.6, 1.0, 1.8])
 def test_a_parent_that_is_too_soft_or_too_stiff_is_no_unit(potential, predicted, factor):
     assert scales_of(potential, predicted, forces=factor) == {}
+
+
+@pytest.mark.parametrize("name", ["energy", "forces", "stress"])
+@pytest.mark.parametrize("factor", [7.0, 0.12, -3.0])
+def test_a_factor_that_fits_no_unit_is_refused_where_labels_follow_the_model_closely(potential, predicted, name, factor):
+    scale = scales_of(potential, predicted, **{name: factor})[name]
+    assert scale.factor == pytest.approx(factor, rel=0.05) and scale.units == ()
+    with pytest.raises(ValueError, match=rf"the {name} labels are {scale.factor:.3g} times .*, a factor that fits no unit beside eV"):
+        refuse_wrong_units([scale])
+
+
+def test_such_a_factor_is_a_sentence_where_labels_follow_the_model_less_closely(potential, predicted):
+    scale = scales_of(potential, predicted, noise=0.5, forces=7.0)["forces"]
+    assert CERTAIN < scale.correlation < 0.95
+    (sentence,) = refuse_wrong_units([scale])
+    assert "a factor that fits no unit beside eV/A" in sentence
+
+
+def test_such_a_factor_needs_more_numbers_than_a_few_frames_under_pressure_have(potential, predicted):
+    scale = scales_of(potential, predicted[:9], noise=0.0, stress=7.0)["stress"]
+    assert scale.correlation > 0.99 and refuse_wrong_units([scale])
+
+
+def test_energies_per_atom_are_refused_as_such(potential, predicted):
+    """Of cells of several sizes, so that no one factor explains them."""
+    frames = [s if k % 2 else doubled(potential, s) for k, s in enumerate(predicted)]
+    right = [s.with_labels(energy=s.labels["energy"] - 3.0 * s.n_atoms - 20.0 * (s.atomic_numbers == 28).sum()) for s in frames]
+    wrong = [s.with_labels(energy=s.labels["energy"] / s.n_atoms) for s in right]
+    scales = [label_scales(potential, ["pbe"], [collate(f, cutoff=potential.cutoff, dtype=torch.float64)], UNITS) for f in (right, wrong)]
+    assert scales[0] == [] and scales[1][0].per_atom
+    with pytest.raises(ValueError, match="as energies per atom do .* multiply them by the number of atoms"):
+        refuse_wrong_units(scales[1])
+
+
+def doubled(potential, structure: Structure) -> Structure:
+    """Two cells of a crystal, with the model's energy."""
+    atoms = structure.with_labels().to_ase().repeat((2, 1, 1))
+    found = Structure.from_ase(atoms, id=f"{structure.id}-2")
+    return found.with_labels(energy=2 * structure.labels["energy"])
+
+
+@pytest.mark.parametrize("order", ["vasp", "lammps"])
+def test_shears_in_another_order_than_stated_are_refused_with_the_order(potential, predicted, order):
+    strained = [shear(potential, s, k) for k, s in enumerate(predicted)]
+    read = [s.with_labels(stress=voigt_to_matrix(matrix_to_voigt(s.labels["stress"])[np.argsort(voigt_places(order))])) for s in strained]
+    (scale,) = label_scales(potential, ["pbe"], [collate(read, cutoff=potential.cutoff, dtype=torch.float64)], UNITS)
+    assert scale.order == order
+    with pytest.raises(ValueError, match=f"state order: '{order}' for the stress"):
+        refuse_wrong_units([scale])
+
+
+def test_shears_in_the_order_that_is_stated_are_left_alone(potential, predicted):
+    strained = [shear(potential, s, k) for k, s in enumerate(predicted)]
+    assert label_scales(potential, ["pbe"], [collate(strained, cutoff=potential.cutoff, dtype=torch.float64)], UNITS) == []
+
+
+def shear(potential, structure: Structure, seed: int) -> Structure:
+    """The crystal under a strain of up to a tenth, with the model's stress."""
+    strain = 0.05 * np.random.default_rng(seed).normal(size=(3, 3))
+    atoms = structure.with_labels().to_ase()
+    atoms.set_cell(atoms.cell @ (np.eye(3) + strain + strain.T), scale_atoms=True)
+    found = Structure.from_ase(atoms, id=structure.id)
+    stress = potential(collate([found], cutoff=potential.cutoff, dtype=torch.float64), properties=("stress",)).stress
+    return found.with_labels(stress=stress[0].detach().numpy())
+
+
+def test_a_head_that_hardly_follows_the_labels_does_not_vouch_for_them(potential, predicted):
+    """It has the right size by chance, where the best head follows them closely with another factor."""
+    labels = np.concatenate([s.labels["forces"].ravel() for s in predicted])
+    noise = np.random.default_rng(0).normal(size=labels.size) * np.linalg.norm(labels) / np.sqrt(labels.size)
+    assert label_checks._as_stated(labels, 0.6 * labels + 0.7 * noise)
+    assert not label_checks._as_stated(labels, 0.6 * labels + 0.7 * noise, beside=(labels, labels / 7))
 
 
 @pytest.fixture(scope="module")

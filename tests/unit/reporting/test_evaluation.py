@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -89,3 +91,19 @@ def test_full_table_lists_every_element(potential, batches):
     found = evaluate_head(potential, batches, dataset="d", model="m", head="pbe")
     assert {row[1] for row in full_table(found).rows} == {"all", "H", "O"}
     assert set(found.force_mae_per_element()) == {"H", "O"}
+
+
+def test_tables_show_force_errors_on_free_and_on_all_atoms_side_by_side(potential, batches):
+    found = evaluate_head(potential, batches, dataset="water", model="pbe", head="pbe")
+    table = error_table([found], "Errors")
+    numbers = dict(zip(table.columns, table.rows[0], strict=True))
+    assert numbers["force MAE meV/Å"] == pytest.approx(1e3 * found.get("forces", "mae"))
+    assert numbers["force MAE, fixed atoms too"] == pytest.approx(1e3 * found.get("forces_all_atoms", "mae"))
+    assert {"forces of free atoms, eV/A", "forces of all atoms, eV/A"} <= {row[0] for row in full_table(found).rows}
+
+
+def test_without_fixed_atoms_the_tables_have_no_such_column(potential, batches):
+    free = [replace(batch, fixed=torch.zeros_like(batch.fixed)) for batch in batches]
+    found = evaluate_head(potential, free, dataset="water", model="pbe", head="pbe")
+    assert not [name for name in error_table([found], "Errors").columns if "fixed" in name]
+    assert "forces, eV/A" in {row[0] for row in full_table(found).rows}

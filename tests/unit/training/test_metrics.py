@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unipot.training.metrics import MetricAccumulator, evaluate
+from unipot.training.metrics import ALL_ATOMS, MetricAccumulator, evaluate
 
 
 @pytest.fixture
@@ -30,6 +30,41 @@ def test_forces_errors_over_components_of_free_labelled_atoms(batch, predictions
     size = labels.norm(dim=1)
     cosine = (size * torch.cosine_similarity(predictions.forces[own], labels, dim=1)).sum() / size.sum()
     assert table.value("even", "forces", "cosine") == pytest.approx(cosine.item(), rel=1e-12)
+
+
+def test_force_errors_on_all_atoms_stand_beside_those_on_free_ones(batch, predictions, table):
+    own = (batch.label_mask["forces"] & (batch.dataset_index == 0))[batch.structure_index]
+    assert bool(batch.fixed[own].any())
+    error = (predictions.forces - batch.labels["forces"]).detach()[own]
+    assert table.value("even", ALL_ATOMS, "mae") == pytest.approx(error.abs().mean().item(), rel=1e-14)
+    assert table.value("even", ALL_ATOMS, "mae") != pytest.approx(table.value("even", "forces", "mae"))
+    titles = {table.title(row) for row in table.rows if row.dataset == "even"}
+    assert {"forces of free atoms", "forces of all atoms"} <= titles and "forces" not in titles
+
+
+def test_without_fixed_atoms_there_is_one_error_of_forces(batch, predictions):
+    accumulator = MetricAccumulator(["even", "odd"])
+    accumulator.update(predictions, replace(batch, fixed=torch.zeros_like(batch.fixed)))
+    table = accumulator.compute()
+    assert ALL_ATOMS not in {row.property for row in table.rows} and "forces" in {table.title(row) for row in table.rows}
+
+
+def test_atoms_of_weight_zero_are_none_of_all_atoms(batch, predictions):
+    """They count as fixed where the loss is concerned, and nowhere else."""
+    weights = torch.ones(batch.n_atoms, dtype=batch.positions.dtype)
+    weights[::2] = 0.0
+    masks = {**batch.label_mask, "atom_weights": torch.ones(batch.n_structures, dtype=torch.bool)}
+    weighted = replace(batch, labels={**batch.labels, "atom_weights": weights}, label_mask=masks, fixed=torch.zeros_like(batch.fixed))
+    accumulator = MetricAccumulator(["even", "odd"])
+    accumulator.update(predictions, weighted)
+    assert ALL_ATOMS not in {row.property for row in accumulator.compute().rows}
+
+
+def test_forces_that_only_fixed_atoms_have_are_predicted_and_compared(batch, make_potential):
+    fixed = replace(batch, fixed=torch.ones_like(batch.fixed), head_index=torch.zeros_like(batch.head_index))
+    table = evaluate(make_potential(), [fixed], ["even", "odd"])
+    properties = {row.property for row in table.rows if row.dataset == "even"}
+    assert ALL_ATOMS in properties and "forces" not in properties
 
 
 def test_elements_add_up_to_all(table):

@@ -34,6 +34,32 @@ def test_stated_units_are_applied(tmp_path, toy_data):
     assert "forces" not in scaled[0].labels
 
 
+def shaken(path, **changes):
+    """Frames of one crystal whose forces are changed by a factor."""
+    from ase.build import bulk
+    from ase.calculators.emt import EMT
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.io import write
+
+    rng, frames = np.random.default_rng(0), []
+    for _ in range(20):
+        atoms = bulk("Cu", cubic=True)
+        atoms.positions += 0.03 * rng.normal(size=atoms.positions.shape)
+        atoms.calc = EMT()
+        results = {"energy": atoms.get_potential_energy(), "forces": changes.get("forces", 1.0) * atoms.get_forces()}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    write(path, frames)
+    return path
+
+
+def test_forces_off_by_a_factor_are_refused_unless_the_user_trusts_them(tmp_path):
+    file = shaken(tmp_path / "a.extxyz", forces=5.0)
+    with pytest.raises(ValueError, match="'a': the forces labels contradict the energies.* a factor that fits no unit.*check_labels=false"):
+        open_datasets({"a": dataset(file)}, cache=tmp_path / "cache", seed=0, console=QUIET)
+    assert len(open_datasets({"a": dataset(file, check_labels=False)}, cache=tmp_path / "cache", seed=0, console=QUIET)[0].store) == 20
+
+
 def test_training_and_held_out_structures_do_not_overlap(tmp_path, toy_data):
     item = open_datasets({"a": dataset(toy_data["metals"])}, cache=tmp_path, seed=0, console=QUIET)[0]
     assert len(item.validation_indices) > 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from unipot.data.conversion.parts import PartSource
 from unipot.data.conversion.review import REVIEW, ShardReview
 from unipot.data.labels import SkippedItem
 from unipot.data.quality.measurements import Measurements
-from unipot.data.quality.quarantine import Thresholds
+from unipot.data.quality.quarantine import NOT_READ, Thresholds
 from unipot.data.storage.record import RecordCodec
 from unipot.data.storage.shard import ShardWriter, read_shard_info
 from unipot.structure import Structure
@@ -189,6 +190,7 @@ def _screen(batch: _Batch, review: ShardReview, task: PartTask, send: Callable[[
         if item.invalid and task.settings.on_invalid == "refuse":
             raise ValueError(
                 f"{task.words}, {item.where}: {item.reason}; repair it, or leave such structures out: unipot prepare with on_invalid=skip"
+                f"{_other_labels(item.reason)}"
             )
         review.skip(item)
     kept, measurements = review.screen(batch.structures) if batch.structures else ([], {})
@@ -196,10 +198,21 @@ def _screen(batch: _Batch, review: ShardReview, task: PartTask, send: Callable[[
     return _Kept(list(kept), measurements, batch.stop)
 
 
+def _other_labels(reason: str) -> str:
+    """How to leave a label out of a file, where a structure is refused for one; "" where it is for anything else."""
+    found = re.search(r"leave its label '(\w+)' out", reason)
+    if found is None:
+        return ""
+    return (
+        f"; to read the file without {found[1]}, state the other labels alone, labels.energy.key=... labels.energy.unit=... of unipot "
+        "prepare, sources.energy='{key: ..., unit: ...}' of other commands"
+    )
+
+
 def finished_progress(n_structures: int, review: dict[str, Any]) -> PartProgress:
     """What an earlier run did, as its shard or note says."""
     skipped = sum(review["census"]["skipped"].values())
-    broken = sum(entry["reason"] == "invalid" for entry in review["quarantine"])
+    broken = sum(entry["reason"] in NOT_READ for entry in review["quarantine"])
     return PartProgress(n_structures, skipped, len(review["quarantine"]) - broken, resumed=n_structures)
 
 

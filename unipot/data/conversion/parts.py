@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -101,6 +101,7 @@ class FileSource:
         labels: property name -> where it is found, its unit and sign.
         format: one of `unipot.data.readers.FORMATS`.
         group_key, id_key, columns, split: see `unipot.data.readers.read_structures`.
+        keep_unconverged: read frames whose electrons did not converge too.
     """
 
     path: str
@@ -110,6 +111,7 @@ class FileSource:
     id_key: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     split: str | None = None
+    keep_unconverged: bool = False
 
     def __post_init__(self) -> None:
         check_sources(self.labels)
@@ -135,6 +137,7 @@ class FileSource:
         if self.format == "ase":
             from unipot.data.readers.ase_files import read_ase_file
 
+            options |= {"keep_unconverged": self.keep_unconverged}
             return read_ase_file(_root(self.path) / name, piece=Piece(*numbers) if numbers else None, **options)
         if self.format == "aselmdb":
             from unipot.data.readers.aselmdb import read_aselmdb
@@ -178,8 +181,9 @@ class FileSource:
 
     def fingerprint(self) -> dict[str, Any]:
         files = self._files() or [file for file in Path(self.path).rglob("*") if file.is_file()]
-        labels = {name: asdict(source) for name, source in self.labels.items()}
+        labels = {name: source.to_dict() for name, source in self.labels.items()}
         rest = {key: getattr(self, key) for key in ("format", "group_key", "id_key", "split")}
+        rest |= {"keep_unconverged": True} if self.keep_unconverged else {}
         return {"path": self.path, "labels": labels, **rest, "columns": dict(self.columns), "files": _stamps(files)}
 
     def size(self) -> int:

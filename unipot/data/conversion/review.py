@@ -51,9 +51,9 @@ class ShardReview:
         return kept, measurements
 
     def skip(self, item: SkippedItem) -> None:
-        """Count an item that is not a structure; a broken one is noted for the quarantine file too."""
+        """Count an item that is not a structure; a broken or unconverged one is noted for the quarantine file too."""
         self.census.skip(item)
-        if item.invalid:
+        if item.invalid or item.quarantine:
             self.entries.append(QuarantineEntry.of_skipped(item, self.part))
 
     def state(self) -> dict[str, Any]:

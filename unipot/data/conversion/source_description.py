@@ -51,7 +51,7 @@ class SourceDescription:
 
     def to_json(self) -> str:
         """For the schema of Parquet files."""
-        labels = {name: asdict(source) for name, source in self.labels.items()}
+        labels = {name: source.to_dict() for name, source in self.labels.items()}
         return json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self), "labels": labels})
 
     @classmethod

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unipot.data.labels import SkippedItem
 from unipot.data.quality.consistency import ConsistencyCheck, ConsistencyReport
+from unipot.data.quality.counted_labels import CountedLabels
 from unipot.data.quality.measurements import Measurements
 from unipot.properties import PROPERTIES
 from unipot.structure import MAX_ATOMIC_NUMBER, SYMBOLS, Structure
@@ -45,6 +47,7 @@ class Census:
         n_structures: added so far.
         n_groups: different groups; None until the finishing pass has counted them.
         duplicates: of equal geometry; None until the finishing pass has looked.
+        counted: labels that are there and do not count.
 
     Example:
         >>> from unipot.data.quality.measurements import measure
@@ -63,6 +66,7 @@ class Census:
         self.skipped: Counter[str] = Counter()
         self.skipped_examples: dict[str, list[str]] = {}
         self.check = consistency or ConsistencyCheck()
+        self.counted = CountedLabels()
         self._label_counts: Counter[str] = Counter()
         self._periodicity: Counter[str] = Counter()
         self._charges: Counter[str] = Counter()
@@ -93,6 +97,7 @@ class Census:
             self._charges[charge_key(structure.total_charge)] += 1
             self._spins[str(structure.spin_multiplicity or 0)] += 1
             self.check.add(structure)
+        self.counted = CountedLabels.together(self.counted, CountedLabels.of(structures))
         self._add_labels(structures, measurements)
         self._range("volume_per_atom", "A^3", measurements["volume_per_atom"])
 
@@ -117,6 +122,7 @@ class Census:
             "skipped": dict(self.skipped),
             "skipped_examples": self.skipped_examples,
             "labels": dict(self._label_counts),
+            "counted": asdict(self.counted),
             "periodicity": dict(self._periodicity),
             "total_charges": dict(self._charges),
             "spin_multiplicities": dict(self._spins),
@@ -132,6 +138,8 @@ class Census:
         for kind, n in state["skipped"].items():
             self._skip(kind, n, state["skipped_examples"][kind])
         self._label_counts.update(state["labels"])
+        # pieces of an earlier version say nothing of it
+        self.counted = CountedLabels.together(self.counted, CountedLabels(**state.get("counted", {})))
         self._periodicity.update(state["periodicity"])
         self._charges.update(state["total_charges"])
         self._spins.update(state["spin_multiplicities"])
@@ -158,6 +166,7 @@ class Census:
             self._frames -= counts > 0
             self._periodicity[f"{int(structure.pbc.sum())} periodic axes"] -= 1
             self._label_counts.subtract(structure.labels.keys())
+            self.counted = self.counted.without(CountedLabels.of([structure]))
             self._charges[charge_key(structure.total_charge)] -= 1
             self._spins[str(structure.spin_multiplicity or 0)] -= 1
             self.n_structures -= 1
@@ -187,6 +196,7 @@ class Census:
             "total_charges": dict(sorted(self._charges.items(), key=lambda item: float(item[0]))),
             "spin_multiplicities": dict(sorted(self._spins.items(), key=lambda item: int(item[0]))),
             "labels": {label: {"structures": n, "unit": PROPERTIES[label].unit} for label, n in self._label_counts.items()},
+            "labels_that_do_not_count": {"stress_structures": self.counted.n_void_stress, "fixed_atoms": self.counted.n_fixed},
             **{name: spread.to_dict() for name, spread in self._ranges.items()},
             "duplicates": self.duplicates.to_dict() if self.duplicates else None,
             "skipped": {reason: {"items": n, "examples": self.skipped_examples[reason]} for reason, n in self.skipped.items()},
@@ -218,6 +228,7 @@ class Census:
             lines.append(("spin multiplicity (0: not stated)", _counted(self._spins)))
         for label, n in self._label_counts.items():
             lines.append((f"label {label} [{PROPERTIES[label].unit}]", f"{n:,} structures ({n / self.n_structures:.0%})"))
+        lines += [("", sentence) for sentence in self.counted.sentences()]
         lines += [(spread.title(name), spread.describe()) for name, spread in self._ranges.items()]
         lines.append(("labels against energies", self.consistency().describe()))
         if self.duplicates is not None:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from unipot.data.labels import order_where
 from unipot.data.quality.frame_pairs import KEPT_PER_COMPOSITION, Frame, Pair, Window
-from unipot.properties import property_named
+from unipot.data.quality.label_slopes import ROW_LENGTH, Slope, better_order, energies_per_atom, fit_slopes, is_off, meaning, row_of
 from unipot.structure import Structure
 
 #: lists of atoms whose latest frames are kept, and the largest structure that is kept
@@ -25,36 +26,16 @@ _KEPT_COMPOSITIONS = 1000
 _MAX_ATOMS = 2000
 #: pairs kept for the slopes: a random sample of all, which does not depend on where a stream was cut
 _MAX_PAIRS = 3000
-_MIN_PAIRS = 5
 #: a frame is suspect when it disagrees with this many neighbours, and with this many for each one it agrees with
 _MIN_DISAGREEING = 2
 _DISAGREEING_PER_AGREEING = 4
 #: above this share of pairs that disagree the set as a whole is inconsistent and no single frame is to blame
 _MAX_DISAGREEING_SHARE = 0.3
 _MAX_SUSPECTS = 100_000
-#: a slope counts as determined when it stands this far above its standard error
-_MIN_SIGNIFICANCE = 10.0
-#: a wrong sign or unit is claimed only when the slope is this close to the one it would give
-_MIN_R_SQUARED = 0.5
-_SIGN_TOLERANCE = 0.3
-_UNIT_TOLERANCE = 0.05  # of the logarithm
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slope:
-    """Regression slope of one label.
-
-    Attributes:
-        property: `forces` or `stress`.
-        value: 1 where the label agrees with the energies.
-        error: standard error.
-        determined: it stands far enough above its error to be judged.
-    """
-
-    property: str
-    value: float
-    error: float
-    determined: bool
+#: R² from which a wrong sign or unit is believed, and from which a factor is that no unit explains
+_MIN_R_SQUARED, _CERTAIN_R_SQUARED = 0.5, 0.9
+#: such a factor stands this far above its standard error
+_CERTAIN_SIGNIFICANCE = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +47,17 @@ class ConsistencyReport:
         r_squared: of the regression; nan without one.
         slopes: one per label that varied.
         n_disagreeing: pairs whose energies change by far more or less than the work between them.
+        per_atom: energies times the number of atoms agree with the other labels, energies as they are do not.
+        read_as: another order of the stress components fits the energies clearly better: for each of the true yz, xz, xy which of
+            the three that were read holds it.
     """
 
     n_pairs: int
     r_squared: float
     slopes: tuple[Slope, ...]
     n_disagreeing: int = 0
+    per_atom: bool = False
+    read_as: tuple[int, int, int] | None = None
 
     def slope(self, property_name: str) -> Slope | None:
         """The slope of `forces` or `stress`, if there is one."""
@@ -88,20 +74,59 @@ class ConsistencyReport:
         parts = [f"{s.property} {s.value:.3f} ± {s.error:.3f}{'' if s.determined else ' (not significant)'}" for s in self.slopes]
         return f"{', '.join(parts)} (1 = agrees; {self.n_pairs:,} pairs, {self.n_disagreeing:,} disagree, R² {self.r_squared:.4f})"
 
-    def refuse_contradictions(self, name: str) -> None:
-        """Stop where a determined slope says that a sign or a unit is wrong.
+    def refuse_contradictions(self, name: str, order: str = "voigt") -> None:
+        """Stop where labels contradict the energies.
+
+        Args:
+            name: of the dataset.
+            order: that six stress numbers were read in.
 
         Raises:
-            ValueError: it does; the message names the label, the slope and what it means.
+            ValueError: a determined slope says that a sign or unit is wrong, that energies are per atom or off by a factor that no
+                unit explains, or another order of the stress fits clearly better; the message says what it means.
         """
-        for slope in self.slopes:
-            meaning = _meaning(slope) if slope.determined and self.r_squared > _MIN_R_SQUARED else None
-            if meaning:
-                raise ValueError(
-                    f"dataset {name!r}: the {slope.property} labels contradict the energies: between {self.n_pairs} pairs of "
-                    f"near-identical frames dE follows them with slope {slope.value:.3f} instead of 1, so {meaning}; "
-                    f"correct the unit and sign stated for {slope.property}, or prepare with check_labels=false"
-                )
+        found = self._wrong_order(order) or self._per_atom() or next(filter(None, map(self._contradiction, self.slopes)), "")
+        if found:
+            raise ValueError(f"dataset {name!r}: {found}, or read it with check_labels=false")
+
+    def doubts(self) -> list[str]:
+        """Sentences on factors that no unit explains and that are not certain enough to refuse."""
+        doubted = [s for s in self.slopes if is_off(s) and self.r_squared > _MIN_R_SQUARED]
+        return [f"{self._between(s)}: check the unit of {s.property}, and that energies are of whole structures" for s in doubted]
+
+    def _wrong_order(self, order: str) -> str:
+        if self.read_as is None:
+            return ""
+        return (
+            f"the stress was read in the order {order!r}, but between {self.n_pairs} pairs of near-identical frames energies follow it "
+            f"clearly better in the order {order_where(order, self.read_as)!r}; state the order of the six numbers with "
+            "labels.stress.order (sources.stress.order outside unipot prepare)"
+        )
+
+    def _per_atom(self) -> str:
+        if not self.per_atom:
+            return ""
+        slope = next(filter(is_off, self.slopes))
+        also = f"; or, of the {slope.property}, {meaning(slope)}" if meaning(slope) else ""
+        return (
+            f"the energies look like energies per atom: {self._between(slope)}, and times the number of atoms they agree{also}; "
+            "give energies of whole structures"
+        )
+
+    def _contradiction(self, slope: Slope) -> str:
+        if not slope.determined or not self.r_squared > _MIN_R_SQUARED:
+            return ""
+        what = meaning(slope)
+        certain = self.r_squared > _CERTAIN_R_SQUARED and abs(slope.value) > _CERTAIN_SIGNIFICANCE * slope.error
+        if not what and is_off(slope) and certain:
+            what = f"they are {1 / slope.value:.3g} times what the energies say, a factor that fits no unit"
+        return f"{self._between(slope)}, so {what}; correct the unit and sign stated for {slope.property}" if what else ""
+
+    def _between(self, slope: Slope) -> str:
+        return (
+            f"the {slope.property} labels contradict the energies: between {self.n_pairs} pairs of near-identical frames dE follows them "
+            f"with slope {slope.value:.3f} instead of 1"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +165,7 @@ class ConsistencyCheck:
         self.max_disagreement = max_disagreement
         self.n_pairs, self.n_disagreeing = 0, 0
         self._windows: OrderedDict[bytes, Window] = OrderedDict()
-        self._rows: list[tuple[float, float, float]] = []
+        self._rows: list[tuple[float, ...]] = []
         self._suspects: list[Suspect] = []
         self._random = np.random.default_rng(0)
 
@@ -175,17 +200,15 @@ class ConsistencyCheck:
 
     def report(self) -> ConsistencyReport:
         """Slopes from the pairs so far."""
-        rows = np.array(self._rows, dtype=np.float64).reshape(-1, 3)
-        columns = [c for c in (1, 2) if np.abs(rows[:, c]).max(initial=0.0) > 1e-9]
-        if len(rows) < _MIN_PAIRS + len(columns) or not columns:
-            return ConsistencyReport(n_pairs=self.n_pairs, r_squared=float("nan"), slopes=(), n_disagreeing=self.n_disagreeing)
-        works, energies = rows[:, columns], rows[:, 0]
-        values, errors, r_squared = _regress(works, energies)
-        slopes = [
-            Slope(property=("forces", "stress")[c - 1], value=float(v), error=float(e), determined=bool(abs(v) > _MIN_SIGNIFICANCE * e))
-            for c, v, e in zip(columns, values, errors, strict=True)
-        ]
-        return ConsistencyReport(n_pairs=self.n_pairs, r_squared=r_squared, slopes=tuple(slopes), n_disagreeing=self.n_disagreeing)
+        rows = np.array(self._rows, dtype=np.float64).reshape(-1, ROW_LENGTH)
+        counts = {"n_pairs": self.n_pairs, "n_disagreeing": self.n_disagreeing}
+        fit = fit_slopes(rows)
+        if fit is None:
+            return ConsistencyReport(r_squared=float("nan"), slopes=(), **counts)
+        found = better_order(rows)
+        return ConsistencyReport(
+            r_squared=fit.r_squared, slopes=fit.slopes, per_atom=energies_per_atom(rows, fit), read_as=found[0] if found else None, **counts
+        )
 
     def state(self, max_pairs: int = 200) -> dict[str, Any]:
         """JSON-able outcome of a finished stream, for `merge`; at most `max_pairs` pairs are handed on."""
@@ -202,7 +225,7 @@ class ConsistencyCheck:
         """Add what another check's `state` says; its frames are not compared with ours."""
         self.n_pairs += int(state["n_pairs"])
         self.n_disagreeing += int(state["n_disagreeing"])
-        self._rows += [tuple(row) for row in state["rows"]]  # type: ignore[misc]
+        self._rows += [_whole_row(row) for row in state["rows"]]
         if len(self._rows) > _MAX_PAIRS:
             chosen = np.sort(self._random.permutation(len(self._rows))[:_MAX_PAIRS])
             self._rows = [self._rows[k] for k in chosen]
@@ -213,7 +236,7 @@ class ConsistencyCheck:
 
     def _count(self, first: Frame, last: Frame, pair: Pair) -> None:
         self.n_pairs += 1
-        row = (pair.energy, pair.of_forces, pair.of_stress)
+        row = row_of(pair)
         if len(self._rows) < _MAX_PAIRS:
             self._rows.append(row)
         elif (place := int(self._random.integers(self.n_pairs))) < _MAX_PAIRS:
@@ -238,26 +261,6 @@ def _suspect(frame: Frame) -> Suspect | None:
     return Suspect(id=frame.structure.id, disagreement=frame.worst, pairs=frame.disagreeing)
 
 
-def _regress(works: np.ndarray, energies: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Least squares without intercept: slopes, standard errors, R²."""
-    inverse = np.linalg.pinv(works.T @ works)
-    values = inverse @ works.T @ energies
-    residual = energies - works @ values
-    variance = float(residual @ residual) / max(len(energies) - works.shape[1], 1)
-    errors = np.sqrt(np.maximum(np.diag(inverse) * variance, 0.0))
-    return values, errors, 1.0 - float(residual @ residual) / max(float(energies @ energies), 1e-300)
-
-
-def _meaning(slope: Slope) -> str | None:
-    """What a wrong slope most likely stands for, None when it is near 1 or near nothing known."""
-    units = property_named(slope.property).units
-    if abs(slope.value + 1) < _SIGN_TOLERANCE:
-        return "their sign is reversed" + (" (tension <-> compression)" if slope.property == "stress" else "")
-    if abs(slope.value - 1) < 0.5:
-        return None
-    ratios = {true / stated: (a, b) for a, true in units.items() for b, stated in units.items() if a != b}
-    nearest = min(ratios, key=lambda ratio: abs(np.log(ratio / abs(slope.value))))
-    if abs(np.log(nearest / abs(slope.value))) > _UNIT_TOLERANCE:
-        return None
-    words = "their unit is wrong" if slope.value > 0 else "their unit is wrong and their sign reversed"
-    return f"{words} (as when numbers in {ratios[nearest][0]} are stated to be in {ratios[nearest][1]})"
+def _whole_row(row: Sequence[float]) -> tuple[float, ...]:
+    """A row of a finished piece; those of an earlier version say nothing of atoms and of other orders."""
+    return tuple(row) if len(row) == ROW_LENGTH else (*row, 1.0, *[row[2]] * (ROW_LENGTH - 4))

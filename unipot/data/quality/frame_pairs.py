@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import permutations
 
 import numpy as np
 
@@ -15,6 +16,8 @@ _MAX_DISPLACEMENT = 0.25  # Å
 KEPT_PER_COMPOSITION = 8
 #: eV/atom of disagreement that is put down to convergence of the calculations
 _NOISE = 5e-4
+#: for each of the true yz, xz, xy which of the three that were read holds it, where six numbers were read in another order than they have
+OTHER_ORDERS = tuple(permutations(range(3)))[1:]
 
 
 @dataclass(eq=False)
@@ -47,6 +50,8 @@ class Pair:
     Attributes:
         energy: eV, change of the energy label.
         of_forces, of_stress: eV, work by the trapezoid rule; 0 where nothing moved or strained.
+        of_other_orders: eV, of the stress if its shears were read in the wrong order, for each of `OTHER_ORDERS`.
+        n_atoms: of the structure.
         uncertainty: eV, what the trapezoid rule and convergence may miss: half the work of the change of the labels, and
             0.5 meV/atom.
     """
@@ -54,6 +59,8 @@ class Pair:
     energy: float
     of_forces: float
     of_stress: float
+    of_other_orders: tuple[float, ...]
+    n_atoms: int
     uncertainty: float
 
     @property
@@ -120,6 +127,7 @@ def _pair(a: Structure, b: Structure, shift: np.ndarray, middle: np.ndarray, per
     if moved and not ("forces" in a.labels and "forces" in b.labels):
         return None
     of_forces = of_stress = change = 0.0
+    others = (0.0,) * len(OTHER_ORDERS)
     if moved:
         first, last = a.labels["forces"], b.labels["forces"]
         of_forces = -0.5 * float(np.sum((first + last) * shift))
@@ -128,6 +136,18 @@ def _pair(a: Structure, b: Structure, shift: np.ndarray, middle: np.ndarray, per
         symmetric = 0.5 * (strain + strain.T)
         first, last = a.volume * a.labels["stress"], b.volume * b.labels["stress"]
         of_stress = 0.5 * float(np.sum((first + last) * symmetric))
+        others = _of_other_orders(0.5 * (first + last), symmetric)
         change += 0.5 * float(np.sum(np.abs((last - first) * symmetric)))
     energy = float(b.labels["energy"] - a.labels["energy"])
-    return Pair(energy=energy, of_forces=of_forces, of_stress=of_stress, uncertainty=change + _NOISE * a.n_atoms)
+    return Pair(
+        energy=energy, of_forces=of_forces, of_stress=of_stress, of_other_orders=others, n_atoms=a.n_atoms,
+        uncertainty=change + _NOISE * a.n_atoms,
+    )  # fmt: skip
+
+
+def _of_other_orders(virial: np.ndarray, strain: np.ndarray) -> tuple[float, ...]:
+    """eV, work of a virial (3, 3) on a strain (3, 3), its shears exchanged as each of `OTHER_ORDERS` says."""
+    rows, columns = (1, 0, 0), (2, 2, 1)
+    shears, strains = virial[rows, columns], strain[rows, columns]
+    straight = float(np.diag(virial) @ np.diag(strain))
+    return tuple(straight + 2 * float(shears[list(order)] @ strains) for order in OTHER_ORDERS)

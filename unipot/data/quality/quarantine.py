@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from unipot.data.labels import SkippedItem
+from unipot.data.labels import UNCONVERGED, SkippedItem
 from unipot.data.quality.measurements import Measurements
 from unipot.structure import Structure
 
@@ -35,6 +35,9 @@ UNITS = {
     "max_pair_disagreement": "times what the trapezoid rule may miss",
 }
 DUPLICATE_CHOICES = ("keep", "drop")
+INVALID = "invalid"
+#: reasons for which a reader hands over no structure
+NOT_READ = (INVALID, UNCONVERGED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +117,7 @@ class Violation:
     """Why one structure is not used.
 
     Attributes:
-        reason: name of the threshold, or `invalid`, `duplicate`.
+        reason: name of the threshold, or `invalid`, `unconverged`, `duplicate`.
         value: what was measured, None where there is no number.
         limit: what was allowed.
         detail: more words, for example the reader's message or the id of the frame that is repeated.
@@ -153,7 +156,7 @@ class QuarantineEntry:
     @classmethod
     def of_skipped(cls, item: SkippedItem, part: str) -> QuarantineEntry:
         """The line for an item that a reader could not use."""
-        return cls(id=item.where, part=part, reason="invalid", detail=item.reason)
+        return cls(id=item.where, part=part, reason=item.quarantine or INVALID, detail=item.reason)
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> QuarantineEntry:

@@ -16,7 +16,9 @@ from unipot.data.labels import (
     check_sources,
     convert_label,
     missing_keys_message,
+    without_void_stress,
 )
+from unipot.data.readers.electronic_convergence import converged_only
 from unipot.data.readers.extxyz_pieces import Piece, read_piece
 from unipot.properties import PROPERTIES
 from unipot.structure import Structure
@@ -36,6 +38,7 @@ def read_ase_file(
     piece: Piece | None = None,
     id_prefix: str | None = None,
     check_keys: bool = True,
+    keep_unconverged: bool = False,
 ) -> Iterator[Structure | SkippedItem]:
     """Stream the frames of a file, or of a piece of it.
 
@@ -50,6 +53,7 @@ def read_ase_file(
         piece: bytes of an extended XYZ file, from `extxyz_pieces.find_pieces`; None reads the whole file.
         id_prefix: in place of the file's name in default ids.
         check_keys: refuse a label key that no frame has; a caller that reads pieces checks them together.
+        keep_unconverged: read frames whose electrons did not converge too, see `unipot.data.readers.electronic_convergence`.
 
     Yields:
         Structures, and a `SkippedItem` for each frame without any of the labels or with a defect.
@@ -62,7 +66,17 @@ def read_ase_file(
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; give the path of a structure file that ASE reads, such as extended XYZ")
-    return _read(file, dict(labels), group_key, id_key, piece, id_prefix or file.stem, check_keys)
+    _refuse_order_of_results(file, labels)
+    items = _read(file, dict(labels), group_key, id_key, piece, id_prefix or file.stem, check_keys)
+    return items if keep_unconverged or piece is not None else converged_only(file, items)
+
+
+def _refuse_order_of_results(file: Path, labels: Mapping[str, LabelSource]) -> None:
+    """An order is for six numbers as a file has them; of a program's output ASE hands them over in its own."""
+    stress = labels.get("stress")
+    own = file.with_suffix("") if file.suffix in (".gz", ".bz2", ".xz") else file
+    if stress is not None and stress.order != "voigt" and stress.key in ("stress", CALCULATOR) and own.suffix not in (".xyz", ".extxyz"):
+        raise ValueError(f"{file}: ASE hands over the stress of such a file in its own order; leave order {stress.order!r} out")
 
 
 def default_labels(path: str | Path, asked: Sequence[str] = ("energy",)) -> dict[str, LabelSource]:
@@ -163,10 +177,10 @@ def _structure(
         group = "" if group_key is None else str(named_key(atoms, group_key, "group_key"))
         values: dict[str, Any] = {}
         volume = atoms.cell.volume if atoms.cell.rank == 3 else 0.0
-        for label, source in labels.items():
-            value = _lookup(atoms, source.key, label)
-            if value is not None:
-                values[label] = convert_label(label, source, value, len(atoms), volume)
+        found = {label: _lookup(atoms, source.key, label) for label, source in labels.items()}
+        found = {label: value for label, value in found.items() if value is not None}
+        for label, value in without_void_stress(found, labels, atoms.pbc, volume).items():
+            values[label] = convert_label(label, labels[label], value, len(atoms), volume)
         structure = Structure.from_ase(atoms, labels=values, id=name, group=group)
     except ValueError as error:
         return SkippedItem(where=default_id, reason=str(error))

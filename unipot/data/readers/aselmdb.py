@@ -16,7 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from unipot.data.labels import CALCULATOR, LabelSource, SkippedItem, check_sources, convert_label, missing_keys_message
+from unipot.data.labels import (
+    CALCULATOR,
+    LabelSource,
+    SkippedItem,
+    check_sources,
+    convert_label,
+    missing_keys_message,
+    without_void_stress,
+)
 from unipot.structure import Structure
 
 _CALCULATOR_RESULTS = ("energy", "free_energy", "forces", "stress")
@@ -251,6 +259,7 @@ def _structure(
         if all(value is None for value in raw.values()):
             return SkippedItem(where=default_id, reason=f"has none of the labels {', '.join(raw)}", invalid=False)
         n_atoms, volume = len(fields.numbers), float(abs(np.linalg.det(fields.cell)))
+        raw = without_void_stress({name: value for name, value in raw.items() if value is not None}, labels, fields.pbc, volume)
         spin = fields.first("spin_multiplicity", "spin")
         return Structure(
             atomic_numbers=fields.numbers,
@@ -260,7 +269,7 @@ def _structure(
             total_charge=float(fields.first("total_charge", "charge") or 0.0),
             spin_multiplicity=int(spin) if spin else None,
             fixed=fields.fixed(),
-            labels={name: convert_label(name, labels[name], value, n_atoms, volume) for name, value in raw.items() if value is not None},
+            labels={name: convert_label(name, labels[name], value, n_atoms, volume) for name, value in raw.items()},
             id=_text(fields, id_key, "id_key") if id_key else default_id,
             group=group(fields),
         )

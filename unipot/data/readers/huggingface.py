@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from unipot.data.labels import LabelSource, SkippedItem, check_sources, convert_label, missing_keys_message
+from unipot.data.labels import LabelSource, SkippedItem, check_sources, convert_label, missing_keys_message, without_void_stress
 from unipot.data.readers.arrow_cells import ArrowCells
 from unipot.data.readers.exported import describe_dataset
 from unipot.properties import PROPERTIES
@@ -279,12 +279,14 @@ class _Columns:
                 return SkippedItem(where=default_id, reason=f"has none of the labels {', '.join(self.labels)}", invalid=False)
             numbers = _atomic_numbers(value("atomic_numbers"))
             cell = _cell(value("cell"))
+            pbc = np.broadcast_to(self._pbc(value("pbc"), cell), (3,))
+            raw = without_void_stress(raw, self.labels, pbc, float(abs(np.linalg.det(cell))))
             spin, charge, fixed = value("spin_multiplicity"), value("total_charge"), value("fixed")
             return Structure(
                 atomic_numbers=numbers,
                 positions=_rows_of_three("positions", value("positions"), len(numbers)),
                 cell=cell,
-                pbc=self._pbc(value("pbc"), cell),
+                pbc=pbc,
                 total_charge=0.0 if charge is None else float(charge),
                 spin_multiplicity=int(spin) if spin else None,
                 fixed=None if fixed is None else np.asarray(fixed, dtype=bool),

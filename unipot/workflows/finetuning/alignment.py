@@ -28,7 +28,7 @@ from unipot.workflows.finetuning.schema import AUTO
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.evaluation_sets import EvaluationSet
 from unipot.workflows.inputs.frame_limits import spread
-from unipot.workflows.inputs.user_frames import UserFrames, counted_batches, stated_units
+from unipot.workflows.inputs.user_frames import UserFrames, counted_batches, stated_order, stated_units
 from unipot.workflows.runs.export import write_references
 from unipot.workflows.runs.tables import show_heads
 from unipot.workflows.settings.schema import BackboneConfig, HeadsConfig, MixtureConfig
@@ -116,7 +116,7 @@ class Start:
 def align_to_frames(
     potential: Potential, dataset: OpenDataset, parent_head: str, mixture: MixtureConfig, new_elements: str = "from-neighbors",
     alignment: str = SHIFT, units: Mapping[str, str] | None = None,
-    parents: Sequence[str] | None = None,
+    parents: Sequence[str] | None = None, order: str = "voigt",
 ) -> Adaptation:
     """Choose the parent head and add the aligned copy, called as `dataset.spec.head`.
 
@@ -130,6 +130,7 @@ def align_to_frames(
         units: property -> unit that its labels are stated to have, which they are checked for; None checks nothing.
 
         parents: heads that may be copied; None: all there are.
+        order: that six stress numbers are stated to have.
 
     Raises:
         KeyError: there is no head `parent_head`.
@@ -144,7 +145,7 @@ def align_to_frames(
     candidates, excluded = parent_candidates(potential, kind, parent_head, parents)
     scored_on = _evenly(potential, dataset, any_head, mixture, batches)
     scores = score_parents(potential, scored_on, candidates)
-    doubts = refuse_wrong_units(_label_scales(potential, heads_alike(scores), scored_on, units, kind)) if units else ()
+    doubts = refuse_wrong_units(_label_scales(potential, heads_alike(scores), scored_on, units, kind, order)) if units else ()
     chosen = scores[0].head if parent_head == AUTO else parent_head
     report = align_head(
         potential, chosen, dataset.spec.head, dataset.spec.level_of_theory, batches, energy_kind=kind, alignment=alignment,
@@ -236,11 +237,11 @@ def show_alignment(console: Console, adaptation: Adaptation) -> None:
 
 
 def _label_scales(
-    potential: Potential, heads: Sequence[str], batches: Sequence[AtomBatch], units: Mapping[str, str], energy_kind: str
+    potential: Potential, heads: Sequence[str], batches: Sequence[AtomBatch], units: Mapping[str, str], energy_kind: str, order: str
 ) -> list[LabelScale]:
     """Energies of another kind than the heads' have no scale in common with theirs."""
     alike = all(potential.heads[head].energy_kind == energy_kind for head in heads)
-    return label_scales(potential, heads, batches, {name: unit for name, unit in units.items() if name != "energy" or alike})
+    return label_scales(potential, heads, batches, {name: unit for name, unit in units.items() if name != "energy" or alike}, order)
 
 
 def _evenly(
@@ -275,7 +276,7 @@ def starting_point(context: FinetuneContext, pretrained: Potential, frames: User
     for each, options in zip((frames, *frames.further), (config, *config.also.values()), strict=True):
         found = align_to_frames(
             pretrained, each.dataset, options.parent_head, context.budget, config.new_elements, config.alignment,
-            stated_units(options), heads,
+            stated_units(options), heads, stated_order(options),
         )  # fmt: skip
         others = {"test_data": each.test, "validation_data": each.dataset.validation_store if options.validation_data else None}
         others = {name: store for name, store in others.items() if store is not None}

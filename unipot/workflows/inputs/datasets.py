@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,12 @@ from rich.console import Console
 
 from unipot.data.conversion.converter import BusyError
 from unipot.data.conversion.parts import FileSource, first_file, format_of
+from unipot.data.label_use import refuse_void_stress
 from unipot.data.labels import LabelSource
 from unipot.data.mixture.selection import Selection
 from unipot.data.mixture.splits import containing, split
 from unipot.data.readers.ase_files import default_labels
+from unipot.data.readers.label_notes import label_notes
 from unipot.data.spec import DatasetSpec, energy_kinds_of_heads, levels_of_heads
 from unipot.data.statistics import elements_present
 from unipot.data.storage.columns import chunks
@@ -101,6 +103,7 @@ def store_at(path: str, config: DatasetConfig, *, name: str, cache: Path, consol
         id_key=config.id_key,
         columns=config.columns,
         split=config.split,
+        keep_unconverged=config.keep_unconverged,
     )
     # the name carries what went in, so that a changed file or another unit makes another store
     what = {**source.fingerprint(), "path": str(Path(path).absolute()), "level_of_theory": config.level_of_theory}
@@ -152,6 +155,7 @@ def _open(
 ) -> OpenDataset:
     path = locally(store_at(spec.path, config, name=spec.name, cache=cache, console=console), local_cache)
     store = open_dataset(replace(spec, path=str(path)))
+    refuse_void_stress(store, spec.labels, f"dataset {spec.name!r}")
     spec = replace(spec, energy_kind=store.energy_kind)  # the held-out store must have it too
     if spec.validation_path is None:
         train, validation = split(store, spec.split(seed), cache)
@@ -172,7 +176,7 @@ def _open(
 def _sources(path: str, config: DatasetConfig, name: str, console: Console) -> dict[str, LabelSource]:
     if config.sources:
         return {
-            property: LabelSource(key=label.key, unit=label.unit, sign=label.sign, virial=label.virial)
+            property: LabelSource(key=label.key, unit=label.unit, sign=label.sign, virial=label.virial, order=label.order)
             for property, label in config.sources.items()
         }
     if _format(path, config) != "ase":
@@ -189,18 +193,22 @@ def _sources(path: str, config: DatasetConfig, name: str, console: Console) -> d
 
 def _convert(source: FileSource, config: DatasetConfig, name: str, target: Path, console: Console) -> None:
     """Make the store; when another process is at it already, wait for that one instead."""
+    if source.format == "ase":
+        file = first_file(source.path, "ase")
+        for note in label_notes(file, source.labels, option="sources", level_of_theory=config.level_of_theory):
+            console.print(f"  {name}: {note}", highlight=False, markup=False, soft_wrap=True)
     job = Job(
         source=source,
         name=name,
         level_of_theory=config.level_of_theory,
         energy_kind=config.energy_kind or "total",
         labels=tuple(source.labels),
-        provenance={"path": source.path, "labels": {label: asdict(where) for label, where in source.labels.items()}},
+        provenance={"path": source.path, "labels": {label: where.to_dict() for label, where in source.labels.items()}},
     )
     waiting = False
     while not (target / "metadata.json").is_file():
         try:
-            make_store(job, target, StoreOptions(overwrite=True, show_census=False), console)
+            make_store(job, target, StoreOptions(overwrite=True, show_census=False, check_labels=config.check_labels), console)
         except BusyError:
             if not waiting:
                 console.print(f"  {name}: another process converts it; waiting", highlight=False)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unipot.occupancy import require_whole_atoms
 from unipot.workflows.settings.devices import device_named, optional_dtype
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def read_atoms(path: str, index: str) -> list[Atoms]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: ASE cannot read it, or the index selects nothing.
+        ValueError: ASE cannot read it, the index selects nothing, or sites are partly occupied.
     """
     import ase.io
 
@@ -41,6 +42,7 @@ def read_atoms(path: str, index: str) -> list[Atoms]:
     if not structures:
         raise ValueError(f"{path}: index {index!r} selects no structure; use '-1' for the last one or ':' for all")
     for atoms in structures:
+        require_whole_atoms(atoms, path)
         _hold(atoms)
     return structures
 

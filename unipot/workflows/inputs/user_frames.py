@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from unipot.batch import AtomBatch
+from unipot.data.label_use import refuse_void_stress
 from unipot.data.mixture.datamodule import evaluation_batches
 from unipot.data.quality.duplicate_report import duplicates_of
 from unipot.data.spec import DatasetSpec, head_name_for
@@ -136,7 +137,7 @@ def open_frames(
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ValueError: it cannot be read, or has another level of theory or kind of energy.
+        ValueError: it cannot be read, has another level of theory or kind of energy, or stress is named and none of it counts.
     """
     wanted = options.level_of_theory or level
     config = DatasetConfig(
@@ -148,6 +149,8 @@ def open_frames(
         group_key=options.group_key,
         id_key=options.id_key,
         sources=dict(options.sources),
+        keep_unconverged=options.keep_unconverged,
+        check_labels=options.check_labels,
     )
     properties = scalars_of_config(options.properties)
     store = Store(store_with_scalars(path, config, properties, labels=options.labels, name=name, cache=cache, console=console))
@@ -156,6 +159,7 @@ def open_frames(
             f"{path} was prepared with level of theory {store.level_of_theory!r}, expected {wanted!r}; "
             "frames of different levels never share a head"
         )
+    refuse_void_stress(store, options.labels or (), path)
     wanted_kind = options.energy_kind or kind
     if wanted_kind not in (None, store.energy_kind):
         raise ValueError(
@@ -172,9 +176,13 @@ def stated_units(options: UserDataConfig) -> dict[str, str] | None:
     """
     if not options.check_labels:
         return None
-    virials = [name for name, label in options.sources.items() if label.virial]  # their unit is one of energy
-    stated = {name: label.unit for name, label in options.sources.items()}
-    return {name: stated.get(name, p.unit) for name, p in PROPERTIES.items() if p.predicted and name not in virials}
+    stated = {name: label.unit for name, label in options.sources.items() if not label.virial}  # a virial's unit is one of energy
+    return {name: stated.get(name, p.unit) for name, p in PROPERTIES.items() if p.predicted}
+
+
+def stated_order(options: UserDataConfig) -> str:
+    """The order that six stress numbers of the user's file are in, ASE's where nothing is said."""
+    return options.sources["stress"].order if "stress" in options.sources else "voigt"
 
 
 def counted_batches(

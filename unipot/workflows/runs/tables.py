@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from unipot.data.label_use import counted_labels
 from unipot.data.mixture.budget import position_chunks
+from unipot.data.quality.counted_labels import CountedLabels
 from unipot.structure import symbols_of
 from unipot.training.losses import StepLoss
 from unipot.training.metrics import MetricTable
@@ -73,12 +75,35 @@ def show_parameters(console: Console, rows: Sequence[ParameterRow]) -> None:
     console.print(table)
 
 
-def show_loss(console: Console, loss: StepLoss) -> None:
-    """One line with the terms."""
+def show_loss(console: Console, loss: StepLoss, datasets: Sequence[OpenDataset] = ()) -> None:
+    """One line with the terms, and what of the datasets' labels does not count in them.
+
+    Args:
+        console: to print on.
+        loss: of the run.
+        datasets: that are trained on.
+    """
+    counted = {item.spec.name: counted_labels(item.store, item.train_indices) for item in datasets}
+    frozen_atoms = next((getattr(term, "frozen_atoms", "exclude") for term in loss.terms if term.property == "forces"), "exclude")
+    void = _void_terms(list(counted.values()), frozen_atoms)
     fixed = {"include": ", fixed atoms included"}
-    options = [getattr(term, "kind", "") + fixed.get(getattr(term, "frozen_atoms", ""), "") for term in loss.terms]
+    options = [
+        getattr(term, "kind", "") + fixed.get(getattr(term, "frozen_atoms", ""), "") + void.get(term.property, "") for term in loss.terms
+    ]
     terms = [f"{term.weight:g} x {term.property} ({words})" for term, words in zip(loss.terms, options, strict=True)]
     console.print(f"loss: {' + '.join(terms)}", highlight=False)
+    for name, own in counted.items():
+        for sentence in own.sentences(frozen_atoms):
+            console.print(f"  {name}: {sentence}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _void_terms(counted: Sequence[CountedLabels], frozen_atoms: str) -> dict[str, str]:
+    """Property -> words behind its loss term where no label of any dataset counts."""
+    stress = [own for own in counted if own.n_stress]
+    forces = [own for own in counted if own.n_forces]
+    found = {"stress": ", zero: no label counts"} if stress and all(own.no_stress_counts for own in stress) else {}
+    all_fixed = frozen_atoms == "exclude" and bool(forces) and all(own.no_force_counts for own in forces)
+    return found | ({"forces": ", zero: no label counts"} if all_fixed else {})
 
 
 def show_metrics(console: Console, metrics: MetricTable, title: str) -> None:
@@ -88,7 +113,7 @@ def show_metrics(console: Console, metrics: MetricTable, title: str) -> None:
         if row.element is None:
             numbers = ["" if value is None else f"{value:.4g}" for value in (row.mae, row.rmse)]
             last = ["" if value is None else f"{value:.3f}" for value in (row.cosine, row.within)]
-            table.add_row(row.dataset, row.property, str(row.n), *numbers, metrics.units[row.property], *last)
+            table.add_row(row.dataset, metrics.title(row), str(row.n), *numbers, metrics.units[row.property], *last)
     console.print(table)
 
 

@@ -27,12 +27,18 @@ class BackboneConfig:
 
 @dataclass(kw_only=True)
 class LabelConfig:
-    """Where a label is found in a file that is not a store, and what its numbers mean (see `unipot.data.labels`)."""
+    """Where a label is found in a file that is not a store, and what its numbers mean (see `unipot.data.labels`).
+
+    `key`: `energy` of a calculation's output is that at zero electronic temperature, `free_energy` the one that forces belong to.
+    `order`: of six stress numbers: voigt (xx yy zz yz xz xy, as ASE), vasp (xx yy zz xy yz zx), lammps (xx yy zz xy xz yz), or the six
+    components in words.
+    """
 
     key: str = MISSING
     unit: str = MISSING
     sign: str = "positive"
     virial: bool = False
+    order: str = "voigt"
 
 
 @dataclass(kw_only=True)
@@ -79,6 +85,8 @@ class DatasetConfig:
     columns: dict[str, str] = field(default_factory=dict)  # Hugging Face: geometry field -> column
     split: str | None = None  # Hugging Face: which split, where there are several
     sources: dict[str, LabelConfig] = field(default_factory=dict)
+    keep_unconverged: bool = False  # frames of VASP, Quantum ESPRESSO and GPAW outputs whose electrons did not converge
+    check_labels: bool = True  # of a file: stop when labels contradict the energies of near-identical frames
 
 
 @dataclass(kw_only=True)
@@ -279,6 +287,7 @@ class UserDataConfig:
     id_key: str | None = None
     sources: dict[str, LabelConfig] = field(default_factory=dict)
     check_labels: bool = True
+    keep_unconverged: bool = False
     properties: dict[str, PropertyConfig] = field(default_factory=dict)
     n_train: int | None = None
     validation_data: str | None = None
@@ -319,5 +328,6 @@ class PrepareConfig:
     quarantine: dict[str, Any] = field(default_factory=dict)  # thresholds, over those of the card
     on_invalid: str | None = None  # a broken structure: refuse stops, skip lists it; null: refuse for a path, skip for a recipe
     check_labels: bool = True  # stop when labels contradict the energies of near-identical frames
+    keep_unconverged: bool = False  # frames of VASP, Quantum ESPRESSO and GPAW outputs whose electrons did not converge
     check_disk: bool = True  # stop before the work when free space will not do
     overwrite: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,8 @@ from unipot.data.conversion.finishing import Finished, finishing_pass
 from unipot.data.conversion.part_conversion import ShardSettings
 from unipot.data.conversion.parts import PartSource
 from unipot.data.conversion.review import REVIEW
-from unipot.data.quality.quarantine import FILE_NAME, Thresholds, quarantine_lines
+from unipot.data.quality.census import Census
+from unipot.data.quality.quarantine import FILE_NAME, NOT_READ, Thresholds, quarantine_lines
 from unipot.data.quality.quarantine_summary import quarantine_table, summarize_quarantine
 from unipot.data.spec import check_dataset_name
 from unipot.data.storage.assembly import assemble_store
@@ -215,7 +216,7 @@ def _finish(job: Job, conversion: Conversion, path: Path, options: StoreOptions,
         console.print(f"  {note}", highlight=False, soft_wrap=True)
     _refuse_nothing_left(job, finished)
     if options.check_labels:
-        census.consistency().refuse_contradictions(job.name)
+        _check_labels(job, census, console)
     with writing_to(path, f"making {path}"):
         assemble_store(
             path,
@@ -237,6 +238,15 @@ def _finish(job: Job, conversion: Conversion, path: Path, options: StoreOptions,
     return finished
 
 
+def _check_labels(job: Job, census: Census, console: Console) -> None:
+    """Stop where labels contradict the energies of near-identical frames; doubts are said."""
+    found, labels = census.consistency(), getattr(job.source, "labels", {})
+    stress = labels.get("stress") if isinstance(labels, Mapping) else None
+    found.refuse_contradictions(job.name, stress.order if stress else "voigt")
+    for doubt in found.doubts():
+        console.print(f"warning: {doubt}", style="yellow", highlight=False, soft_wrap=True)
+
+
 def _refuse_nothing_left(job: Job, finished: Finished) -> None:
     if finished.keep.any() or not finished.entries:
         return
@@ -255,7 +265,7 @@ def _report(store: Store, finished: Finished, options: StoreOptions, console: Co
     if not options.show_census:
         for reason, n in census.skipped.most_common():
             console.print(f"  skipped {n:,}: {reason} (for example {census.skipped_examples[reason][0]})", highlight=False)
-        for row in summarize_quarantine(entry for entry in finished.entries if entry.reason != "invalid"):
+        for row in summarize_quarantine(entry for entry in finished.entries if entry.reason not in NOT_READ):
             worst = "" if row.worst is None else f", worst {row.worst:.4g}"
             console.print(f"  in quarantine {row.count:,}: {row.reason} {row.limit}{worst} (for example {row.example})", highlight=False)
     return store
