@@ -222,14 +222,13 @@ class RunState(Callback):
         folder: of the run.
         every: steps.
         origin: what the run was made from; part of the state.
-
-    Attributes:
-        step: of the state that was saved last, None before the first.
+        on_saved: called with the step when its state is in place.
     """
 
-    def __init__(self, folder: Path, every: int, origin: Mapping[str, Any] | None = None) -> None:
-        self.folder, self.every, self.origin = folder, every, origin
-        self.step: int | None = None
+    def __init__(
+        self, folder: Path, every: int, origin: Mapping[str, Any] | None = None, on_saved: Callable[[int], None] | None = None
+    ) -> None:
+        self.folder, self.every, self.origin, self.on_saved = folder, every, origin, on_saved
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: TrainingModule, checkpoint: dict[str, Any]) -> None:
         if self.origin is not None:
@@ -242,7 +241,8 @@ class RunState(Callback):
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
             keep_run_state(temporary, self.folder)
-        self.step = trainer.global_step
+        if self.on_saved is not None:
+            self.on_saved(trainer.global_step)
 
 
 class StepProgress(Callback):

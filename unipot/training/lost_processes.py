@@ -11,6 +11,9 @@ import torch.distributed as dist
 #: how torch says that a process which loads data has died
 _WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (exited unexpectedly|is killed by signal: [^.]*)")
 
+#: and a process that trains
+_CONNECTION = re.compile(r"Connection (reset|closed) by peer|Broken pipe|Timed out waiting \w+|Connection refused", re.IGNORECASE)
+
 
 class LostProcessError(ChildProcessError):
     """Another process of this run is gone."""
@@ -25,13 +28,13 @@ def naming_lost_processes() -> Iterator[None]:
         said = _lost(error)
         if said is None:
             raise
-        raise LostProcessError(f"{said}; its own messages, or the log of the system, say why (often there was too little memory)") from error
+        raise LostProcessError(f"{said}; its own messages or the log of the system say why, often it was out of memory") from error
 
 
 def _lost(error: RuntimeError) -> str | None:
     if found := _WORKER.search(str(error)):
-        what = f"a process that loads data (pid {found[1]}) {found[2].replace('is killed', 'was killed')}"
-        return f"{what}, so the training ended; with fewer trainer.workers there is more memory for each"
+        return f"a process that loads data (pid {found[1]}) {found[2].strip().replace('is killed', 'was killed')}, so the training ended"
     if isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error):
-        return f"the connection to another process of this run is lost ({str(error).splitlines()[0]}), so the training ended: it has died"
+        how = _CONNECTION.search(str(error))
+        return f"another process of this run is gone ({how[0] if how else str(error).splitlines()[0]}), so the training ended"
     return None

@@ -41,7 +41,8 @@ def own_folder(folder: Path) -> None:
         os.close(file)
         if error.errno in _TAKEN:
             raise FileExistsError(
-                f"run={folder}: another process writes into this folder ({owner}); wait for it or end it, or choose another folder with run=..."
+                f"run={folder}: another process writes into this folder ({owner}); wait for it or end it, or choose another folder "
+                "with run=..."
             ) from error
         if error.errno not in _WITHOUT_LOCKS:
             raise

@@ -51,6 +51,10 @@ class RunFolder:
         self.path, self.resume, self.step, self.origin, self.recorded = path, resume, step, origin, recorded
         self.resume_from = resume_from or path / LAST
 
+    def cache(self, stated: str | None) -> Path:
+        """Folder for stores made from structure files: the one stated in the configuration, else one in the run folder."""
+        return Path(stated) if stated else self.path / _DATA
+
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.csv"
@@ -67,13 +71,18 @@ class RunFolder:
     def last(self) -> Path:
         return self.path / "last.safetensors"
 
+    def saved(self, step: int) -> None:
+        """The run state of `step` is in the folder now."""
+        self.step = step
+
     def claim(self, datasets: Sequence[OpenDataset]) -> None:
-        """Record the data of this run, as soon as they are opened.
+        """Record the data of this run, as soon as they are opened; nothing where nothing is to be trained.
 
         Raises:
             ValueError: the run that is there was started with other structures or labels.
         """
-        assert self.origin is not None
+        if self.origin is None:
+            return
         digests = data_digests(datasets)
         if self.recorded is not None:
             refuse_other_data(self.path, self.recorded.data, digests)

@@ -34,5 +34,7 @@ def _kept(run: RunFolder | None) -> str:
     if run is None:
         return "nothing was begun yet"
     if run.step is None:
-        return f"no step was trained yet; what is finished (data, labels, trials) is kept in {run.path}, and resume={run.path} goes on from there"
-    return f"the run state of step {run.step} is saved in {run.path}; resume={run.path} goes on from there"
+        kept = f"no step is saved yet; what is finished before the training (data, labels, trials) is kept in {run.path}"
+    else:
+        kept = f"the run state of step {run.step} is saved in {run.path}"
+    return f"{kept}; resume={run.path} goes on from there"

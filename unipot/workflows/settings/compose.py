@@ -76,6 +76,28 @@ def to_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
 
 
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Keys and values of a YAML file.
+
+    Raises:
+        ValueError: it is not UTF-8, not YAML, or holds something else.
+    """
+    import yaml
+
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except UnicodeDecodeError as error:
+        at = path.read_bytes().count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}: line {at} is not UTF-8 text (byte {error.object[error.start]:#x}); save the file as UTF-8") from error
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:  # what OmegaConf makes of a file that holds a single word or number
+        raise ValueError(f"{path}: expected keys and values at the top ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected keys and values at the top, found {type(content).__name__}")
+    return content  # type: ignore[return-value]
+
+
 def group_names() -> list[str]:
     """Names of the configuration groups."""
     return sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir())
@@ -158,14 +180,7 @@ def _user_file(file: str | None, groups: Sequence[str]) -> tuple[list[str], dict
     path = Path(file)
     if not path.is_file():
         raise FileNotFoundError(f"configuration file {file!r} is not there; give the path of a YAML file")
-    import yaml
-
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ValueError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: expected keys and values at the top, found {type(content).__name__}")
+    content = read_yaml(path)
     chosen = {k: v for k, v in content.items() if k in groups and not isinstance(v, dict)}
     return [_choice(str(k), v) for k, v in chosen.items()], {str(k): v for k, v in content.items() if k not in chosen}
 
@@ -173,12 +188,15 @@ def _user_file(file: str | None, groups: Sequence[str]) -> tuple[list[str], dict
 def _resumed(values: dict[str, Any]) -> DictConfig | None:
     """The resolved configuration of the run folder named by `resume=`, if it names one."""
     resume = values.get("resume")
-    if resume is None or resume in ("auto", "never"):
+    if resume is None or resume in ("auto", "never", "fresh"):
         return None
     path = Path(str(resume)) / RESOLVED_CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"resume={resume}: {path} is not there; give a run folder, or resume=auto or resume=never")
-    config = OmegaConf.load(path)
+        raise FileNotFoundError(f"resume={resume}: {path} is not there; give a run folder, or resume=auto, never or fresh")
+    try:
+        config = OmegaConf.create(read_yaml(path))
+    except ValueError as error:
+        raise ValueError(f"{error}; give the whole command line of the run instead, with run={resume}") from error
     config["run"] = str(resume)
     config["resume"] = values["resume"] = "auto"
     return config  # type: ignore[return-value]
