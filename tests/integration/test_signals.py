@@ -83,7 +83,8 @@ def test_run_ended_by_a_signal_ends_with_the_weights_of_one_that_was_not(tmp_pat
 
 def test_second_ctrl_c_ends_at_once(tmp_path, smoke_overrides):
     """Each step has a batch that takes minutes, so that no step is over before."""
-    process = start(tmp_path, f"run={tmp_path / 'run'}", *long(smoke_overrides, "mixture.structures_per_step=20000", "mixture.max_atoms=200"))
+    words = long(smoke_overrides, "mixture.structures_per_step=20000", "mixture.max_atoms=200")
+    process = start(tmp_path, f"run={tmp_path / 'run'}", *words)
     lines = []
     while not any("training 100000 steps" in line for line in lines):
         lines.append(process.stdout.readline())

@@ -28,7 +28,7 @@ def naming_lost_processes() -> Iterator[None]:
         said = _lost(error)
         if said is None:
             raise
-        raise LostProcessError(f"{said}; its own messages or the log of the system say why, often it was out of memory") from error
+        raise LostProcessError(f"{said}; its messages or the log of the system say why (often memory has run out)") from error
 
 
 def _lost(error: RuntimeError) -> str | None:

@@ -26,6 +26,10 @@ _FREE = ("run", "resume", "cache", "logger")
 _BINDING_TRAINER = ("dtype", "matmul_precision", "validate_every", "patience", "selection")
 
 
+#: what to do where a run may not be continued
+INSTEAD = "choose another folder with run=..., or start over with resume=fresh, which moves what is there aside"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Origin:
     """What decides which weights come out of a run.
@@ -86,8 +90,8 @@ def refuse_other_settings(folder: Path, recorded: Any, config: Any) -> None:
     for key in sorted(set(old) | set(new)):
         if old.get(key) != new.get(key):
             raise ValueError(
-                f"the run in {folder} was started with {key}={old.get(key)}, now it is {new.get(key)}; continue it unchanged "
-                f"(resume={folder} takes the configuration stored there), or {_instead(folder)}"
+                f"the run in {folder} was started with {key}={old.get(key)}, now it is {new.get(key)}; continue it as it was with "
+                f"resume={folder}, or {INSTEAD}"
             )
 
 
@@ -101,7 +105,7 @@ def refuse_other_checkpoint(folder: Path, recorded: str | None, config: Any) -> 
     if recorded != digest:
         raise ValueError(
             f"the checkpoint {_checkpoint(config)} is not the one that the run in {folder} was started from (SHA-256 {_short(recorded)}, "
-            f"now {_short(digest)}); {_instead(folder)}"
+            f"now {_short(digest)}); {INSTEAD}"
         )
 
 
@@ -115,12 +119,8 @@ def refuse_other_data(folder: Path, recorded: Mapping[str, str], digests: Mappin
         if recorded.get(name) != digests.get(name):
             raise ValueError(
                 f"the structures or labels of dataset {name!r} are not those that the run in {folder} was started with (digest "
-                f"{_short(recorded.get(name))}, now {_short(digests.get(name))}); {_instead(folder)}"
+                f"{_short(recorded.get(name))}, now {_short(digests.get(name))}); {INSTEAD}"
             )
-
-
-def _instead(folder: Path) -> str:
-    return f"choose another folder with run=..., or start over with resume=fresh (what is in {folder} is then moved aside)"
 
 
 def _short(digest: str | None) -> str:

@@ -14,6 +14,7 @@ from unipot.training.checkpoint import LAST, ORIGIN, PREVIOUS, readable_run_stat
 from unipot.training.distributed import is_main_process
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.runs.origin import (
+    INSTEAD,
     ORIGIN_FILE,
     Origin,
     data_digests,
@@ -153,7 +154,7 @@ def _found(folder: Path, origin: Origin, config: Any, resume: str) -> RunFolder:
     try:
         file, state, damage = readable_run_state(folder)
     except ValueError as error:
-        raise ValueError(f"{error}; start over with resume=fresh (what is in {folder} is then moved aside)") from error
+        raise ValueError(f"{error}; {INSTEAD}") from error
     step = int(state["global_step"])
     if damage:
         said = f"warning: {damage}; the run goes on from the state before it, of step {step}"
@@ -181,15 +182,12 @@ def _recorded(folder: Path, config: Any, weights: str) -> Origin | None:
         try:
             recorded = Origin.from_dict(content)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{folder / ORIGIN_FILE}: not what unipot has written there; start over with resume=fresh") from error
+            raise ValueError(f"{folder / ORIGIN_FILE}: not what unipot has written there; {INSTEAD}") from error
         refuse_other_settings(folder, recorded.settings, config)
         refuse_other_checkpoint(folder, recorded.checkpoint, config)
         return recorded
     if not (folder / RESOLVED_CONFIG).is_file():
-        raise ValueError(
-            f"run={folder}: {weights} is there, but nothing says which run it is of; choose another folder with run=..., or start over "
-            "with resume=fresh (what is there is then moved aside)"
-        )
+        raise ValueError(f"run={folder}: {weights} is there, but nothing says which run it is of; {INSTEAD}")
     refuse_other_settings(folder, _resolved(folder), config)
     return None
 
@@ -197,7 +195,7 @@ def _recorded(folder: Path, config: Any, weights: str) -> Origin | None:
 def _resolved(folder: Path) -> Any:
     file = folder / RESOLVED_CONFIG
     if not file.is_file():
-        raise ValueError(f"{file} is missing, so the run in this folder cannot be continued safely; choose another run folder")
+        raise ValueError(f"{file} is missing, so the run in this folder cannot be continued safely; {INSTEAD}")
     return read_yaml(file)
 
 
