@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,8 +28,13 @@ def released():
     release_folders()
 
 
+@cache
+def loaded(*words: str) -> PretrainConfig:
+    return load_config("pretrain", PretrainConfig, ["run=somewhere", *WORDS, *words])
+
+
 def config_of(folder: Path, *words: str) -> PretrainConfig:
-    return load_config("pretrain", PretrainConfig, [f"run={folder / 'run'}", *WORDS, *words])
+    return replace(loaded(*words), run=str(folder / "run"))
 
 
 def opened(folder: Path, *words: str, resume: str = "auto"):

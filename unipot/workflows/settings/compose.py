@@ -38,7 +38,7 @@ def load_config(verb: str, schema: type, overrides: Sequence[str]) -> Any:
     groups = groups_for(schema)
     choices, values, file = _parsed(overrides, groups)
     file_choices: list[str] = []
-    resumed = _resumed(values)
+    resumed = _resumed(values, schema)
     if resumed is not None:
         if choices:
             raise ValueError(f"{choices[0]!r} chooses a group, but a resumed run keeps its configuration; override single values instead")
@@ -91,6 +91,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: line {at} is not UTF-8 text (byte {error.object[error.start]:#x}); save the file as UTF-8") from error
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: a value contains itself; take out the alias (*name) that does it") from error
     except OSError as error:  # what OmegaConf makes of a file that holds a single word or number
         raise ValueError(f"{path}: expected keys and values at the top ({error})") from error
     if not isinstance(content, dict):
@@ -185,8 +187,8 @@ def _user_file(file: str | None, groups: Sequence[str]) -> tuple[list[str], dict
     return [_choice(str(k), v) for k, v in chosen.items()], {str(k): v for k, v in content.items() if k not in chosen}
 
 
-def _resumed(values: dict[str, Any]) -> DictConfig | None:
-    """The resolved configuration of the run folder named by `resume=`, if it names one."""
+def _resumed(values: dict[str, Any], schema: type) -> DictConfig | None:
+    """The resolved configuration of the run folder named by `resume=`, if it names one; it must fit `schema`."""
     resume = values.get("resume")
     if resume is None or resume in ("auto", "never", "fresh"):
         return None
@@ -194,12 +196,15 @@ def _resumed(values: dict[str, Any]) -> DictConfig | None:
     if not path.is_file():
         raise FileNotFoundError(f"resume={resume}: {path} is not there; give a run folder, or resume=auto, never or fresh")
     try:
-        config = OmegaConf.create(read_yaml(path))
+        content = read_yaml(path)
+        checked_config(schema, content)
     except ValueError as error:
-        raise ValueError(f"{error}; give the whole command line of the run instead, with run={resume}") from error
+        text = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise ValueError(f"{text}; give the whole command line of the run instead, with run={resume}") from error
+    config = OmegaConf.create(content)
     config["run"] = str(resume)
     config["resume"] = values["resume"] = "auto"
-    return config  # type: ignore[return-value]
+    return config
 
 
 def _without_replaced(earlier: Any, later: Any) -> Any:
