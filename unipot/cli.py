@@ -119,8 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 when it worked, 2 for a mistake in the input (one sentence on stderr, no traceback unless UNIPOT_DEBUG=1), 3 when `relax`
-        wrote everything and a structure did not converge.
+        0 when it worked; 2 for a mistake in the input (one sentence on stderr, no traceback unless UNIPOT_DEBUG=1); 3 when `relax`
+        wrote everything and a structure did not converge; 130 after Ctrl-C; of a training 143 after SIGTERM, and 75 after SIGUSR1,
+        with which a job is to be put into the queue again.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -133,9 +134,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"unipot: error: {_sentence(error)}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
-    except KeyboardInterrupt:
-        print("unipot: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:  # that of a run says what is kept, and the exit code of its signal
+        code = getattr(stop, "exit_code", 130)
+        if code:
+            print(f"unipot: {str(stop) or 'interrupted'}", file=sys.stderr)
+        return code
 
 
 def _run(arguments: list[str]) -> int:

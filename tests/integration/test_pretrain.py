@@ -1,6 +1,7 @@
 """The shipped smoke experiment, start to end."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -91,6 +92,25 @@ def test_finished_run_is_not_trained_again(finished, toy_data, smoke_overrides):
 def test_continuing_with_other_settings_is_refused(finished, capsys):
     assert main(["pretrain", f"resume={finished[0]}", "optimizer.learning_rate=1.0"]) == 2
     assert "was started with optimizer.learning_rate=0.005, now it is 1.0" in capsys.readouterr().err
+
+
+def test_continuing_with_other_frames_under_the_same_path_is_refused(tmp_path, toy_data, capsys):
+    frames = tmp_path / "metals.extxyz"
+    text = toy_data["metals"].read_text()
+    frames.write_text(text)
+    words = ["pretrain", f"run={tmp_path / 'run'}", "experiment=smoke", "schedule.max_steps=2", "trainer.threads=1"]
+    words += [f"datasets.metals.path={frames}", "datasets.metals.level_of_theory=EMT"]
+    assert main(words) == 0
+    frames.touch()  # another date alone is not another content
+    assert main(words) == 0
+    weights = (tmp_path / "run" / "best.safetensors").read_bytes()
+    energy = re.search(r"energy=(-?\d+\.\d)", text)
+    frames.write_text(text.replace(energy[0], f"energy={float(energy[1]) + 1:.1f}", 1))
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "labels of dataset 'metals' are not those that the run in" in capsys.readouterr().err
+    assert main([*words, "resume=fresh"]) == 0
+    assert (tmp_path / "run" / "replaced-1" / "best.safetensors").read_bytes() == weights
 
 
 def test_existing_run_is_not_touched_with_resume_never(finished, capsys):

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from unipot.training.checkpoint import replace_file
+from unipot.training.checkpoint import LAST, ORIGIN, keep_run_state
 from unipot.training.distributed import sum_over_ranks
 from unipot.training.metrics import MetricAccumulator, MetricTable, labelled_properties, scalars_of
 from unipot.training.module import TrainingModule
@@ -217,18 +217,33 @@ def selection_value(table: MetricTable, property: str, statistic: str, dataset_w
 
 
 class RunState(Callback):
-    """Saves the run state every `every` steps and at the end, after validation."""
+    """Saves the run state every `every` steps and at the end, after validation.
 
-    def __init__(self, path: Path, every: int) -> None:
-        self.path, self.every = path, every
+    Args:
+        folder: of the run.
+        every: steps.
+        origin: what the run was made from; part of the state.
+        on_saved: called with the step when its state is in place.
+    """
+
+    def __init__(
+        self, folder: Path, every: int, origin: Mapping[str, Any] | None = None, on_saved: Callable[[int], None] | None = None
+    ) -> None:
+        self.folder, self.every, self.origin, self.on_saved = folder, every, origin, on_saved
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: TrainingModule, checkpoint: dict[str, Any]) -> None:
+        if self.origin is not None:
+            checkpoint[ORIGIN] = dict(self.origin)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not (is_due(trainer.global_step, self.every, trainer.max_steps) or trainer.should_stop):
             return
-        temporary = self.path.with_suffix(".partial")
+        temporary = (self.folder / LAST).with_suffix(".partial")
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
-            replace_file(temporary, self.path)
+            keep_run_state(temporary, self.folder)
+        if self.on_saved is not None:
+            self.on_saved(trainer.global_step)
 
 
 class StepProgress(Callback):

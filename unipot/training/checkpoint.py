@@ -14,8 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-#: written by every run at `checkpoint_every`; replaced at once, so that a kill leaves the old or the new one
-LAST = Path("checkpoints") / "last.ckpt"
+from unipot.training.sealed_file import is_sealed, is_whole, seal
+
+#: written by every run at `checkpoint_every`, and the one before it
+LAST, PREVIOUS = Path("checkpoints") / "last.ckpt", Path("checkpoints") / "previous.ckpt"
+#: in a run state: what the run was made from
+ORIGIN = "origin"
 
 
 def random_state() -> dict[str, Any]:
@@ -42,7 +46,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 def read_run_state(path: Path) -> dict[str, Any]:
-    """Contents of a run state.
+    """Contents of a run state, after a look at its checksum.
 
     Raises:
         FileNotFoundError: there is none.
@@ -50,14 +54,52 @@ def read_run_state(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no run state to resume from")
+    if not is_whole(path):
+        raise ValueError(f"{path}: the run state is truncated or damaged: its checksum is another one")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # truncation shows in many ways, and each means the same to the user
-        raise ValueError(f"{path}: the run state is truncated or damaged ({_first_line(error)}); delete it to start over") from error
-    missing = [key for key in ("state_dict", "optimizer_states", "weight_average", "random_state", "global_step") if key not in state]
+    except Exception as error:  # damage from before there were checksums shows in many ways, and each means the same to the user
+        raise ValueError(f"{path}: the run state is truncated or damaged ({_first_line(error)})") from error
+    keys = ("state_dict", "optimizer_states", "weight_average", "random_state", "global_step")
+    missing = [key for key in keys if key not in state] if isinstance(state, dict) else list(keys)
     if missing:
         raise ValueError(f"{path}: not a run state of unipot ({missing[0]!r} is missing); models to fine-tune from are .safetensors files")
+    if ORIGIN in state and not is_sealed(path):
+        raise ValueError(f"{path}: the run state is damaged: its checksum is gone")
     return state
+
+
+def readable_run_state(folder: Path) -> tuple[Path, dict[str, Any], str]:
+    """The newest run state in a run folder that is whole: its file, its contents, and what is wrong with a newer one (or "").
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: all of them are damaged.
+    """
+    found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
+    if not found:
+        raise FileNotFoundError(f"{folder / LAST}: there is no run state to resume from")
+    try:
+        return found[0], read_run_state(found[0]), ""
+    except ValueError as error:
+        if len(found) == 1:
+            raise
+        damage = str(error)
+    try:
+        return found[1], read_run_state(found[1]), damage
+    except ValueError as error:
+        raise ValueError(f"{damage}; so is the one before it: {error}") from error
+
+
+def keep_run_state(temporary: Path, folder: Path) -> None:
+    """Make a run state that has just been written the newest one of a run folder; the one before it stays as the previous one.
+
+    A kill at any moment leaves a whole one that `readable_run_state` finds.
+    """
+    seal(temporary)
+    if (folder / LAST).is_file():
+        os.replace(folder / LAST, folder / PREVIOUS)
+    replace_file(temporary, folder / LAST)
 
 
 def replace_file(temporary: Path, path: Path) -> None:

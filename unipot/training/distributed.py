@@ -45,7 +45,15 @@ def check_strategy(strategy: str) -> None:
 
 def is_main_process() -> bool:
     """Whether this process is rank 0, before or after the process group exists."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0")))) == 0
+    if "RANK" in os.environ:
+        return os.environ["RANK"] == "0"
+    # without it every launcher names its own part; SLURM_PROCID is also that of a shell inside a job, in which Lightning starts the ranks
+    return all(os.environ.get(name, "0") == "0" for name in ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"))
+
+
+def speaks_for_its_node() -> bool:
+    """Whether this process is the first one on its machine, whose exit code is looked at; others are its children or beside it."""
+    return all(os.environ.get(name, "0") == "0" for name in ("SLURM_LOCALID", "LOCAL_RANK"))
 
 
 def is_distributed() -> bool:
@@ -58,6 +66,15 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     if is_distributed():
         dist.all_reduce(values)
     return values
+
+
+def largest_over_ranks(value: int, device: torch.device) -> int:
+    """The largest `value` of all processes."""
+    if not is_distributed():
+        return value
+    largest = torch.tensor(value, device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest.item())
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:

@@ -38,7 +38,7 @@ class MetricsCsv(Logger):
 
     def keep_until(self, step: int) -> None:
         """Forget rows after `step`: a resumed run makes them again."""
-        rows = [row for row in read_metrics(self.path) if int(row["step"]) <= step]
+        rows = [row for row in read_metrics(self.path) if _is_whole(row) and int(row["step"]) <= step]
         self._columns = _columns(rows)
         self._last_step = max((int(row["step"]) for row in rows), default=-1)
         self._rewrite(rows)
@@ -82,6 +82,11 @@ def read_metrics(path: str | Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def _is_whole(row: dict[str, str]) -> bool:
+    """False for the half of a row that a full disk or a dying machine has left."""
+    return None not in row and None not in row.values() and row.get("step", "").isdigit()
 
 
 def _columns(rows: list[dict[str, str]]) -> list[str]:

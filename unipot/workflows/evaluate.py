@@ -32,7 +32,7 @@ from unipot.workflows.inputs.evaluation_sets import EvaluationSet, pretrain_conf
 from unipot.workflows.inputs.user_frames import budget_for, frames_batches, name_of, open_frames
 from unipot.workflows.runs.error_bars import judge_error_bars, write_error_bars
 from unipot.workflows.runs.finetune_run import EVALUATIONS
-from unipot.workflows.settings.compose import RESOLVED_CONFIG, checked_config
+from unipot.workflows.settings.compose import RESOLVED_CONFIG, checked_config, read_yaml
 from unipot.workflows.settings.devices import device_named, optional_dtype
 from unipot.workflows.settings.schema import LabelConfig, MixtureConfig, TrainerConfig, UserDataConfig
 from unipot.zoo.artifact import load_artifact
@@ -146,7 +146,7 @@ def plan_of_run(folder: Path, config: EvaluateConfig, potential: Potential, card
     file = folder / RESOLVED_CONFIG
     if not file.is_file():
         raise FileNotFoundError(f"data is not given and {file} is missing; add data=<file or store>, or name a checkpoint in a run folder")
-    content = OmegaConf.load(file)
+    content = OmegaConf.create(read_yaml(file))
     console.print(f"data is not given: validation sets of the run in {folder}", highlight=False, markup=False)
     if "checkpoint" in content:
         datasets, budget, trainer = _of_finetune(folder, content, potential, card, console)

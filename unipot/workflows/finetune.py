@@ -37,9 +37,11 @@ from unipot.workflows.runs.finetune_run import EVALUATIONS
 from unipot.workflows.runs.fit import FitResult, fit, is_main_process, set_up_process
 from unipot.workflows.runs.mixture_data import mixture_data
 from unipot.workflows.runs.run_folder import open_run_folder
+from unipot.workflows.runs.session import run_session
 from unipot.zoo.artifact import load_potential
 
 
+@run_session()
 def finetune(config: FinetuneConfig) -> FitResult:
     """Align, train, and report what was gained and what was forgotten.
 

@@ -30,9 +30,11 @@ from unipot.workflows.runs.export import export_artifact, golden_structures, ref
 from unipot.workflows.runs.fit import FitResult, fit, is_main_process, set_up_process
 from unipot.workflows.runs.mixture_data import mixture_data
 from unipot.workflows.runs.run_folder import RunFolder, open_run_folder
+from unipot.workflows.runs.session import run_session
 from unipot.workflows.settings.schema import PretrainConfig
 
 
+@run_session()
 def pretrain(config: PretrainConfig) -> FitResult:
     """Train from the configuration alone; what is decided on the way is printed before the first step.
 
@@ -48,6 +50,7 @@ def pretrain(config: PretrainConfig) -> FitResult:
     console.rule("datasets")
     cache = run.cache(config.cache)
     datasets = open_datasets(config.datasets, cache=cache, seed=config.seed, console=console, local_cache=config.trainer.local_cache)
+    run.claim(datasets)
     statistics = head_statistics(datasets, config.heads, cache=cache, console=console)
     potential = first_potential(config, datasets, statistics, console)
     data = mixture_data(

@@ -1,3 +1,5 @@
+import pytest
+
 from unipot.training.metrics_log import MetricsCsv, read_metrics
 
 
@@ -22,6 +24,18 @@ def test_resumed_log_drops_rows_that_will_be_made_again(tmp_path):
     again.keep_until(2)
     again.log_metrics({"loss": 9.0}, 3)
     assert [row["loss"] for row in read_metrics(again.path)] == ["0.5", "1.0", "9.0"]
+
+
+@pytest.mark.parametrize("torn", ["1", "12,0.", ",", "x,1.0"])
+def test_half_of_a_row_is_dropped(tmp_path, torn):
+    """What a full disk leaves of step 120; the half of its number is the number of another step."""
+    log = MetricsCsv(tmp_path / "metrics.csv")
+    log.log_metrics({"loss": 2.0, "norm": 1.0}, 7)
+    with log.path.open("a") as file:
+        file.write(torn)
+    again = MetricsCsv(tmp_path / "metrics.csv")
+    again.keep_until(119)
+    assert read_metrics(again.path) == [{"step": "7", "loss": "2.0", "norm": "1.0"}]
 
 
 def test_numbers_keep_every_digit(tmp_path):

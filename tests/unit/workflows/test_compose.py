@@ -66,6 +66,37 @@ def test_broken_yaml_is_named(tmp_path):
         load(f"config={tmp_path / 'bad.yaml'}")
 
 
+BROKEN = {
+    b"a: 1\nname: caf\xe9\n": "line 2 is not UTF-8 text (byte 0xe9); save the file as UTF-8",
+    b"optimizer: &a [*a]\n": "a value contains itself",
+    b"[1, 2]\n": "expected keys and values at the top, found list",
+    b"a: \x00\n": "not valid YAML",
+}
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_file_that_cannot_be_read_is_named(tmp_path, content):
+    (tmp_path / "bad.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match="bad.yaml: ") as refused:
+        load(f"config={tmp_path / 'bad.yaml'}")
+    assert BROKEN[content] in str(refused.value)
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_damaged_configuration_of_a_run_is_named_with_another_way_to_continue(tmp_path, content):
+    (tmp_path / "resolved_config.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match="resolved_config.yaml: .*give the whole command line of the run instead, with run=") as refused:
+        load_config("pretrain", PretrainConfig, [f"resume={tmp_path}"])
+    assert BROKEN[content] in str(refused.value)
+
+
+@pytest.mark.parametrize(("line", "said"), [("nonsense: 1", "option 'nonsense' is not known"), ("seed: x", "configuration seed: ")])
+def test_configuration_of_a_run_that_does_not_fit_is_named(tmp_path, line, said):
+    (tmp_path / "resolved_config.yaml").write_text(to_yaml(load()).replace("seed: 0", line))
+    with pytest.raises(ValueError, match=f"resolved_config.yaml: {said}.*give the whole command line of the run instead"):
+        load_config("pretrain", PretrainConfig, [f"resume={tmp_path}"])
+
+
 def test_resolved_configuration_gives_the_same_run_again(tmp_path):
     config = load("optimizer.clip_norm=null", "datasets.a.sources.energy.key=E", "datasets.a.sources.energy.unit=hartree")
     (tmp_path / "resolved_config.yaml").write_text(to_yaml(config))

@@ -16,6 +16,7 @@ from unipot.data.mixture.budget import Budget, check_budget, pack_in_order
 from unipot.data.mixture.packed_batch import PackedBatch, pack
 from unipot.data.mixture.plan import MixturePlan
 from unipot.data.mixture.selection import Selection
+from unipot.data.mixture.worker_signals import leave_signals_to_trainer
 from unipot.data.spec import DatasetSpec, MixtureSpec
 from unipot.data.storage.decode import decode_batch
 from unipot.data.store import Store
@@ -246,6 +247,7 @@ class MixtureDataModule(lightning.LightningDataModule):
             sampler=StepSampler(self.n_steps, self._start),
             collate_fn=pack_all if self.num_workers or self.pin_memory else _as_is,
             num_workers=self.num_workers,
+            worker_init_fn=leave_signals_to_trainer,
             persistent_workers=self.num_workers > 0,
             pin_memory=self.pin_memory,
             prefetch_factor=self.prefetch_factor if self.num_workers else None,

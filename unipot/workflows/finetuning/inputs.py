@@ -92,6 +92,7 @@ def begin(
     """
     cache = run.cache(config.cache)
     frames, replay, known = open_everything(config, pretrained, cache, console)
+    run.claim([*own_datasets(frames), *replay])
     config = choose_teacher(with_light_steps(config, frames, replay, console), frames.dataset, run, console)
     plan = plan_search(config, frames, pretrained, console)
     frames = plan.frames if plan else frames

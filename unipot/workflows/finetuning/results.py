@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from unipot.workflows.runs.export import references_of, training_card
 from unipot.workflows.runs.finetune_run import ALIGNMENT_FILE, SUMMARY_FILE
 from unipot.workflows.runs.fit import FitResult
 from unipot.workflows.runs.provenance import today, versions
-from unipot.workflows.runs.run_folder import RunFolder, write_json
+from unipot.workflows.runs.run_folder import RunFolder, write_json, write_whole
 from unipot.zoo.artifact import load_potential
 from unipot.zoo.card import read_card
 from unipot.zoo.sample import kept_sample
@@ -50,7 +49,7 @@ def card_of(context: FinetuneContext, settled: Settled, state: FinetuneState, lo
 def chosen_potential(run: RunFolder, dtype: torch.dtype) -> Potential:
     """The best weights on the held-out frames; without held-out frames the last ones are copied to `best.safetensors`."""
     if not run.best.exists():
-        shutil.copyfile(run.last, run.best)
+        write_whole(run.best, run.last.read_bytes())
     return load_potential(run.best, dtype=dtype)
 
 

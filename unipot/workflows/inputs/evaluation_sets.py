@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from unipot.data.mixture.selection import Selection
@@ -17,7 +16,7 @@ from unipot.models.potential import Potential
 from unipot.workflows.inputs.datasets import OpenDataset, open_datasets, store_at
 from unipot.workflows.inputs.frame_limits import spread
 from unipot.workflows.inputs.user_frames import UserFrames, frames_batches
-from unipot.workflows.settings.compose import RESOLVED_CONFIG, checked_config
+from unipot.workflows.settings.compose import RESOLVED_CONFIG, checked_config, read_yaml
 from unipot.workflows.settings.schema import DatasetConfig, EvaluationSetConfig, MixtureConfig, PretrainConfig
 
 
@@ -102,7 +101,7 @@ def pretrain_config(run: str | Path) -> PretrainConfig:
     path = Path(run) / RESOLVED_CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, so {str(run)!r} is not a run folder; give the one that `unipot pretrain run=...` made")
-    content = OmegaConf.load(path)
+    content = read_yaml(path)
     if "datasets" not in content:
         raise FileNotFoundError(f"{path} is not of a pretraining run (it has no datasets); give the folder of `unipot pretrain run=...`")
     return checked_config(PretrainConfig, content)

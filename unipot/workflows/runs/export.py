@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from unipot.training.distributed import is_main_process
 from unipot.training.metrics import MetricTable
 from unipot.workflows.construction.model import HeadStatistics
 from unipot.workflows.inputs.datasets import OpenDataset
+from unipot.workflows.runs.run_folder import write_json
 from unipot.workflows.settings.schema import PretrainConfig
 from unipot.zoo.artifact import save_artifact
 
@@ -52,7 +52,7 @@ def references_of(statistics: Sequence[HeadStatistics]) -> dict[str, Any]:
 def write_references(path: Path, statistics: Sequence[HeadStatistics]) -> None:
     """`references_of` into the run folder, by the first process of a run."""
     if is_main_process():
-        path.write_text(json.dumps(references_of(statistics), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(path, references_of(statistics))
 
 
 def dataset_card(item: OpenDataset) -> dict[str, Any]:

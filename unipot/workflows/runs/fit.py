@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import time
 import warnings
@@ -15,17 +16,20 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from rich.console import Console
 
 from unipot.data.mixture.datamodule import MixtureDataModule
 from unipot.models.potential import Potential
 from unipot.training.callbacks import CompilationLog, RunState, StepLog, StepProgress, Validation
-from unipot.training.checkpoint import read_run_state
 from unipot.training.distributed import ReplicatedStrategy, check_strategy, is_main_process
+from unipot.training.interruption import Interrupted, StopAtStep, watching_signals
+from unipot.training.lost_processes import naming_lost_processes
 from unipot.training.metrics import REPORTED, MetricTable
 from unipot.training.metrics_log import MetricsCsv
 from unipot.training.module import TrainingModule
 from unipot.workflows.runs.run_folder import RunFolder
+from unipot.workflows.runs.wandb_log import wandb_loggers
 from unipot.workflows.settings.schema import LoggerConfig, SelectionConfig, TrainerConfig
 
 #: how an artifact is written: path, potential with the weights to save, step, table of the last validation or None
@@ -71,9 +75,11 @@ def fit(
 
     Writes `metrics.csv`, `checkpoints/last.ckpt`, `best.safetensors` (if there is validation data) and
     `last.safetensors`, both with averaged weights. With `validate_first` the weights before the first step are
-    candidates for the best ones.
+    candidates for the best ones. A signal (see `unipot.training.interruption`) ends the training after the step.
 
     Raises:
+        Interrupted: a signal has ended it; the run state is saved.
+        LostProcessError: a process that loads data, or another rank, has died.
         NonFiniteError: a loss or gradient was not finite.
         ValueError: a trainer option is not allowed.
     """
@@ -82,14 +88,15 @@ def fit(
     checkpoint_activations(module.potential, trainer.activation_checkpointing)
     names = [spec.name for spec in data.specs]
     validation = _validation(module, trainer, names, dataset_weights, run, export, console, validate_first)
-    callbacks = [*([validation] if data.validation_sets() else []), *_callbacks(trainer, run, console, description)]
-    log = MetricsCsv(run.metrics)
-    steps_before = int(read_run_state(run.run_state)["global_step"]) if run.resume else -1
-    if is_main_process():
-        log.keep_until(steps_before)
-    with _quiet_lightning():
-        lightning_trainer = _trainer(trainer, [log, *_wandb(logger, run)], callbacks, module.schedule.max_steps)
-        lightning_trainer.fit(module, datamodule=data, ckpt_path=str(run.run_state) if run.resume else None, weights_only=True)
+    steps_before, log = run.step if run.resume else None, _log_of(run)
+    with watching_signals() as watch, _quiet_lightning():
+        callbacks = [*([validation] if data.validation_sets() else []), *_callbacks(trainer, console, description), StopAtStep(watch)]
+        callbacks += [RunState(run.path, trainer.checkpoint_every, run.origin and run.origin.to_dict(), on_saved=run.saved)]
+        lightning_trainer = _trainer(trainer, [log, *wandb_loggers(logger, run, console)], callbacks, module.schedule.max_steps)
+        with naming_lost_processes():
+            lightning_trainer.fit(module, datamodule=data, ckpt_path=str(run.resume_from) if run.resume else None, weights_only=True)
+        if watch.requested is not None:
+            raise Interrupted(watch.requested)
     _say_if_stopped(console, validation, lightning_trainer.global_step)
     nothing_new = steps_before == lightning_trainer.global_step and run.last.exists()
     if lightning_trainer.is_global_zero and not nothing_new:
@@ -127,7 +134,7 @@ def fit_in_memory(module: TrainingModule, data: MixtureDataModule, trainer: Trai
     looks: list[tuple[int, MetricTable]] = []
     names = [spec.name for spec in data.specs]
     validation = Validation(dataset_names=names, every=every, show=lambda step, table: looks.append((step, table)))
-    with _quiet_lightning():
+    with _quiet_lightning(), naming_lost_processes():
         _trainer(trainer, [], [validation], module.schedule.max_steps).fit(module, datamodule=data)
     return looks
 
@@ -138,11 +145,21 @@ def _say_if_stopped(console: Console, validation: Validation, step: int) -> None
         console.print(f"stopped at step {step}: {waited}; best at step {validation.best[0]}", highlight=False)
 
 
-def _callbacks(trainer: TrainerConfig, run: RunFolder, console: Console, description: str) -> list[Callback]:
-    """Everything beside validation."""
+def _log_of(run: RunFolder) -> MetricsCsv:
+    """`metrics.csv` up to the step that the run begins at; weights that a run killed before its first state has left are forgotten too."""
+    log = MetricsCsv(run.metrics)
+    if is_main_process():
+        log.keep_until(run.step if run.resume and run.step is not None else -1)
+        for weights in () if run.resume else (run.best, run.last):
+            weights.unlink(missing_ok=True)
+    return log
+
+
+def _callbacks(trainer: TrainerConfig, console: Console, description: str) -> list[Callback]:
+    """What is logged and shown."""
     compilation = [CompilationLog(lambda sentence: console.print(f"  {sentence}", highlight=False))] if trainer.compile else []
     progress = [StepProgress(console, description)] if trainer.progress else []
-    return [*compilation, StepLog(trainer.log_every), RunState(run.run_state, trainer.checkpoint_every), *progress]
+    return [*compilation, StepLog(trainer.log_every), *progress]
 
 
 def set_up_process(trainer: TrainerConfig, seed: int) -> None:
@@ -256,6 +273,8 @@ def _trainer(config: TrainerConfig, loggers: list[Logger], callbacks: list, max_
         devices=config.devices,
         num_nodes=config.num_nodes,
         strategy=ReplicatedStrategy() if config.in_several_processes else "auto",
+        plugins=_cluster(),
+        default_root_dir=os.devnull,  # on SLURM Lightning would take a checkpoint that it finds there, of whatever run, for ours
         deterministic=config.deterministic,
         max_steps=max_steps,
         max_epochs=-1,
@@ -272,14 +291,9 @@ def _trainer(config: TrainerConfig, loggers: list[Logger], callbacks: list, max_
     )
 
 
-def _wandb(config: LoggerConfig, run: RunFolder) -> list[Logger]:
-    if not config.wandb:
-        return []
-    from lightning.pytorch.loggers import WandbLogger
-
-    if config.wandb_mode not in ("offline", "online"):
-        raise ValueError(f"logger.wandb_mode is {config.wandb_mode!r}; use offline or online")
-    return [WandbLogger(project=config.wandb_project, name=run.path.name, save_dir=str(run.path), offline=config.wandb_mode == "offline")]
+def _cluster() -> list[SLURMEnvironment]:
+    """On SLURM its environment without Lightning's own answer to signals, which writes checkpoints into the current directory."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect() else []
 
 
 @contextmanager

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
-
-from unipot.training.checkpoint import LAST, read_run_state, replace_file
+from unipot.reporting.console import report_console
+from unipot.training.checkpoint import LAST, ORIGIN, PREVIOUS, readable_run_state, replace_file
 from unipot.training.distributed import is_main_process
-from unipot.workflows.settings.compose import RESOLVED_CONFIG, to_yaml
+from unipot.workflows.inputs.datasets import OpenDataset
+from unipot.workflows.runs.origin import (
+    INSTEAD,
+    ORIGIN_FILE,
+    Origin,
+    data_digests,
+    refuse_other_checkpoint,
+    refuse_other_data,
+    refuse_other_settings,
+)
+from unipot.workflows.runs.ownership import LOCK, own_folder
+from unipot.workflows.settings.compose import RESOLVED_CONFIG, read_yaml, to_yaml
 
-#: sections that may differ when a run is continued: they do not change which weights come out
-_FREE = ("run", "resume", "cache", "trainer", "logger")
+#: what `resume` may be, beside the path of a run folder
+RESUME = ("auto", "never", "fresh")
+#: weights of a run
+_WEIGHTS = ("best.safetensors", "last.safetensors")
+#: stays where it is when a run starts over: stores are named after what they hold
+_DATA, _REPLACED = "data", "replaced-"
 
 
 class RunFolder:
@@ -24,22 +39,26 @@ class RunFolder:
     Attributes:
         path: the folder.
         resume: whether a run state is there to continue from.
+        resume_from: its file.
+        step: of the newest run state that is known to be whole, None without one.
+        origin: what this run is made from, None where nothing is to be trained.
+        recorded: what the run that is there was made from, None where that is not known.
     """
 
-    def __init__(self, path: Path, *, resume: bool) -> None:
-        self.path, self.resume = path, resume
+    def __init__(
+        self, path: Path, *, resume: bool, resume_from: Path | None = None, step: int | None = None, origin: Origin | None = None,
+        recorded: Origin | None = None,
+    ) -> None:  # fmt: skip
+        self.path, self.resume, self.step, self.origin, self.recorded = path, resume, step, origin, recorded
+        self.resume_from = resume_from or path / LAST
 
     def cache(self, stated: str | None) -> Path:
-        """Folder for stores made from structure files: the one `stated` in the configuration, else one of the run's own."""
-        return Path(stated) if stated else self.path / "data"
+        """Folder for stores made from structure files: the one stated in the configuration, else one in the run folder."""
+        return Path(stated) if stated else self.path / _DATA
 
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.csv"
-
-    @property
-    def run_state(self) -> Path:
-        return self.path / LAST
 
     @property
     def references(self) -> Path:
@@ -53,62 +72,152 @@ class RunFolder:
     def last(self) -> Path:
         return self.path / "last.safetensors"
 
+    def saved(self, step: int) -> None:
+        """The run state of `step` is in the folder now."""
+        self.step = step
+
+    def claim(self, datasets: Sequence[OpenDataset]) -> None:
+        """Record the data of this run, as soon as they are opened; nothing where nothing is to be trained.
+
+        Raises:
+            ValueError: the run that is there was started with other structures or labels.
+        """
+        if self.origin is None:
+            return
+        digests = data_digests(datasets)
+        if self.recorded is not None:
+            refuse_other_data(self.path, self.recorded.data, digests)
+        self.origin = replace(self.origin, data=digests)
+        if is_main_process():
+            write_json(self.path / ORIGIN_FILE, self.origin.to_dict())
+
+
+#: folders that this process has opened
+_opened: list[RunFolder] = []
+
 
 def open_run_folder(path: str, *, resume: str, config: Any) -> RunFolder:
-    """Make the folder, or find the run in it that is to be continued.
+    """Make the folder, or find the run in it that is to be continued; from now on no other process may write there.
 
     Args:
         path: of the folder.
-        resume: `auto` continues a run that is there, `never` refuses to touch one.
+        resume: `auto` continues a run that is there, `never` refuses to touch one, `fresh` moves it aside and starts over.
         config: instance of the run's schema; written to `resolved_config.yaml`.
 
     Raises:
-        FileExistsError: there is a run and `resume` is `never`.
-        ValueError: `resume` is neither, the run there had another configuration, or its state is damaged.
+        FileExistsError: there is a run and `resume` is `never`, or another process writes there.
+        ValueError: `resume` is neither, the run there was made from something else, or its state is damaged.
     """
-    if resume not in ("auto", "never"):
-        raise ValueError(f"resume is {resume!r}; use auto, never, or the path of a run folder")
+    if resume not in RESUME:
+        raise ValueError(f"resume is {resume!r}; use one of {', '.join(RESUME)}, or the path of a run folder")
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"run={path}: a file of that name exists; choose another folder")
-    found = (folder / LAST).is_file()
-    if found and resume == "never":
-        raise FileExistsError(f"run={path}: there is a run already; choose another folder, or resume=auto to continue it")
-    if found:
-        _refuse_changes(folder, config)
-        read_run_state(folder / LAST)
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_main_process():
+        own_folder(folder)
+    origin = Origin.of(config)
+    if resume == "fresh" and not _is_requeued():
+        run = RunFolder(folder, resume=False, origin=origin)
+        _set_aside(folder)
+    else:
+        run = _found(folder, origin, config, resume)
     (folder / LAST.parent).mkdir(parents=True, exist_ok=True)
     if is_main_process():
-        (folder / RESOLVED_CONFIG).write_text(to_yaml(config))
-    return RunFolder(folder, resume=found)
+        write_whole(folder / RESOLVED_CONFIG, to_yaml(config))
+    _opened[:] = [run]
+    return run
 
 
-def settings_fingerprint(config: Any) -> str:
-    """A digest of every option that a run may not change when it is continued: what a file in its folder was made with."""
-    own = _flat(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
-    kept = {key: value for key, value in own.items() if key.split(".")[0] not in _FREE}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+def opened_run_folder() -> RunFolder | None:
+    """The run folder that this process has opened last."""
+    return _opened[0] if _opened else None
 
 
-def _refuse_changes(folder: Path, config: Any) -> None:
+def forget_opened() -> None:
+    """As if none had been opened: a command of its own begins."""
+    _opened.clear()
+
+
+def _found(folder: Path, origin: Origin, config: Any, resume: str) -> RunFolder:
+    """The run that is there, if there is one, is compared with what is asked for."""
+    has_state = any((folder / file).is_file() for file in (LAST, PREVIOUS))
+    weights = [name for name in _WEIGHTS if (folder / name).is_file()]
+    if (has_state or weights) and resume == "never":
+        raise FileExistsError(f"run={folder}: there is a run already; choose another folder, or resume=auto to continue it")
+    if not (has_state or weights):
+        return RunFolder(folder, resume=False, origin=origin)
+    if not has_state:  # killed before its first state, or one where nothing was better than the start: weights may not change hands
+        recorded = _recorded(folder, config, weights[0])
+        return RunFolder(folder, resume=False, origin=origin, recorded=recorded)
+    console = report_console(quiet=not is_main_process())
+    try:
+        file, state, damage = readable_run_state(folder)
+    except ValueError as error:
+        raise ValueError(f"{error}; {INSTEAD}") from error
+    step = int(state["global_step"])
+    if damage:
+        said = f"warning: {damage}; the run goes on from the state before it, of step {step}"
+        console.print(said, style="yellow", highlight=False, markup=False)
+    if ORIGIN in state:
+        recorded = Origin.from_dict(state[ORIGIN])
+        refuse_other_settings(folder, recorded.settings, config)
+        refuse_other_checkpoint(folder, recorded.checkpoint, config)
+    else:
+        recorded = None
+        refuse_other_settings(folder, _resolved(folder), config)
+        said = f"warning: the run in {folder} is of an earlier version of unipot, which did not record the content of checkpoint and data"
+        console.print(f"{said}; see to it that they are the same", style="yellow", highlight=False, markup=False)
+    return RunFolder(folder, resume=True, resume_from=file, step=step, origin=origin, recorded=recorded)
+
+
+def _recorded(folder: Path, config: Any, weights: str) -> Origin | None:
+    """What a run without a run state was made from.
+
+    Raises:
+        ValueError: it was something else than what is asked for now, or is not known.
+    """
+    if (folder / ORIGIN_FILE).is_file():
+        content = read_json(folder / ORIGIN_FILE)
+        try:
+            recorded = Origin.from_dict(content)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{folder / ORIGIN_FILE}: not what unipot has written there; {INSTEAD}") from error
+        refuse_other_settings(folder, recorded.settings, config)
+        refuse_other_checkpoint(folder, recorded.checkpoint, config)
+        return recorded
+    if not (folder / RESOLVED_CONFIG).is_file():
+        raise ValueError(f"run={folder}: {weights} is there, but nothing says which run it is of; {INSTEAD}")
+    refuse_other_settings(folder, _resolved(folder), config)
+    return None
+
+
+def _resolved(folder: Path) -> Any:
     file = folder / RESOLVED_CONFIG
     if not file.is_file():
-        raise ValueError(f"{file} is missing, so the run in this folder cannot be continued safely; choose another run folder")
-    old, new = _flat(OmegaConf.to_container(OmegaConf.load(file))), _flat(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
-    defaults = _flat(OmegaConf.to_container(OmegaConf.structured(type(config))))
-    old = {k: v for k, v in defaults.items() if v != MISSING} | old  # options that came later had their defaults
-    for key in sorted(set(old) | set(new)):
-        if key.split(".")[0] not in _FREE and old.get(key) != new.get(key):
-            raise ValueError(
-                f"the run in {folder} was started with {key}={old.get(key)}, now it is {new.get(key)}; continue it unchanged "
-                f"(resume={folder} takes the configuration stored there), or choose another run folder"
-            )
+        raise ValueError(f"{file} is missing, so the run in this folder cannot be continued safely; {INSTEAD}")
+    return read_yaml(file)
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):  # an empty section is none: a newer schema may have it where an older one had not
-        return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else str(key)).items()}
-    return {prefix: value}
+def _set_aside(folder: Path) -> None:
+    """Move what an earlier run has left into a folder of its own."""
+    if not is_main_process():
+        return
+    left = [item for item in folder.iterdir() if item.name not in (LOCK, _DATA) and not item.name.startswith(_REPLACED)]
+    if not left:
+        return
+    number = 1
+    while (target := folder / f"{_REPLACED}{number}").exists():
+        number += 1
+    target.mkdir()
+    for item in left:
+        os.replace(item, target / item.name)
+    report_console().print(f"what was in {folder} is now in {target}", highlight=False, markup=False)
+
+
+def _is_requeued() -> bool:
+    """Whether SLURM has started this job before: it then goes on, whatever it was asked to do at first."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -122,3 +231,15 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, content: Any) -> None:
     """`write_whole` of JSON; numbers that are not finite are refused."""
     write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` has written.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); delete it, and what it held is made again") from error

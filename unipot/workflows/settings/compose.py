@@ -38,7 +38,7 @@ def load_config(verb: str, schema: type, overrides: Sequence[str]) -> Any:
     groups = groups_for(schema)
     choices, values, file = _parsed(overrides, groups)
     file_choices: list[str] = []
-    resumed = _resumed(values)
+    resumed = _resumed(values, schema)
     if resumed is not None:
         if choices:
             raise ValueError(f"{choices[0]!r} chooses a group, but a resumed run keeps its configuration; override single values instead")
@@ -74,6 +74,30 @@ def checked_config(schema: type, *layers: Any) -> Any:
 def to_yaml(config: Any) -> str:
     """`config`, an instance of a schema, as YAML that `load_config` accepts."""
     return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Keys and values of a YAML file.
+
+    Raises:
+        ValueError: it is not UTF-8, not YAML, or holds something else.
+    """
+    import yaml
+
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except UnicodeDecodeError as error:
+        at = path.read_bytes().count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}: line {at} is not UTF-8 text (byte {error.object[error.start]:#x}); save the file as UTF-8") from error
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: a value contains itself; take out the alias (*name) that does it") from error
+    except OSError as error:  # what OmegaConf makes of a file that holds a single word or number
+        raise ValueError(f"{path}: expected keys and values at the top ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected keys and values at the top, found {type(content).__name__}")
+    return content  # type: ignore[return-value]
 
 
 def group_names() -> list[str]:
@@ -158,30 +182,29 @@ def _user_file(file: str | None, groups: Sequence[str]) -> tuple[list[str], dict
     path = Path(file)
     if not path.is_file():
         raise FileNotFoundError(f"configuration file {file!r} is not there; give the path of a YAML file")
-    import yaml
-
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ValueError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: expected keys and values at the top, found {type(content).__name__}")
+    content = read_yaml(path)
     chosen = {k: v for k, v in content.items() if k in groups and not isinstance(v, dict)}
     return [_choice(str(k), v) for k, v in chosen.items()], {str(k): v for k, v in content.items() if k not in chosen}
 
 
-def _resumed(values: dict[str, Any]) -> DictConfig | None:
-    """The resolved configuration of the run folder named by `resume=`, if it names one."""
+def _resumed(values: dict[str, Any], schema: type) -> DictConfig | None:
+    """The resolved configuration of the run folder named by `resume=`, if it names one; it must fit `schema`."""
     resume = values.get("resume")
-    if resume is None or resume in ("auto", "never"):
+    if resume is None or resume in ("auto", "never", "fresh"):
         return None
     path = Path(str(resume)) / RESOLVED_CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"resume={resume}: {path} is not there; give a run folder, or resume=auto or resume=never")
-    config = OmegaConf.load(path)
+        raise FileNotFoundError(f"resume={resume}: {path} is not there; give a run folder, or resume=auto, never or fresh")
+    try:
+        content = read_yaml(path)
+        checked_config(schema, content)
+    except ValueError as error:
+        text = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise ValueError(f"{text}; give the whole command line of the run instead, with run={resume}") from error
+    config = OmegaConf.create(content)
     config["run"] = str(resume)
     config["resume"] = values["resume"] = "auto"
-    return config  # type: ignore[return-value]
+    return config
 
 
 def _without_replaced(earlier: Any, later: Any) -> Any:

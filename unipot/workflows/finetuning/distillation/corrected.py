@@ -16,7 +16,7 @@ from unipot.workflows.finetuning.distillation.xtb_labels import METHODS
 from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.finetuning.training_module import train_in_memory
 from unipot.workflows.inputs.datasets import OpenDataset
-from unipot.workflows.runs.run_folder import settings_fingerprint
+from unipot.workflows.runs.origin import settings_fingerprint
 from unipot.zoo.artifact import load_artifact, save_artifact
 
 _ERRORS = "held_out_errors"

@@ -44,7 +44,7 @@ from unipot.workflows.finetuning.search.plan import Settled, SmallDataPlan, Smal
 from unipot.workflows.finetuning.training_module import train_in_memory
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.user_frames import UserFrames, counted_batches
-from unipot.workflows.runs.run_folder import settings_fingerprint
+from unipot.workflows.runs.origin import settings_fingerprint
 from unipot.zoo.artifact import load_potential, save_artifact
 
 #: in a run folder: the model of the difference; a second one is called difference-2
@@ -122,7 +122,7 @@ def correct_teacher(context: FinetuneContext, pretrained: Potential, frames: Use
     settled = settle(beside, plan, start, datasets)
     configs = _members(settled, plan)
     files = [context.run.path / (DIFFERENCE if k == 0 else f"{Path(DIFFERENCE).stem}-{k + 1}.safetensors") for k in range(len(configs))]
-    made_with = [settings_fingerprint(context.config), *(item.store.path.name for item in datasets)]
+    made_with = [settings_fingerprint(context.config), *(item.store.metadata["content_hash"] for item in datasets)]
     for file, member in zip(files, configs, strict=True):
         _keep(file, made_with, replace(beside, config=member) if member else None, start, datasets)
     store = _corrected_store(_labelled(context, pretrained, frames), files, context.dtype, frames.dataset, context.cache)

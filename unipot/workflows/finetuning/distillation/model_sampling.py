@@ -30,7 +30,7 @@ from unipot.workflows.finetuning.distillation.xtb_labels import METHODS, all_lab
 from unipot.workflows.finetuning.schema import TeacherConfig
 from unipot.workflows.finetuning.training_module import train_in_memory
 from unipot.workflows.inputs.user_frames import UserFrames
-from unipot.workflows.runs.run_folder import settings_fingerprint
+from unipot.workflows.runs.origin import settings_fingerprint
 
 #: fs between two labelled structures of a trajectory, at least: they are few, so that they should differ
 _APART = 25
@@ -54,7 +54,8 @@ def moved_and_labelled(context: FinetuneContext, pretrained: Potential, frames: 
     """
     options = context.config.teacher
     starts = [frames.dataset.store[int(index)] for index in np.asarray(frames.dataset.train_indices)]
-    digest = hashlib.sha256(json.dumps([settings_fingerprint(context.config), frames.dataset.store.path.name, list(labels)]).encode())
+    made_with = [settings_fingerprint(context.config), frames.dataset.store.metadata["content_hash"], list(labels)]
+    digest = hashlib.sha256(json.dumps(made_with).encode())
     for start in starts:
         digest.update(start.input_bytes())
     path = context.cache / f"{options.method}-{digest.hexdigest()[:12]}.unipot"

@@ -8,7 +8,6 @@ approximations: the Δ-machine learning approach", J. Chem. Theory Comput. 11, 2
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +28,8 @@ from unipot.workflows.finetuning.schema import AUTO, NONE, FinetuneConfig, Teach
 from unipot.workflows.finetuning.training_module import train_in_memory
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.user_frames import free_head_name
-from unipot.workflows.runs.run_folder import settings_fingerprint, write_json
+from unipot.workflows.runs.origin import settings_fingerprint
+from unipot.workflows.runs.run_folder import read_json, write_json
 from unipot.zoo.artifact import save_artifact
 
 #: in a run folder: the distilled model, beside the facts that are also in the card
@@ -100,10 +100,10 @@ def distil_plainly(context: FinetuneContext, pretrained: Potential, own: OpenDat
     if options.method == NONE:
         return Distilled(potential=pretrained, facts={})
     facts_file, model_file = context.run.path / FACTS, context.run.path / DISTILLED
-    made_with = [settings_fingerprint(context.config), str(own.store.path.name)]
+    made_with = [settings_fingerprint(context.config), own.store.metadata["content_hash"]]
     kept = kept_model(model_file, made_with, context.dtype) if facts_file.is_file() else None
     if kept is not None:
-        return Distilled(potential=kept.potential, facts=json.loads(facts_file.read_text(encoding="utf-8")))
+        return Distilled(potential=kept.potential, facts=read_json(facts_file))
     console.rule(f"distillation of {METHODS[options.method]}")
     began = time.perf_counter()
     starts = [own.store[int(index)] for index in np.asarray(own.train_indices)]

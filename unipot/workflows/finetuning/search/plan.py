@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,7 +40,7 @@ from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.user_frames import UserFrames
 from unipot.workflows.runs.finetune_run import SMALL_DATA_FILE
 from unipot.workflows.runs.fit import Export, FitResult
-from unipot.workflows.runs.run_folder import RunFolder, write_json
+from unipot.workflows.runs.run_folder import RunFolder, read_json, write_json
 from unipot.workflows.settings.compose import checked_config
 
 MODES = ("auto", "on", "off")
@@ -191,7 +190,7 @@ def settle(
     keeps = plan.by_folds and config.uncertainty != NONE
     runner = TrialRunner(context, plan.candidates, plan.folds, start, datasets, fresh=fresh, keeps_weights=keeps)
     if run.resume and file.is_file():
-        report = SmallDataReport.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        report = SmallDataReport.from_dict(read_json(file))
     else:
         report = _searched(config.stated, plan, runner)
         write_json(file, report.to_dict())

@@ -29,7 +29,7 @@ from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.user_frames import frames_batches
 from unipot.workflows.runs.fit import fit_in_memory, in_memory
 from unipot.workflows.runs.mixture_data import mixture_data
-from unipot.workflows.runs.run_folder import write_json
+from unipot.workflows.runs.run_folder import read_json, write_json
 from unipot.zoo.artifact import save_artifact
 
 #: in a run folder; finished trials by a digest of everything they depend on
@@ -86,7 +86,7 @@ class TrialRunner:
         self.context, self.candidates, self.folds, self.start, self.datasets = context, candidates, tuple(folds), start, tuple(datasets)
         self.fresh, self.keeps_weights = fresh, keeps_weights
         self.file, self.weights = context.run.path / TRIALS_FILE, context.run.path / WEIGHTS_FOLDER
-        self.finished: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
+        self.finished: dict[str, Any] = read_json(self.file) if self.file.is_file() else {}
         self._start_errors: dict[int, dict[str, float]] = {}
 
     def run(self, candidate: str, fold: int, rung: Rung) -> Trial:
