@@ -45,6 +45,12 @@ def test_a_kept_head_predicts_as_the_checkpoint_does(tmp_path, parent, toy_data)
     np.testing.assert_allclose(_forces(model, atoms.copy(), "metals"), _forces(parent, atoms.copy(), "metals"), atol=1e-6)
 
 
+def test_a_kept_head_tells_the_elements_of_both_runs(tmp_path, parent, toy_data):
+    write(tmp_path / "copper.extxyz", [atoms for atoms in read(toy_data["metals"], ":") if set(atoms.symbols) == {"Cu"}])
+    model = _standing_still(tmp_path / "run", parent, {"metals": (tmp_path / "copper.extxyz", "EMT")})
+    assert load_potential(model).heads["metals"].trained_elements == {13, 28, 29}
+
+
 def test_heads_are_those_of_the_run(tmp_path, parent, toy_data, capsys):
     model = _standing_still(tmp_path, parent, {"more": (toy_data["molecules"], "other"), "metals": (toy_data["metals"], "EMT")})
     assert load_potential(model).head_names == ("more", "metals")

@@ -80,6 +80,13 @@ def test_merged_model_is_the_adapted_model(potential):
     assert torch.equal(predict(potential), adapted), "merging changed the adapted model"
 
 
+def test_merged_heads_still_tell_which_elements_they_were_trained_on(potential):
+    for name in potential.head_names:
+        potential.heads[name].trained_elements = frozenset({1, 8})
+    inject_lora(potential, LoraSettings(rank=2, alpha=2.0), seed=0)
+    assert [merged(potential).heads[name].trained_elements for name in potential.head_names] == [{1, 8}] * len(potential.head_names)
+
+
 def test_merged_weights_are_the_weights_plus_alpha_over_rank_times_the_product(potential):
     before = {name: p.detach().clone() for name, p in potential.named_parameters()}
     report = inject_lora(potential, LoraSettings(rank=2, alpha=5.0), seed=0)
