@@ -13,8 +13,9 @@ from ase.io import write
 from unipot.calculator import UnipotCalculator
 from unipot.cli import main
 from unipot.evaluation.predictions import evaluate_structures
-from unipot.models.trained_elements import ElementGuard
+from unipot.models.trained_elements import ElementGuard, told_by
 from unipot.zoo import load_artifact, load_potential, read_card, save_artifact
+from unipot.zoo.card import CHECKSUM
 
 COPPER = {"name": "cu", "head": "mine", "labels": ["energy", "forces"], "elements": ["Cu"]}
 SENTENCE = "head 'mine' was trained on Cu; none of its frames held Al, so that predictions for structures with it are extrapolation"
@@ -99,7 +100,7 @@ def test_a_model_that_is_trained_further_adds_to_what_its_head_has_seen(model, t
 def test_a_card_of_an_earlier_version_tells_by_its_datasets(make_potential, tmp_path):
     folder = save_artifact(tmp_path / "model", make_potential(heads=("mine", "other")), card={"datasets": [COPPER]})
     card = read_card(folder)
-    del card["heads"]["mine"]["trained_elements"]
+    del card["heads"]["mine"]["trained_elements"], card[CHECKSUM]
     (folder / "card.json").write_text(json.dumps(card))
     heads = load_artifact(folder).potential.heads
     assert (heads["mine"].trained_elements, heads["other"].trained_elements) == ({29}, None)
@@ -107,10 +108,8 @@ def test_a_card_of_an_earlier_version_tells_by_its_datasets(make_potential, tmp_
 
 @pytest.mark.parametrize("broken", [None, 3, ["Cu"], {"mine": 3}, {"mine": {"trained_elements": 3}}, {"mine": {"trained_elements": [[]]}}])
 @pytest.mark.parametrize("key", ["heads", "datasets"])
-def test_a_section_of_another_shape_tells_nothing(make_potential, tmp_path, broken, key):
-    folder = save_artifact(tmp_path / "model", make_potential(heads=("mine",)))
-    (folder / "card.json").write_text(json.dumps({**read_card(folder), key: broken}))
-    assert load_potential(folder).heads["mine"].trained_elements is None
+def test_a_section_of_another_shape_tells_nothing(broken, key):
+    assert told_by({key: broken}, "mine") is None
 
 
 @pytest.mark.parametrize("verb", ["md", "relax"])
