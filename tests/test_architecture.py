@@ -13,12 +13,12 @@ OTHERS = sorted(path for name in ("data_recipes", "scripts", "tests") for path i
 
 #: first part of a module's path below `unipot` -> row of DESIGN §2
 LAYERS = {
-    "units": 0, "properties": 0, "resources": 0, "terminal": 0, "yaml_files": 0,
+    "units": 0, "properties": 0, "resources": 0, "terminal": 0, "yaml_files": 0, "errors": 0, "nearest": 0,
     "structure": 1, "neighbors": 1, "batch": 1, "composition": 1, "occupancy": 1,
     "data": 2, "models": 2,
     "zoo": 3,
     "training": 4, "finetune": 4, "simulate": 4, "calculator": 4, "evaluation": 4, "testing": 4, "reporting": 4,
-    "workflows": 5, "cli": 5,
+    "workflows": 5, "cli": 6, "commands": 0, "command_help": 5, "defects": 5,
 }  # fmt: skip
 SIBLINGS = {"data": "models", "models": "data"}
 BANNED_NAMES = {"utils", "helpers", "common", "base", "misc"}

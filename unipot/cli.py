@@ -1,118 +1,29 @@
-"""`unipot <verb> [options]`: one table of verbs; each is a function of a checked configuration."""
+"""`unipot <command> [settings]`: each command is a function of a checked configuration."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
-#: errors that tell the user what to change; anything else is a defect of ours
-USER_ERRORS = (ValueError, KeyError, TypeError, OSError)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verb:
-    """One command.
-
-    Attributes:
-        workflow: `module:function`, imported when the verb is run.
-        schema: `module:dataclass` of its configuration.
-        summary: one line for the help text.
-        example: a full command line.
-        kinds: words of which one must follow the verb; empty where settings follow at once.
-    """
-
-    workflow: str
-    schema: str
-    summary: str
-    example: str
-    kinds: tuple[str, ...] = ()
-
-
-VERBS: dict[str, Verb] = {
-    "prepare": Verb(
-        workflow="unipot.workflows.prepare:prepare",
-        schema="unipot.workflows.settings.schema:PrepareConfig",
-        summary="convert structures to a store, with a census",
-        example="unipot prepare path=oc20.extxyz out=oc20.unipot level_of_theory=RPBE",
-    ),
-    "duplicates": Verb(
-        workflow="unipot.workflows.duplicates:duplicates",
-        schema="unipot.workflows.duplicates:DuplicatesConfig",
-        summary="frames of equal geometry within and across stores, and leakage",
-        example="unipot duplicates stores=[train.unipot] held_out=[test.unipot]",
-    ),
-    "inspect": Verb(
-        workflow="unipot.workflows.inspect:inspect",
-        schema="unipot.workflows.inspect:InspectConfig",
-        summary="what stores hold, as one HTML page",
-        example="unipot inspect stores=[oc20.unipot,mptrj.unipot] output=data.html",
-    ),
-    "pretrain": Verb(
-        workflow="unipot.workflows.pretrain:pretrain",
-        schema="unipot.workflows.settings.schema:PretrainConfig",
-        summary="train one model on a mixture of datasets",
-        example="unipot pretrain run=runs/a datasets.oc20.path=oc20.unipot datasets.oc20.level_of_theory=RPBE",
-    ),
-    "finetune": Verb(
-        workflow="unipot.workflows.finetune:finetune",
-        schema="unipot.workflows.finetuning.schema:FinetuneConfig",
-        summary="adapt a trained model to your own frames",
-        example="unipot finetune checkpoint=runs/a/best.safetensors data=mine.extxyz",
-    ),
-    "evaluate": Verb(
-        workflow="unipot.workflows.evaluate:evaluate",
-        schema="unipot.workflows.evaluate:EvaluateConfig",
-        summary="errors per dataset, property and element",
-        example="unipot evaluate checkpoint=runs/a/best.safetensors data=test.extxyz",
-    ),
-    "study": Verb(
-        workflow="unipot.workflows.study:study",
-        schema="unipot.workflows.studies.config:StudyConfig",
-        summary="learning curves over frames, seeds, strategies and targets",
-        example="unipot study learning-curve checkpoint=runs/a/best.safetensors data=mine.extxyz test_data=test.extxyz",
-        kinds=("learning-curve",),
-    ),
-    "report": Verb(
-        workflow="unipot.workflows.report:report",
-        schema="unipot.workflows.report:ReportConfig",
-        summary="one HTML page out of run folders",
-        example="unipot report pretrain_run=runs/a finetune_runs=[runs/mine,runs/mine-scratch] output=report.html",
-    ),
-    "relax": Verb(
-        workflow="unipot.workflows.relax:relax",
-        schema="unipot.workflows.relax:RelaxConfig",
-        summary="relax a structure",
-        example="unipot relax checkpoint=runs/a/best.safetensors structure=slab.extxyz",
-    ),
-    "md": Verb(
-        workflow="unipot.workflows.md:md",
-        schema="unipot.workflows.md:MdConfig",
-        summary="molecular dynamics",
-        example="unipot md checkpoint=runs/a/best.safetensors structure=water.extxyz",
-    ),
-    "package": Verb(
-        workflow="unipot.workflows.package:package",
-        schema="unipot.workflows.package:PackageConfig",
-        summary="compile a model ahead of time for simulations",
-        example="unipot package checkpoint=runs/a/best.safetensors out=model.pt2",
-    ),
-}
+from unipot.commands import VERBS, WORD_COMMANDS
+from unipot.defects import report_defect
+from unipot.errors import InvalidInput, MissingFile, UserError
+from unipot.nearest import did_you_mean
 
 #: starts one run of a study; not listed, since `unipot study` calls it
 STUDY_RUN = "study-run"
 #: how torch marks an error that a data-loading process raised
 _WORKER = "DataLoader worker process"
-
-_OPTIONS_HELP = """options:
-  key.path=value     set one value, for example schedule.max_steps=2000
-  group=option       choose a prepared block of settings, see the list below
-  config=my.yaml     read values (and `group: option` lines) from your own file; the command line wins over it
-"""
+#: package -> extra that brings it
+EXTRAS = {
+    "tblite": "quickstart", "rdkit": "organics", "pyscf": "dft", "fairchem": "fairchem", "ase_db_backends": "fairchem", "h5py": "recipes",
+    "ijson": "recipes", "zstandard": "compression",
+}  # fmt: skip
+#: settings that name a file which must be there before anything heavy is imported
+_INPUTS = ("checkpoint", "data", "test_data", "validation_data", "structure", "pretrain_run", "start_from")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 when it worked; 2 for a mistake in the input (one sentence on stderr, no traceback unless UNIPOT_DEBUG=1); 3 when `relax`
-        wrote everything and a structure did not converge; 130 after Ctrl-C; of a training 143 after SIGTERM, and 75 after SIGUSR1,
-        with which a job is to be put into the queue again.
+        wrote everything and a structure did not converge; 70 for a defect of ours, whose traceback is in a file; 130 after Ctrl-C; of a
+        training 143 after SIGTERM, and 75 after SIGUSR1, with which a job is to be put into the queue again.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -129,21 +40,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough, as in `unipot pretrain --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except USER_ERRORS as error:
-        if os.environ.get("UNIPOT_DEBUG") == "1" or not _is_for_user(error):
-            raise
-        print(f"unipot: error: {_sentence(error)}", file=sys.stderr)
-        return getattr(error, "exit_code", 2)
     except KeyboardInterrupt as stop:  # that of a run says what is kept, and the exit code of its signal
         code = getattr(stop, "exit_code", 130)
         if code:
             print(f"unipot: {str(stop) or 'interrupted'}", file=sys.stderr)
         return code
+    except Exception as error:
+        if os.environ.get("UNIPOT_DEBUG") == "1":
+            raise
+        sentence = sentence_of(error)
+        if sentence is None:
+            return report_defect(error, arguments)
+        print(f"unipot: error: {sentence}", file=sys.stderr)
+        return getattr(error, "exit_code", 2)
+
+
+def sentence_of(error: BaseException) -> str | None:
+    """What the user is told; None for a defect of ours."""
+    text = str(error)
+    if _WORKER in text:  # torch repeats the worker's whole traceback; its last line is the message
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    if isinstance(error, UserError | OSError) or _raised_in_a_recipe(error):
+        return str(error.args[0]) if isinstance(error, KeyError) and error.args else text
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        if package in EXTRAS:
+            return f"this needs the package {package}: pip install 'unipot[{EXTRAS[package]}]'"
+    return None
+
+
+def _raised_in_a_recipe(error: BaseException) -> bool:
+    """Recipes, of the user's own too, tell their mistakes by the exceptions of Python."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_in = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+    return isinstance(error, ValueError | KeyError | TypeError) and (raised_in == "recipe" or raised_in.startswith("unipot_recipe_"))
 
 
 def _run(arguments: list[str]) -> int:
+    from unipot.command_help import command_help, general_help
+
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_general_help())
+        print(general_help())
         return 0
     verb, *rest = arguments
     if verb in ("--version", "version"):
@@ -151,27 +90,33 @@ def _run(arguments: list[str]) -> int:
 
         print(__version__)
         return 0
-    if verb == "models":
-        return _models(rest)
-    if verb == "recipes":
-        return _recipes(rest)
+    if verb in _WORD_COMMANDS:
+        return _WORD_COMMANDS[verb](rest)
     if verb == STUDY_RUN:
         from unipot.workflows.studies.worker import work
 
         return work(Path(rest[0]), main)
     if verb not in VERBS:
-        names = [*VERBS, "models", "recipes"]
-        close = get_close_matches(verb, names, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"command {verb!r} is not known{hint}; commands are: {', '.join(names)}")
+        names = [*VERBS, *WORD_COMMANDS]
+        raise InvalidInput(f"command {verb!r} is not known{did_you_mean(verb, names)}; commands are: {', '.join(names)}")
     if any(word in ("-h", "--help") for word in rest):
-        print(_verb_help(verb))
+        print(command_help(verb))
         return 0
     from unipot.workflows.settings.compose import load_config
 
     config = load_config(verb, _attribute(VERBS[verb].schema), _joined_config(_without_kind(verb, rest)))
+    _require_inputs(config)
     _attribute(VERBS[verb].workflow)(config)
     return 0
+
+
+def _require_inputs(config: object) -> None:
+    """Refuse paths that are not there now, not after the seconds that torch takes to load."""
+    for key in _INPUTS:
+        value = getattr(config, key, None)
+        plain = isinstance(value, str) and "://" not in value and not set("*?[@") & set(value)
+        if plain and value and not Path(value).expanduser().exists() and not Path(value.partition("::")[0]).exists():
+            raise MissingFile(f"{key}={value}: there is no such file or folder (looked from {Path.cwd()}); correct the path")
 
 
 def _without_kind(verb: str, words: list[str]) -> list[str]:
@@ -179,7 +124,7 @@ def _without_kind(verb: str, words: list[str]) -> list[str]:
     kinds = VERBS[verb].kinds
     if kinds and words[:1] not in [[kind] for kind in kinds]:
         found = f", not {words[0]!r}" if words else ""
-        raise ValueError(f"unipot {verb} is followed by one of: {', '.join(kinds)}{found}; for example `{VERBS[verb].example}`")
+        raise InvalidInput(f"unipot {verb} is followed by one of: {', '.join(kinds)}{found}; for example `{VERBS[verb].example}`")
     return words[1:] if kinds else words
 
 
@@ -195,11 +140,11 @@ def _joined_config(words: list[str]) -> list[str]:
         elif word.startswith("--config="):
             joined.append(word[2:])
         elif word.startswith("-"):
-            raise ValueError(f"option {word!r} is not known; settings are written key=value, and --config names a file")
+            raise InvalidInput(f"option {word!r} is not known; settings are written key=value, and --config names a file")
         else:
             joined.append(word)
     if waiting:
-        raise ValueError("--config needs the path of a YAML file")
+        raise InvalidInput("--config needs the path of a YAML file")
     return joined
 
 
@@ -227,7 +172,7 @@ def _models(words: list[str]) -> int:
             print(f"{what + ':':<14} {found}")
         print(f"nothing is wrong with {words[1]}")
         return 0
-    raise ValueError("write `unipot models list`, `unipot models show <checkpoint>` or `unipot models verify <checkpoint>`")
+    raise InvalidInput("write `unipot models list`, `unipot models show <checkpoint>` or `unipot models verify <checkpoint>`")
 
 
 def _recipes(words: list[str]) -> int:
@@ -236,7 +181,7 @@ def _recipes(words: list[str]) -> int:
         print("usage: unipot recipes: the data recipes with title, licence and size | unipot recipes <name>: the card of one")
         return 0
     if len(words) > 1 or words[:1] and words[0].startswith("-"):
-        raise ValueError("write `unipot recipes`, or `unipot recipes <name>`")
+        raise InvalidInput("write `unipot recipes`, or `unipot recipes <name>`")
     from unipot.workflows.recipe_list import list_recipes, show_recipe
 
     if words:
@@ -246,24 +191,12 @@ def _recipes(words: list[str]) -> int:
     return 0
 
 
-def _general_help() -> str:
-    lines = ["usage: unipot <command> [options]", "", "commands:"]
-    lines += [f"  {name:<10} {verb.summary}" for name, verb in VERBS.items()]
-    lines += ["  models     list backbones, show or verify a checkpoint", "  recipes    list public datasets, show the card of one"]
-    lines += ["", "`unipot <command> --help` lists its settings."]
-    return "\n".join(lines)
+def _completion(words: list[str]) -> int:
+    """`unipot completion <shell>`."""
+    from unipot.command_help import completion
 
-
-def _verb_help(name: str) -> str:
-    from unipot.workflows.settings.compose import groups_for, options_of
-
-    verb = VERBS[name]
-    lines = [f"unipot {name}: {verb.summary}", "", f"example:\n  {verb.example}", "", _OPTIONS_HELP, "groups and their options:"]
-    lines += [f"  {group:<10} {', '.join(options_of(group))}" for group in groups_for(_attribute(verb.schema))]
-    from unipot.resources import conf_dir
-
-    lines += ["", f"settings ({conf_dir() / (name + '.yaml')}):", "", (conf_dir() / f"{name}.yaml").read_text()]
-    return "\n".join(lines)
+    print(completion(words))
+    return 0
 
 
 def _attribute(path: str) -> object:
@@ -271,23 +204,8 @@ def _attribute(path: str) -> object:
     return getattr(import_module(module), name)
 
 
-def _is_for_user(error: BaseException) -> bool:
-    """Whether the error was raised by unipot's own checks, or by the file system, and so is the user's to mend."""
-    if isinstance(error, OSError) or _WORKER in str(error):
-        return True
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    raised_in = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "").partition(".")[0]
-    return raised_in in ("unipot", "recipe", "__main__") or raised_in.startswith("unipot_recipe_")
-
-
-def _sentence(error: BaseException) -> str:
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    if _WORKER in text:  # torch repeats the worker's whole traceback; its last line is the message
-        text = text.strip().splitlines()[-1].partition(": ")[2]
-    return text
-
+#: commands of words
+_WORD_COMMANDS = {"models": _models, "recipes": _recipes, "completion": _completion}
 
 if __name__ == "__main__":
     sys.exit(main())

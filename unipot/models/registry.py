@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 from unipot.models.backbone import Backbone
+from unipot.nearest import did_you_mean
 
 #: name -> "module:class" for the ones that ship (imported when asked for), or a factory
 _BACKBONES: dict[str, str | Callable[..., Backbone]] = {
@@ -39,7 +39,7 @@ def build_backbone(name: str, hyperparameters: dict[str, Any]) -> Backbone:
         ValueError: the name or a hyperparameter is unknown (the closest known one is named).
     """
     if name not in _BACKBONES:
-        raise ValueError(f"backbone {name!r} is not known{_closest(name, _BACKBONES)}; known are: {', '.join(_BACKBONES)}")
+        raise ValueError(f"backbone {name!r} is not known{did_you_mean(name, _BACKBONES)}; known are: {', '.join(_BACKBONES)}")
     factory = _BACKBONES[name]
     if isinstance(factory, str):
         module, _, attribute = factory.partition(":")
@@ -49,11 +49,7 @@ def build_backbone(name: str, hyperparameters: dict[str, Any]) -> Backbone:
         for key in hyperparameters:
             if key not in allowed:
                 raise ValueError(
-                    f"backbone {name!r} has no hyperparameter {key!r}{_closest(key, allowed)}; it takes: {', '.join(allowed)}"
+                    f"backbone {name!r} has no hyperparameter {key!r}{did_you_mean(key, allowed)}; it takes: {', '.join(allowed)}"
                 )
     return factory(**hyperparameters)
 
-
-def _closest(word: str, options: Any) -> str:
-    close = get_close_matches(word, list(options), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from unipot.data.label_use import counted_labels
@@ -34,30 +34,8 @@ from unipot.workflows.runs.error_bars import judge_error_bars, write_error_bars
 from unipot.workflows.runs.finetune_run import EVALUATIONS
 from unipot.workflows.settings.compose import RESOLVED_CONFIG, checked_config, read_yaml
 from unipot.workflows.settings.devices import device_named, optional_dtype
-from unipot.workflows.settings.schema import LabelConfig, MixtureConfig, TrainerConfig, UserDataConfig
+from unipot.workflows.settings.schema import EvaluateConfig, MixtureConfig, TrainerConfig, UserDataConfig
 from unipot.zoo.artifact import load_artifact
-
-
-@dataclass(kw_only=True)
-class EvaluateConfig:
-    """Schema of `conf/evaluate.yaml`. `data` and `head` take one value, or lists of equal length."""
-
-    checkpoint: str = MISSING
-    data: Any = None
-    head: Any = None
-    output: str | None = None
-    energy_kind: str | None = None
-    labels: list[str] | None = None
-    format: str = "auto"
-    sources: dict[str, LabelConfig] = field(default_factory=dict)
-    keep_unconverged: bool = False
-    max_atoms: int = MISSING
-    max_edges: int = MISSING
-    device: str = MISSING
-    dtype: str | None = None
-    thresholds: dict[str, float] = field(default_factory=dict)
-    uncertainty_frames: int = 200
-    unknown_elements: str = "warn"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from unipot.data.spec import DatasetSpec
 from unipot.data.store import Store, StoreWriter
 from unipot.models import CompositionReference, Head, HeadBank, Potential, build_backbone
 from unipot.structure import Structure
-from unipot.workflows.evaluate import EvaluateConfig, evaluate
+from unipot.workflows.evaluate import evaluate
 from unipot.workflows.finetuning.alignment import align_to_frames, parent_candidates
 from unipot.workflows.finetuning.inputs import open_everything
 from unipot.workflows.finetuning.schema import AUTO, FinetuneConfig
@@ -24,7 +24,7 @@ from unipot.workflows.inputs.datasets import OpenDataset, open_datasets
 from unipot.workflows.inputs.evaluation_sets import require_same_energy_kind
 from unipot.workflows.inputs.user_frames import open_frames
 from unipot.workflows.settings.compose import load_config
-from unipot.workflows.settings.schema import DatasetConfig, MixtureConfig, UserDataConfig
+from unipot.workflows.settings.schema import DatasetConfig, EvaluateConfig, MixtureConfig, UserDataConfig
 from unipot.zoo import describe_artifact, load_artifact, save_artifact
 
 QUIET = Console(quiet=True)

@@ -6,7 +6,6 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ from typing import Any
 
 from unipot.data.catalog.cards import RawFile, load_card, raw_files
 from unipot.data.labels import SkippedItem
+from unipot.nearest import did_you_mean
 from unipot.structure import Structure
 
 #: arguments of `parts` and `structures` that are not options
@@ -95,8 +95,7 @@ class Recipe:
         allowed = list(self.option_defaults())
         for option in options:
             if option not in allowed:
-                close = get_close_matches(option, allowed, n=1)
-                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                hint = did_you_mean(option, allowed)
                 raise ValueError(f"recipe {self.name!r} has no option {option!r}{hint}; it has: {', '.join(allowed) or 'none'}")
 
     def option_defaults(self) -> dict[str, Any]:
@@ -140,9 +139,7 @@ def load_recipe(folder: Path, name: str) -> Recipe:
         folder, name = Path(name).parent, Path(name).name
     names = recipe_names(folder)
     if name not in names:
-        close = get_close_matches(name, names, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"recipe {name!r} is not known{hint}; recipes are: {', '.join(names) or f'none in {folder}'}")
+        raise ValueError(f"recipe {name!r} is not known{did_you_mean(name, names)}; recipes are: {', '.join(names) or f'none in {folder}'}")
     file = folder / name / "recipe.py"
     card = load_card(folder / name / "card.yaml")
     module = _module(file, name)

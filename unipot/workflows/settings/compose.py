@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -16,6 +15,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from unipot.nearest import did_you_mean
 from unipot.resources import conf_dir
 
 #: name of the file in a run folder that holds everything the run was made of
@@ -157,7 +157,7 @@ def _choice(group: str, option: Any, package: str | None = None) -> str:
     if isinstance(option, bool) and "on" in options_of(group):
         option = "on" if option else "off"  # what YAML makes of these words
     if option is not None and str(option) not in options_of(group):
-        hint = _closest(str(option), options_of(group))
+        hint = did_you_mean(str(option), options_of(group))
         raise ValueError(f"{group}={option} is not known{hint}; options are: {', '.join(options_of(group))}")
     where = f"+{group}@{package}" if package else group
     return f"{where}={'null' if option is None else option}"
@@ -225,7 +225,7 @@ def _refuse_unknown(value: Any, annotation: Any, where: str) -> None:
         for key, item in value.items():
             if key not in names:
                 place = f" in {where!r}" if where else ""
-                hint = _closest(str(key), names)
+                hint = did_you_mean(str(key), names)
                 raise ValueError(f"option {_join(where, key)!r} is not known{hint}; options{place} are: {', '.join(names)}")
             if isinstance(item, Mapping) and not _takes_keys(hints[key]):
                 here = _join(_join(where, key), next(iter(item), "..."))
@@ -271,7 +271,3 @@ def _leaves(value: Mapping[str, Any], where: str = "") -> list[str]:
 def _join(where: str, key: Any) -> str:
     return f"{where}.{key}" if where else str(key)
 
-
-def _closest(word: str, options: Sequence[str]) -> str:
-    close = [option for option in options if option.startswith(word)] or get_close_matches(word, options, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 
+
 @dataclass(kw_only=True)
 class BackboneConfig:
     """`name` out of the registry and its constructor arguments; what is null of the native ones is filled from the data.
@@ -331,3 +332,25 @@ class PrepareConfig:
     keep_unconverged: bool = False  # frames of VASP, Quantum ESPRESSO and GPAW outputs whose electrons did not converge
     check_disk: bool = True  # stop before the work when free space will not do
     overwrite: bool = False
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """Schema of `conf/evaluate.yaml`. `data` and `head` take one value, or lists of equal length."""
+
+    checkpoint: str = MISSING
+    data: Any = None
+    head: Any = None
+    output: str | None = None
+    energy_kind: str | None = None
+    labels: list[str] | None = None
+    format: str = "auto"
+    sources: dict[str, LabelConfig] = field(default_factory=dict)
+    keep_unconverged: bool = False
+    max_atoms: int = MISSING
+    max_edges: int = MISSING
+    device: str = MISSING
+    dtype: str | None = None
+    thresholds: dict[str, float] = field(default_factory=dict)
+    uncertainty_frames: int = 200
+    unknown_elements: str = "warn"
