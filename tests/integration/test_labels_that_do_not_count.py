@@ -49,6 +49,7 @@ def pretrained(slabs):
 
 def test_pretraining_says_which_labels_do_not_count(pretrained):
     said = pretrained[1]
+    assert "stress (0 of 12 count)" in said
     assert re.search(r"x stress \([a-z]+, zero: no label counts\)", said)
     assert re.search(r"slabs: forces of (\d+) of (\d+) atoms do not count: they were fixed, and 100% of their force labels are", said)
 

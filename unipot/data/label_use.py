@@ -29,6 +29,19 @@ def counted_labels(store: Store, indices: Indices | None = None, at_most: int = 
     return CountedLabels.of((store[int(chosen[int(k)])] for k in places), whole=n == len(chosen))  # type: ignore[call-overload]
 
 
+def stress_counts(store: Store) -> tuple[int, int]:
+    """Structures of a store that have a stress, and those of them that are periodic along all axes; no record is read."""
+    if not store.metadata["label_counts"].get("stress"):
+        return 0, 0
+    pressure, volume = store.column("pressure"), store.column("volume_per_atom")
+    n_stress = n_counted = 0
+    for first, last in chunks(len(store)):
+        stress = ~np.isnan(pressure[first:last])
+        n_stress += int(stress.sum())
+        n_counted += int((stress & ~np.isnan(volume[first:last])).sum())
+    return n_stress, n_counted
+
+
 def refuse_void_stress(store: Store, labels: Iterable[str], where: str) -> None:
     """Stop where stress was asked for by name and none counts; a store knows without reading a record.
 
@@ -42,12 +55,7 @@ def refuse_void_stress(store: Store, labels: Iterable[str], where: str) -> None:
     """
     if "stress" not in labels:
         return
-    pressure, volume = store.column("pressure"), store.column("volume_per_atom")
-    n_stress = n_counted = 0
-    for first, last in chunks(len(store)):
-        stress = ~np.isnan(pressure[first:last])
-        n_stress += int(stress.sum())
-        n_counted += int((stress & ~np.isnan(volume[first:last])).sum())
+    n_stress, n_counted = stress_counts(store)
     if n_stress and not n_counted:
         raise ValueError(
             f"{where}: labels names stress, but none of the {n_stress:,} structures with a stress is periodic along all axes, so that no "

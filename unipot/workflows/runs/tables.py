@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from unipot.data.label_use import counted_labels
+from unipot.data.label_use import counted_labels, stress_counts
 from unipot.data.mixture.budget import position_chunks
 from unipot.data.quality.counted_labels import CountedLabels
+from unipot.data.store import Store
 from unipot.structure import symbols_of
 from unipot.training.losses import StepLoss
 from unipot.training.metrics import MetricTable
@@ -29,10 +30,17 @@ def show_datasets(console: Console, datasets: Sequence[OpenDataset], shares: Map
         smallest, largest = min(int(part.min()) for part in sizes), max(int(part.max()) for part in sizes)
         elements = symbols_of(item.store.elements) if len(item.store.elements) <= 6 else f"{len(item.store.elements)} elements"
         counts = counts | {name: described["n"] for name, described in item.store.scalars.items()}
-        labels = ", ".join(label if n == len(item.store) else f"{label} ({n})" for label, n in counts.items())
+        labels = ", ".join(_with_count(label, n, item.store) for label, n in counts.items())
         numbers = [str(len(item.train_indices)), str(len(item.validation_indices)), f"{smallest}-{largest}"]
         table.add_row(name, item.spec.head, *numbers, elements, labels, f"{100 * shares[name]:.1f} %", f"{passes[name]:.2f}")
     console.print(table)
+
+
+def _with_count(label: str, n: int, store: Store) -> str:
+    """A label, and of how many structures: of a stress, those that it counts for."""
+    if label == "stress" and (counted := stress_counts(store)[1]) < n:
+        return f"stress ({counted} of {n} count)"
+    return label if n == len(store) else f"{label} ({n})"
 
 
 def show_heads(console: Console, statistics: Sequence[HeadStatistics]) -> None:
