@@ -76,7 +76,8 @@ def _count(node: Any, known: dict[int, int | None], where: str) -> int:
     if id(node) in known:
         n_values = known[id(node)]
         if n_values is None:
-            raise ValueError(f"{where}: what begins in line {node.start_mark.line + 1} contains itself; take out the alias (*name) that does it")
+            line = node.start_mark.line + 1
+            raise ValueError(f"{where}: what begins in line {line} contains itself; take out the alias (*name) that does it")
         return n_values
     known[id(node)] = None
     inner = getattr(node, "value", None)
