@@ -180,6 +180,7 @@ def test_a_damaged_package_is_refused_before_its_code_is_loaded(package, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:sums over neighbours run without")  # said of the plain model inside
 def test_a_package_that_needs_our_kernels_says_so_where_they_cannot_be_had(package, monkeypatch, tmp_path):
     packaged, path = package
     monkeypatch.setenv("CC", "no-such-compiler")

@@ -171,10 +171,9 @@ def _levels(value: Any) -> str:
 
 
 def _energy_kind(value: Any) -> str:
-    allowed = ", ".join(ENERGY_KINDS)
     if isinstance(value, str) and value in ENERGY_KINDS:
         return ""
-    return f"is {_short(value)}; use one of: {allowed} (words about the zero go to energy_zero)"
+    return f"is {_short(value)}; use one of: {', '.join(ENERGY_KINDS)} (words about the zero go to energy_zero)"
 
 
 def _elements(value: Any) -> str:
