@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
 
-from unipot.errors import InvalidInput
 from unipot.commands import TOPICS, VERBS, WORD_COMMANDS
+from unipot.errors import InvalidInput
 from unipot.resources import conf_dir
 
 _OPTIONS = """options:

@@ -12,7 +12,6 @@ from typing import Any
 from omegaconf import MISSING
 
 
-
 @dataclass(kw_only=True)
 class BackboneConfig:
     """`name` out of the registry and its constructor arguments; what is null of the native ones is filled from the data.
