@@ -112,7 +112,7 @@ def yaml_says_so(path: Path, reading: dict[str, str], sound: dict[str, str]) -> 
             return False
     named = {*in_file, *leaves(_loaded(CONFIGURATION))}
     entries = {key.rpartition(".")[0] for key in named if key not in before}  # of mappings, whose other options have defaults
-    touched = {name for name in found if any(name == key or name.startswith(f"{key}.") for key in {*named, *entries})}
+    touched = {name for name in found if any(f"{name}.".startswith(f"{key}.") or key.startswith(f"{name}.") for key in {*named, *entries})}
     return all(name in touched or name.split(".")[0] in chosen or name == "stated" or found[name] == before.get(name) for name in found)
 
 
