@@ -161,9 +161,6 @@ def _configured(
     """What a command runs, and its configuration; a mistake in it is found before anything heavy is imported."""
     from unipot.workflows.settings.compose import config_from
 
-    # keyword arguments come last, and the later of two values counts
-    given = {name: value for name, value in (settings or {}).items() if name not in keywords} | dict(keywords)
-    if config is not None:
-        given["config"] = config
-    configuration = config_from(verb, resolve_name(VERBS[verb].schema), given)
+    file = {} if config is None else {"config": config}
+    configuration = config_from(verb, resolve_name(VERBS[verb].schema), settings or {}, keywords, file)
     return resolve_name(VERBS[verb].workflow), configuration

@@ -39,13 +39,13 @@ def load_config(verb: str, schema: type, overrides: Sequence[str]) -> Any:
     return _complete(verb, schema, choices, values, file)
 
 
-def config_from(verb: str, schema: type, settings: Mapping[str, Any]) -> Any:
+def config_from(verb: str, schema: type, *settings: Mapping[str, Any]) -> Any:
     """What `load_config` makes of the same settings on the command line, here as Python values.
 
     Args:
         verb: name of the file in `conf/`.
         schema: as for `load_config`.
-        settings: name -> value. A name may be dotted (`schedule.max_steps`); a mapping sets the values of a section; a text for a
+        *settings: name -> value. A name may be dotted (`schedule.max_steps`); a mapping sets the values of a section; a text for a
             group chooses its option; `config` is the path of a YAML file. Of two values for one setting the later one counts.
 
     Raises:
@@ -193,10 +193,10 @@ def _parsed(overrides: Sequence[str], groups: Sequence[str]) -> tuple[list[str],
     return choices, OmegaConf.to_container(values), file  # type: ignore[return-value]
 
 
-def _taken(settings: Mapping[str, Any], groups: Sequence[str]) -> tuple[list[str], dict[str, Any], str | None]:
+def _taken(settings: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> tuple[list[str], dict[str, Any], str | None]:
     """As `_parsed`, of Python values."""
     choices, values, file = [], OmegaConf.create(), None
-    for name, value in settings.items():
+    for name, value in (pair for mapping in settings for pair in _items(mapping)):
         value = _plain(value, str(name))
         group, _, package = str(name).partition("@")
         if name == "config":
@@ -209,6 +209,12 @@ def _taken(settings: Mapping[str, Any], groups: Sequence[str]) -> tuple[list[str
             except OmegaConfBaseException as error:
                 raise ValueError(f"cannot read {name}={value!r}: {str(error).splitlines()[0]}") from error
     return choices, OmegaConf.to_container(values), file  # type: ignore[return-value]
+
+
+def _items(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"settings are given as {settings!r}; give a mapping, as settings={{'schedule.max_steps': 100}}")
+    return list(settings.items())
 
 
 def _plain(value: Any, name: str) -> Any:
