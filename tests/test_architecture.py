@@ -18,7 +18,7 @@ LAYERS = {
     "data": 2, "models": 2,
     "zoo": 3,
     "training": 4, "finetune": 4, "simulate": 4, "calculator": 4, "evaluation": 4, "testing": 4, "reporting": 4,
-    "workflows": 5, "cli": 6, "commands": 0, "command_help": 5, "defects": 5,
+    "workflows": 5, "cli": 6, "api": 6, "commands": 0, "command_help": 5, "defects": 5,
 }  # fmt: skip
 SIBLINGS = {"data": "models", "models": "data"}
 BANNED_NAMES = {"utils", "helpers", "common", "base", "misc"}

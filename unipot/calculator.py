@@ -112,6 +112,12 @@ class UnipotCalculator(Calculator):
         self.parameters.update(conditions=", ".join(self.conditions) or "none")
         self._warned = False
 
+    def __repr__(self) -> str:
+        head, bars = f"head {self.head!r} ({self.potential.heads[self.head].level_of_theory})", ", with error bars" if self.uncertainty else ""
+        precision = str(self.potential.dtype).removeprefix("torch.")
+        name = self._card.get("name") or self.potential.backbone.name
+        return f"UnipotCalculator({name}, {head}, {self.energy_kind} energies, {precision} on {self.potential.device}{bars})"
+
     @property
     def provenance(self) -> dict[str, str]:
         """What a frame says of where its numbers are from: name and SHA-256 of the model, head and level of theory."""

@@ -38,6 +38,9 @@ class Evaluation:
     table: MetricTable
     points: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"Evaluation({self.model} through head {self.head!r}, {self.table.in_words() or self.dataset})"
+
     def get(self, property: str, statistic: str) -> float | None:
         """A number over all elements, or None where it is not defined."""
         row = next((r for r in self.table.rows if r.property == property and r.element is None), None)

@@ -53,6 +53,15 @@ class Potential(nn.Module):
         self.core_repulsion = core_repulsion
         self.property_heads = PropertyHeads()
 
+    def __repr__(self) -> str:
+        """One line; the listing of its modules is that of `print(potential.backbone)`."""
+        n_parameters = sum(parameter.numel() for parameter in self.parameters())
+        heads = [f"{name} ({self.heads[name].level_of_theory})" for name in self.head_names]
+        named = ", ".join(heads[:4]) + (f" and {len(heads) - 4} more" if len(heads) > 4 else "")
+        scalars = f", properties: {', '.join(self.scalar_properties)}" if self.scalar_properties else ""
+        where = f"cutoff {self.cutoff:g} Å, {str(self.dtype).removeprefix('torch.')} on {self.device}"
+        return f"Potential({self.backbone.name}, {n_parameters:,} parameters, {where}, heads: {named or 'none'}{scalars})"
+
     @property
     def cutoff(self) -> float:
         return self.backbone.cutoff

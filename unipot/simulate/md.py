@@ -56,6 +56,9 @@ class Trajectory:
         """Largest deviation of the total energy from its start, eV per atom."""
         return float(np.abs(self.total_energy - self.total_energy[0]).max() / len(self.atoms))
 
+    def __repr__(self) -> str:
+        return f"Trajectory({self.ensemble} of {self.atoms.get_chemical_formula()}, {len(self.times)} records: {self.sentence()})"
+
     def sentence(self) -> str:
         run = f"{self.times[-1] / 1000:.3f} ps, mean temperature {self.temperature.mean():.0f} K"
         if self.ensemble != "nve":  # a bath exchanges energy, so that a drift would say nothing about the forces

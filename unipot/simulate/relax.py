@@ -36,6 +36,9 @@ class Relaxation:
     energies: np.ndarray
     max_forces: np.ndarray
 
+    def __repr__(self) -> str:
+        return f"Relaxation({self.atoms.get_chemical_formula()}: {self.sentence()})"
+
     def sentence(self) -> str:
         state = "relaxed" if self.converged else "NOT converged"
         if self.n_steps == 0 and self.atoms.get_number_of_degrees_of_freedom() < 1:

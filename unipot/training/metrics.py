@@ -104,6 +104,13 @@ class MetricTable:
         some_fixed = any(other.property == ALL_ATOMS and other.dataset == row.dataset for other in self.rows)
         return "forces of free atoms" if row.property == "forces" and some_fixed else row.property
 
+    def in_words(self) -> str:
+        """Mean absolute errors of every dataset in one line, all elements together."""
+        datasets = dict.fromkeys(row.dataset for row in self.rows)
+        errors = {name: [row for row in self.rows if row.dataset == name and row.element is None and row.mae is not None] for name in datasets}
+        said = {name: ", ".join(f"{self.title(r)} {r.mae:.4g} {self.units.get(r.property, '')}".strip() for r in errors[name]) for name in errors}
+        return "; ".join(f"{name}: mean absolute error of {text}" for name, text in said.items() if text)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form: units and rows."""
         return {"units": dict(self.units), "rows": [asdict(row) for row in self.rows]}

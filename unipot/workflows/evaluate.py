@@ -32,7 +32,7 @@ from unipot.workflows.inputs.evaluation_sets import EvaluationSet, pretrain_conf
 from unipot.workflows.inputs.user_frames import budget_for, frames_batches, name_of, open_frames
 from unipot.workflows.runs.error_bars import judge_error_bars, write_error_bars
 from unipot.workflows.runs.finetune_run import EVALUATIONS
-from unipot.workflows.settings.compose import RESOLVED_CONFIG, checked_config, read_yaml
+from unipot.workflows.settings.compose import RESOLVED_CONFIG, checked_config, read_yaml, require_complete
 from unipot.workflows.settings.devices import device_named, optional_dtype
 from unipot.workflows.settings.schema import EvaluateConfig, MixtureConfig, TrainerConfig, UserDataConfig
 from unipot.zoo.artifact import load_artifact
@@ -55,6 +55,7 @@ def evaluate(config: EvaluateConfig) -> list[Evaluation]:
         ValueError: a dataset is empty, unlabelled, of unknown elements or another kind of energy, or an option is not allowed.
         FileNotFoundError: a path is not there.
     """
+    require_complete(config, "evaluate")
     console = report_console()
     artifact = load_artifact(config.checkpoint, device=device_named(config.device), dtype=optional_dtype(config.dtype))
     potential = artifact.potential.eval()

@@ -38,6 +38,7 @@ from unipot.workflows.runs.fit import FitResult, fit, is_main_process, set_up_pr
 from unipot.workflows.runs.mixture_data import mixture_data
 from unipot.workflows.runs.run_folder import open_run_folder
 from unipot.workflows.runs.session import run_session
+from unipot.workflows.settings.compose import require_complete
 from unipot.zoo.artifact import load_potential
 
 
@@ -50,6 +51,7 @@ def finetune(config: FinetuneConfig) -> FitResult:
         KeyError: a head does not exist.
         FileNotFoundError: a path is not there.
     """
+    require_complete(config, "finetune")
     console, began = report_console(quiet=not is_main_process()), time.perf_counter()
     build_settings(config.optimizer, config.schedule)  # refused before any work
     set_up_process(config.trainer, config.seed)

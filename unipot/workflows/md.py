@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
 
+from unipot.workflows.settings.compose import require_complete
+
 if TYPE_CHECKING:
     from unipot.simulate.md import Trajectory
 
@@ -47,6 +49,7 @@ def md(cfg: MdConfig) -> Trajectory:
     from unipot.simulate.md import molecular_dynamics
     from unipot.workflows.inputs import structure_files as files
 
+    require_complete(cfg, "md")
     structures = files.read_atoms(cfg.structure, cfg.index)
     if len(structures) != 1:
         raise ValueError(f"{cfg.structure}: index {cfg.index!r} selects {len(structures)} structures; dynamics takes one, as index=-1")

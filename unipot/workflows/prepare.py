@@ -21,6 +21,7 @@ from unipot.data.store import SUFFIX, Store
 from unipot.properties import property_named
 from unipot.reporting.console import report_console
 from unipot.resources import data_recipes_dir
+from unipot.workflows.settings.compose import require_complete
 from unipot.workflows.settings.schema import PrepareConfig
 from unipot.workflows.stores.fetch import fetch_raw_files, find_raw_files
 from unipot.workflows.stores.make_store import Job, StoreOptions, make_store, refuse_existing
@@ -50,6 +51,7 @@ def prepare(config: PrepareConfig, console: Console | None = None) -> Store:
         ValueError: an option is wrong, the source cannot be read, a structure is broken, or labels contradict energies.
         OSError: a download fails, the disk is full, or writing is not allowed.
     """
+    require_complete(config, "prepare")
     console = console or report_console()
     _check(config)
     if config.to == "parquet":

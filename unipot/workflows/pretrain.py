@@ -31,6 +31,7 @@ from unipot.workflows.runs.fit import FitResult, fit, is_main_process, set_up_pr
 from unipot.workflows.runs.mixture_data import mixture_data
 from unipot.workflows.runs.run_folder import RunFolder, open_run_folder
 from unipot.workflows.runs.session import run_session
+from unipot.workflows.settings.compose import require_complete
 from unipot.workflows.settings.schema import PretrainConfig
 
 
@@ -42,6 +43,7 @@ def pretrain(config: PretrainConfig) -> FitResult:
         ValueError: anything in the configuration or the data that would make the run wrong or pointless.
         FileNotFoundError: a path is not there.
     """
+    require_complete(config, "pretrain")
     console = report_console(quiet=not is_main_process())
     settings, schedule = build_settings(config.optimizer, config.schedule)
     set_up_process(config.trainer, config.seed)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
 
+from unipot.workflows.settings.compose import require_complete
+
 if TYPE_CHECKING:
     from ase import Atoms
 
@@ -49,6 +51,7 @@ def relax(cfg: RelaxConfig) -> list[Relaxation]:
     from unipot.simulate.relax import relax as relax_atoms
     from unipot.workflows.inputs import structure_files as files
 
+    require_complete(cfg, "relax")
     structures = files.read_atoms(cfg.structure, cfg.index)
     out = FrameWriter(cfg.out, structures, several=len(structures) > 1, overwrite=cfg.overwrite)
     trajectories = _trajectories(cfg, structures)

@@ -49,6 +49,7 @@ class FitResult:
         step: optimizer steps done.
         seconds: wall time of this call.
         is_main: whether this process is rank 0, the one that reports.
+        run: the run folder, with `best.safetensors` and `last.safetensors`.
     """
 
     table: MetricTable | None
@@ -56,6 +57,13 @@ class FitResult:
     step: int
     seconds: float
     is_main: bool
+    run: Path | None = None
+
+    def __repr__(self) -> str:
+        parts = [f"{self.step} steps", *([f"best {self.best[1]:.4g} at step {self.best[0]}"] if self.best else [])]
+        parts += [f"{self.seconds:.0f} s", *([f"run {str(self.run)!r}"] if self.run else [])]
+        errors = self.table.in_words() if self.table else ""
+        return f"FitResult({', '.join(parts)}{'; last validation: ' if errors else ''}{errors})"
 
 
 def fit(
@@ -108,6 +116,7 @@ def fit(
         step=lightning_trainer.global_step,
         seconds=time.perf_counter() - started,
         is_main=lightning_trainer.is_global_zero,
+        run=run.path,
     )
 
 

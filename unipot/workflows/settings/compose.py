@@ -1,12 +1,12 @@
-"""From `conf/`, a user's file and the command line to one checked configuration object.
+"""From `conf/`, a user's file and the command line, or settings in Python, to one checked configuration object.
 
-Precedence, lowest first: `conf/<verb>.yaml` with its groups, the file given as `config=my.yaml`, the command line.
+Precedence, lowest first: `conf/<verb>.yaml` with its groups, the file given as `config=my.yaml`, the command line (or Python's settings).
 In a user's file a group may be named as on the command line (`backbone: native-small`) or spelled out as a mapping.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -35,8 +35,47 @@ def load_config(verb: str, schema: type, overrides: Sequence[str]) -> Any:
             mandatory value is missing.
         FileNotFoundError: the user's file or the run folder to resume is not there.
     """
+    choices, values, file = _parsed(overrides, groups_for(schema))
+    return _complete(verb, schema, choices, values, file)
+
+
+def config_from(verb: str, schema: type, *settings: Mapping[str, Any]) -> Any:
+    """What `load_config` makes of the same settings on the command line, here as Python values.
+
+    Args:
+        verb: name of the file in `conf/`.
+        schema: as for `load_config`.
+        *settings: name -> value. A name may be dotted (`schedule.max_steps`); a mapping sets the values of a section; a text for a
+            group chooses its option; `config` is the path of a YAML file. Of two values for one setting the later one counts.
+
+    Raises:
+        ValueError: as `load_config`, or a value is nothing that a configuration holds.
+        FileNotFoundError: the user's file or the run folder to resume is not there.
+    """
+    choices, values, file = _taken(settings, groups_for(schema))
+    return _complete(verb, schema, choices, values, file, how=_in_python)
+
+
+def require_complete(config: Any, verb: str) -> None:
+    """Refuse a configuration that was made by hand out of its dataclass: numbers live in `conf/`, so it lacks most of them.
+
+    Raises:
+        ValueError: mandatory values are not set; says how the defaults are had.
+    """
+    missing = _unset(config)
+    if missing:
+        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise ValueError(
+            f"{type(config).__name__}: {names} not set, since the class itself has no defaults; call unipot.api.{verb}(...), which takes the "
+            f"same settings and has the defaults of `unipot {verb}`"
+        )
+
+
+def _complete(
+    verb: str, schema: type, choices: list[str], values: dict[str, Any], file: str | None, how: Callable[[str], str] | None = None
+) -> Any:
+    """The configuration of these group choices, values and user's file; `how` says how a missing one is given."""
     groups = groups_for(schema)
-    choices, values, file = _parsed(overrides, groups)
     file_choices: list[str] = []
     resumed = _resumed(values, schema)
     if resumed is not None:
@@ -48,11 +87,20 @@ def load_config(verb: str, schema: type, overrides: Sequence[str]) -> Any:
         file_choices, from_file = _user_file(file, groups)
         base = _composed(verb, file_choices + choices)
     stated = _stated(schema, [*file_choices, *choices], from_file, values)
-    return checked_config(schema, base, {"stated": sorted({*base.get("stated", []), *stated})} if stated else {}, from_file, values)
+    added = {"stated": sorted({*base.get("stated", []), *stated})} if stated else {}
+    return checked_config(schema, base, added, from_file, values, how=how or _on_command_line)
 
 
-def checked_config(schema: type, *layers: Any) -> Any:
-    """Merge `layers` onto `schema` and return its instance; see `load_config` for the errors."""
+def _on_command_line(key: str) -> str:
+    return f"add {key}=... to the command line or your configuration file"
+
+
+def _in_python(key: str) -> str:
+    return f"give {key}=..." if "." not in key else f"give settings={{{key!r}: ...}}"
+
+
+def checked_config(schema: type, *layers: Any, how: Callable[[str], str] = _on_command_line) -> Any:
+    """Merge `layers` onto `schema` and return its instance; see `load_config` for the errors, `how` says how a missing value is given."""
     # plain containers: Hydra's are in struct mode, which would refuse names of new datasets
     plain = [OmegaConf.to_container(layer, resolve=False) if isinstance(layer, DictConfig) else layer for layer in layers]
     for layer in plain:
@@ -63,7 +111,7 @@ def checked_config(schema: type, *layers: Any) -> Any:
         merged = OmegaConf.merge(OmegaConf.structured(schema), *plain)
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
-            raise ValueError(f"{missing[0]} is not set; add {missing[0]}=... to the command line or your configuration file")
+            raise ValueError(f"{missing[0]} is not set; {how(missing[0])}")
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         where = getattr(error, "full_key", None)
@@ -143,6 +191,46 @@ def _parsed(overrides: Sequence[str], groups: Sequence[str]) -> tuple[list[str],
         else:
             OmegaConf.update(values, key, value, merge=True, force_add=True)
     return choices, OmegaConf.to_container(values), file  # type: ignore[return-value]
+
+
+def _taken(settings: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> tuple[list[str], dict[str, Any], str | None]:
+    """As `_parsed`, of Python values."""
+    choices, values, file = [], OmegaConf.create(), None
+    for name, value in (pair for mapping in settings for pair in _items(mapping)):
+        value = _plain(value, str(name))
+        group, _, package = str(name).partition("@")
+        if name == "config":
+            file = None if value is None else str(value)
+        elif group in groups and not isinstance(value, dict):
+            choices.append(_choice(group, value, package or None))
+        else:
+            try:
+                OmegaConf.update(values, str(name), value, merge=True, force_add=True)
+            except OmegaConfBaseException as error:
+                raise ValueError(f"cannot read {name}={value!r}: {str(error).splitlines()[0]}") from error
+    return choices, OmegaConf.to_container(values), file  # type: ignore[return-value]
+
+
+def _items(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"settings are given as {settings!r}; give a mapping, as settings={{'schedule.max_steps': 100}}")
+    return list(settings.items())
+
+
+def _plain(value: Any, name: str) -> Any:
+    """`value` as YAML could hold it: paths as text, numbers of numpy as Python's, tuples as lists."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, name) for item in value]
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()
+    kind = type(value).__name__
+    raise ValueError(f"{name} is given an object of type {kind}; settings are texts, numbers, lists and mappings, and data are paths of files")
 
 
 def _as_plain_text(text: str) -> str:
@@ -251,6 +339,17 @@ def _takes_lists_only(annotation: Any) -> bool:
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _unset(value: Any, where: str = "") -> list[str]:
+    """Dotted names of the mandatory fields of a dataclass instance that have no value."""
+    if isinstance(value, str) and value == MISSING:
+        return [where]
+    if is_dataclass(value):
+        return [name for f in fields(value) for name in _unset(getattr(value, f.name), _join(where, f.name))]
+    if isinstance(value, Mapping):
+        return [name for key, item in value.items() for name in _unset(item, _join(where, key))]
+    return []
 
 
 def _stated(schema: type, choices: Sequence[str], *layers: Mapping[str, Any]) -> list[str]:

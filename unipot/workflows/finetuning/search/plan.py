@@ -205,7 +205,7 @@ def keep_start(potential: Potential, run: RunFolder, export: Export) -> FitResul
     began = time.perf_counter()
     for path in (run.best, run.last):
         export(path, potential, 0, None)
-    return FitResult(table=None, best=None, step=0, seconds=time.perf_counter() - began, is_main=True)
+    return FitResult(table=None, best=None, step=0, seconds=time.perf_counter() - began, is_main=True, run=run.path)
 
 
 def candidate_configs(config: FinetuneConfig) -> dict[str, FinetuneConfig]:
