@@ -76,13 +76,19 @@ class UnreadKeys:
         self._seen = set(known) | _SILENT
         self._tell = tell
 
-    def look(self, where: str, values: Mapping[str, Any], columns: Mapping[str, Any]) -> None:
-        """Go through the keys of one structure and its per-atom columns."""
-        for place, per_atom in ((values, False), (columns, True)):
-            for key in place:
-                if key not in self._seen:
-                    self._seen.add(key)
-                    self._tell(UnreadKey.of(key, place[key], where, per_atom=per_atom))
+    def look(self, where: str, values: Mapping[str, Any], per_atom: Collection[str] = ()) -> None:
+        """Go through the keys of one structure.
+
+        Args:
+            where: its id.
+            values: by key.
+            per_atom: those of the keys that have a row for every atom.
+        """
+        seen = self._seen
+        for key in values:
+            if key not in seen:
+                seen.add(key)
+                self._tell(UnreadKey.of(key, values[key], where, per_atom=key in per_atom))
 
 
 def state_lookalikes(info: Mapping[str, Any], read: Collection[str]) -> list[str]:

@@ -153,11 +153,16 @@ class FileSource:
             yield item
         yield from unread
 
-    def left_out(self) -> dict[str, list[Path]]:
-        """Reason -> files and folders that are not read, of a folder or pattern."""
+    def remarks(self) -> list[str]:
+        """Sentences on the files of a folder or pattern: what is left out and why, and what is a group."""
+        if not self._files:
+            return []
         kinds = self._found.by_kind
         others = {f"they are of another format, read with format={kind}": files for kind, files in kinds.items() if kind != self.format}
-        return {**self._found.left_out, **others} if self._files else {}
+        said = left_out_in_words({**self._found.left_out, **others})
+        if self.format == "ase" and len(self._files) > 1 and self.group_key is None:
+            said.append(f"the frames of each of the {len(self._files):,} files are a group, held out together; group_key=... states others")
+        return said
 
     def files(self) -> list[Path]:
         """What is read; none for what only the `datasets` package takes apart.

@@ -195,10 +195,10 @@ def _read(
 
 
 def _look_for_unread(atoms: Atoms, unread: UnreadKeys, where: str) -> None:
-    results = {} if atoms.calc is None else atoms.calc.results
-    per_atom = {name: value for name, value in results.items() if name in ATOM_RESULTS}
-    unread.look(where, {name: value for name, value in results.items() if name not in per_atom}, per_atom)
-    unread.look(where, atoms.info, atoms.arrays)
+    if atoms.calc is not None:
+        unread.look(where, atoms.calc.results, ATOM_RESULTS)
+    unread.look(where, atoms.info)
+    unread.look(where, atoms.arrays, atoms.arrays)
 
 
 def frames_of(file: Path, piece: Piece | None = None) -> Iterator[Atoms]:

@@ -162,9 +162,8 @@ class RowFields:
 
     def show(self, unread: UnreadKeys, where: str) -> None:
         """Every key but those of the geometry, to `unread`."""
-        results = {name: self.row[name] for name in _CALCULATOR_RESULTS if self.row.get(name) is not None}
-        forces = {name: results.pop(name) for name in ("forces",) if name in results}
-        unread.look(where, {**self.info, **results}, forces)
+        unread.look(where, self.info)
+        unread.look(where, {name: self.row[name] for name in _CALCULATOR_RESULTS if self.row.get(name) is not None}, ("forces",))
 
     def _result(self, key: str) -> Any:
         # top-level keys of a row are also masses, initial charges, ...: only calculator results count

@@ -20,8 +20,6 @@ _FAMILIES = ("", "ref", "dft")
 _NAMES = {"energy": ("energy", "total_energy"), "forces": ("forces", "force"), "stress": ("stress",), "virial": ("virial", "virials")}
 #: numbers of a structure or atom
 _SIZES = {"energy": (1,), "forces": (3,), "stress": (9, 6), "virial": (9, 6)}
-#: of a calculator's results; others have one
-_RESULT_SIZES = {"forces": 3, "stress": 6, "dipole": 3}
 #: a virial is −dE/dε in eV: QUIP, MACE, GPUMD and DeePMD agree
 _VIRIAL = {"unit": "eV", "sign": "compression", "virial": True}
 
@@ -59,8 +57,8 @@ def assumed_labels(files: Sequence[Path], asked: Sequence[str] = ("energy",)) ->
 
     Taken are `energy` in eV, `forces` in eV/A and `stress` in eV/A^3 with ASE's sign, also as `force` or `virial(s)` (−dE/dε, eV), and
     with `REF_` or `dft_` around the name. Where several could be meant, ASE's own names count, and else none is taken and said so.
-    Of files that would have to be read whole for it (outputs of programs, databases) ASE's names are taken: whether a frame has them
-    is seen when it is read.
+    Of files that would have to be read whole for it (trajectories, databases, outputs of programs) ASE's names are taken: whether a
+    frame has them is seen when it is read.
 
     Args:
         files: that ASE reads.
@@ -169,13 +167,9 @@ def _absent(where: str, name: str, labels: dict[str, LabelSource], offers: _Offe
 
 def _look_at_headers(file: Path, offers: _Offers) -> bool:
     """Note what the frames of a file carry, by their headers; False where those do not tell."""
-    format = ase_format(file)
-    if format == "extxyz":
-        _look_at_comments(file, offers.keys)
-    elif format == "traj" and file.suffix not in COMPRESSED:
-        _look_at_trajectory(file, offers.keys)
-    else:
+    if ase_format(file) != "extxyz":
         return False
+    _look_at_comments(file, offers.keys)
     return True
 
 
@@ -204,27 +198,6 @@ def _look_at_comments(file: Path, keys: dict[str, UnreadKey]) -> None:
         raise ValueError(f"{file}: there are no frames in this file; check that it is complete")
     for key in ("Lattice", "pbc", "lattice"):
         keys.pop(key, None)
-
-
-def _look_at_trajectory(file: Path, keys: dict[str, UnreadKey]) -> None:
-    """The names that an ASE trajectory states for each frame; its numbers stay on disk."""
-    from ase.io.ulm import open as open_ulm
-
-    try:
-        with open_ulm(str(file), "r") as trajectory:
-            for number in range(len(trajectory)):
-                frame, where = trajectory[number], f"{file.stem}-{number}"
-                calculator = frame.get("calculator")
-                for name in calculator.keys() if calculator is not None else ():
-                    if name not in keys and name not in ("name", "parameters"):
-                        keys[name] = UnreadKey(name, name in ATOM_RESULTS, _RESULT_SIZES.get(name, 1), where)
-                for name, value in (frame.get("info") or {}).items():
-                    if name not in keys:
-                        keys[name] = UnreadKey.of(name, value, where, per_atom=False)
-    except Exception as error:  # the reader raises whatever damage makes it run into
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise ValueError(f"{file} cannot be read by ASE ({' '.join(str(error).split())}); it is damaged or no trajectory") from error
 
 
 def _look_at_frames(file: Path, offers: _Offers) -> None:

@@ -222,7 +222,7 @@ def _read(
             fields = _Columns(path, table.column_names, mapping, labels, group_key, id_key)
             if on_unread and len(cells):
                 unread = {column: cells.value(column, 0) for column in table.column_names if column not in fields.read()}
-                UnreadKeys((), on_unread).look(f"{name}-{first_row}", unread, {})
+                UnreadKeys((), on_unread).look(f"{name}-{first_row}", unread)
         for row in range(len(cells)):
             yield fields.structure(cells, row, f"{name}-{first_row + n_rows}")
             n_rows += 1

@@ -195,8 +195,12 @@ def _sources(path: str, config: DatasetConfig, name: str, console: Console) -> d
             "and .unit=..., or convert it first with unipot prepare"
         )
     assumed = assumed_labels(find_files(path, "ase").by_kind["ase"], _asked(config))
-    said = ", ".join(f"{name} from {source.key!r} in {source.unit}" for name, source in assumed.labels.items())
-    console.print(f"  {name}: labels taken as ASE writes them: {said}", highlight=False)
+    said = ", ".join(
+        f"{label} from {source.key!r} in {source.unit}{' (a virial, -dE/d(strain))' * source.virial}"
+        for label, source in assumed.labels.items()
+    )
+    how = "as ASE writes them" if all(source.key == label for label, source in assumed.labels.items()) else "by their names"
+    console.print(f"  {name}: labels taken {how}: {said}", highlight=False)
     for remark in assumed.remarks:
         what = remark.split()[0]
         console.print(f"  {name}: {remark}, with sources.{what}='{{key: ..., unit: ...}}'", highlight=False, markup=False, style="yellow")

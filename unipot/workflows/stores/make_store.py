@@ -22,7 +22,6 @@ from unipot.data.conversion.review import REVIEW
 from unipot.data.quality.census import Census
 from unipot.data.quality.quarantine import FILE_NAME, NOT_READ, Thresholds, quarantine_lines
 from unipot.data.quality.quarantine_summary import quarantine_table, summarize_quarantine
-from unipot.data.readers.folder_search import left_out_in_words
 from unipot.data.spec import check_dataset_name
 from unipot.data.storage.assembly import assemble_store
 from unipot.data.storage.record import RecordCodec
@@ -131,7 +130,7 @@ def make_store(job: Job, path: Path, options: StoreOptions, console: Console) ->
         on_invalid=options.on_invalid,
     )
     if isinstance(job.source, FileSource):
-        for sentence in left_out_in_words(job.source.left_out()):
+        for sentence in job.source.remarks():
             say(sentence)
     workers = _n_workers(options.workers, job.source)
     with Converter(source=job.source, path=path, settings=settings, workers=workers, say=say) as converter:
