@@ -15,7 +15,7 @@ from unipot.data.conversion.disk import in_words, require_space
 from unipot.data.conversion.parts import FileSource, RecipeSource, find_files, format_of
 from unipot.data.labels import LabelSource
 from unipot.data.quality.quarantine import Thresholds
-from unipot.data.readers.label_notes import label_notes
+from unipot.data.readers.label_notes import notes_of_files
 from unipot.data.readers.unipot_store import store_folders
 from unipot.data.spec import allowed_name
 from unipot.data.store import SUFFIX, Store
@@ -188,8 +188,8 @@ def _path_job(config: PrepareConfig, console: Console) -> Job:
     stated = {name: LabelSource(**asdict(label)) for name, label in config.labels.items()}
     labels = stated or _assumed_labels(config.path, format, console)
     if format == "ase":
-        file = find_files(config.path, format).by_kind[format][0]
-        for note in label_notes(file, labels, option="labels", level_of_theory=config.level_of_theory):
+        files = find_files(config.path, format).by_kind[format]
+        for note in notes_of_files(files, labels, option="labels", level_of_theory=config.level_of_theory):
             console.print(note, highlight=False, markup=False, soft_wrap=True)
     source = FileSource(
         path=config.path,

@@ -1,4 +1,8 @@
-"""Frames of XYZ files as ASE `Atoms`, equal to what ASE's reader makes of a sound file, and about twice as fast."""
+"""Frames of XYZ files as ASE `Atoms`, equal to what ASE's reader makes of a sound file.
+
+But for three things: words of the comment line without a value are left out, a stress of nine numbers stays a matrix (ASE keeps six of
+them, whatever the others are), and atoms called D or T are hydrogen of their mass.
+"""
 
 from __future__ import annotations
 
@@ -88,21 +92,12 @@ def as_atoms(frame: Frame) -> Atoms:
             info[key] = info[key].reshape(3, 3).T
     results: dict[str, Any] = {name: columns.pop(name) for name in ATOM_RESULTS if name in columns}
     results |= {name: info.pop(name) for name in RESULTS if name in info}
-    if np.shape(results.get("stress")) == (3, 3):
-        results["stress"] = _voigt_where_symmetric(results["stress"])
     for name, column in columns.items():
         atoms.set_array(name, column)
     atoms.info = info
     if results:
         atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms
-
-
-def _voigt_where_symmetric(stress: np.ndarray) -> np.ndarray:
-    """Six numbers as ASE keeps them; a matrix that is not symmetric stays, so that it can be refused."""
-    if np.abs(stress - stress.T).max() > 1e-6 * np.abs(stress).max() + 1e-12:
-        return stress
-    return stress[(0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)]
 
 
 def _constrain(atoms: Atoms, free: np.ndarray) -> None:

@@ -19,7 +19,7 @@ from unipot.data.labels import LabelSource
 from unipot.data.mixture.selection import Selection
 from unipot.data.mixture.splits import containing, split
 from unipot.data.readers.assumed_labels import assumed_labels
-from unipot.data.readers.label_notes import label_notes
+from unipot.data.readers.label_notes import notes_of_files
 from unipot.data.spec import DatasetSpec, energy_kinds_of_heads, levels_of_heads
 from unipot.data.statistics import elements_present
 from unipot.data.storage.columns import chunks
@@ -218,8 +218,7 @@ def _convert(
 ) -> None:
     """Make the store; when another process is at it already, wait for that one instead."""
     if source.format == "ase":
-        file = source.files()[0]
-        for note in label_notes(file, source.labels, option="sources", level_of_theory=config.level_of_theory):
+        for note in notes_of_files(source.files(), source.labels, option="sources", level_of_theory=config.level_of_theory):
             console.print(f"  {name}: {note}", highlight=False, markup=False, soft_wrap=True)
     job = Job(
         source=source,
