@@ -15,18 +15,19 @@ from torch import Tensor
 
 from unipot.batch import AtomBatch, Predictions
 from unipot.data.mixture.budget import Budget
+from unipot.data.unread_keys import state_lookalikes
 from unipot.evaluation.predictions import DEFAULT_BUDGET, StructurePrediction, evaluate_structures
 from unipot.models.boundary import require_room
 from unipot.models.last_layer import energy_difference_uncertainty, is_stale, predict_uncertainty, require_posterior
 from unipot.models.potential import Potential
 from unipot.models.trained_elements import ElementGuard
 from unipot.simulate.moving_batch import MovingBatch
-from unipot.structure import Structure, fixed_atoms, name_of, symbols_of
+from unipot.structure import CHARGE_KEYS, MULTIPLICITY_KEYS, Structure, fixed_atoms, name_of, symbols_of
 from unipot.units import matrix_to_voigt
 from unipot.zoo.artifact import load_artifact, tensor_hash
 
 #: entries of `atoms.info` that a prediction may depend on; ASE does not watch them
-_WATCHED_INFO = ("total_charge", "charge", "spin_multiplicity", "spin")
+_WATCHED_INFO = (*CHARGE_KEYS, *MULTIPLICITY_KEYS)
 
 #: arrays of `Atoms` whose change asks for a new calculation, as ASE has it
 _WATCHED_ARRAYS = ("positions", "numbers", "initial_charges", "initial_magmoms")
@@ -110,7 +111,7 @@ class UnipotCalculator(Calculator):
         chosen = self.potential.heads[self.head]
         self.parameters.update(head=self.head, level_of_theory=chosen.level_of_theory, energy_kind=chosen.energy_kind)
         self.parameters.update(conditions=", ".join(self.conditions) or "none")
-        self._warned = False
+        self._warned = self._warned_of_lookalikes = False
 
     def __repr__(self) -> str:
         head, bars = f"head {self.head!r} ({self.potential.heads[self.head].level_of_theory})", ", with error bars" if self.uncertainty else ""
@@ -201,8 +202,10 @@ class UnipotCalculator(Calculator):
         Raises:
             ValueError: a structure is not sound, has an element that is unknown to the head, or a prediction is not finite.
         """
+        images = list(images)
         structures = [Structure.from_ase(atoms, id=f"{name_of(atoms)} (number {k})") for k, atoms in enumerate(images)]
-        for structure in structures:
+        for atoms, structure in zip(images, structures, strict=True):
+            self._warn_of_lookalikes(atoms)
             self._warn_of_unread(structure)
             self._require_known(structure.atomic_numbers)
         return list(
@@ -233,6 +236,7 @@ class UnipotCalculator(Calculator):
         if unmoved == self._unmoved and (batch := self._moving.known(atoms)) is not None:
             return batch
         structure = Structure.from_ase(atoms, id=name_of(atoms))
+        self._warn_of_lookalikes(atoms)
         self._warn_of_unread(structure)
         self._require_known(structure.atomic_numbers)
         require_room([structure], self.potential)
@@ -246,6 +250,14 @@ class UnipotCalculator(Calculator):
             self._moving = MovingBatch(
                 cutoff=moving.cutoff, skin=moving.skin, head_index=self._head_index, dtype=potential.dtype, device=potential.device
             )
+
+    def _warn_of_lookalikes(self, atoms: Atoms) -> None:
+        """Once: keys of `atoms.info` that seem to state a charge or spin, which are not read."""
+        keys = state_lookalikes(atoms.info, _WATCHED_INFO) if atoms.info and not self._warned_of_lookalikes else []
+        if keys:
+            self._warned_of_lookalikes = True
+            read = "total_charge (|e|) and spin_multiplicity (2S+1)"
+            warnings.warn(f"{name_of(atoms)}: atoms.info[{keys[0]!r}] is not read; charge and spin are taken from {read}", stacklevel=4)
 
     def _warn_of_unread(self, structure: Structure) -> None:
         unread = [("total charge", structure.total_charge)] * ("total_charge" not in self.conditions and structure.total_charge != 0)

@@ -11,9 +11,16 @@ from unipot.occupancy import require_whole_atoms
 from unipot.properties import PROPERTIES, property_named
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ase import Atoms
 
 MAX_ATOMIC_NUMBER = 118
+#: names under which files and `atoms.info` state the total charge (|e|) and the spin multiplicity (2S+1)
+CHARGE_KEYS = ("total_charge", "charge")
+MULTIPLICITY_KEYS = ("spin_multiplicity", "multiplicity", "spin")
+#: isotopes with symbols of their own, and their mass in u: elements like any other, heavier in dynamics
+ISOTOPES = {"D": (1, 2.014101778), "T": (1, 3.016049281)}
 
 SYMBOLS = (
     "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr "
@@ -76,6 +83,8 @@ class Structure:
         fixed = np.zeros(n_atoms, dtype=bool) if self.fixed is None else self.fixed
         put("fixed", self._shaped("fixed", fixed, bool, (n_atoms,)))
         put("labels", {name: self._label(name, value) for name, value in self.labels.items()})
+        put("total_charge", self._number("total_charge", self.total_charge, "a number of elementary charges, 0 when neutral"))
+        put("spin_multiplicity", self._multiplicity())
         self._check()
 
     @property
@@ -117,6 +126,24 @@ class Structure:
             )
         return array
 
+    def _number(self, name: str, value: Any, wanted: str) -> float:
+        try:
+            number = float("nan") if isinstance(value, bool | np.bool_) else float(value)
+        except (TypeError, ValueError):
+            number = float("nan")
+        if not np.isfinite(number):
+            raise ValueError(f"{self._where()}: {name} is {value!r}; give {wanted}")
+        return number
+
+    def _multiplicity(self) -> int | None:
+        if self.spin_multiplicity is None:
+            return None
+        wanted = "2S+1, a whole number from 1 (2 for one unpaired electron), or leave it out"
+        number = self._number("spin_multiplicity", self.spin_multiplicity, wanted)
+        if number < 1 or number != round(number):
+            raise ValueError(f"{self._where()}: spin_multiplicity is {number:g}; give {wanted}")
+        return int(number)
+
     def _label(self, name: str, value: Any) -> np.ndarray:
         try:
             shape = property_named(name).label_shape(self.n_atoms)
@@ -136,10 +163,6 @@ class Structure:
                 f"{self._where()}: atomic number {low if low < 1 else high} is outside 1..{MAX_ATOMIC_NUMBER}; "
                 "check which column holds the elements"
             )
-        if not np.isfinite(self.total_charge):
-            raise ValueError(f"{self._where()}: total_charge is {self.total_charge}; give a number (|e|), 0 when neutral")
-        if self.spin_multiplicity is not None and self.spin_multiplicity < 1:
-            raise ValueError(f"{self._where()}: spin_multiplicity is {self.spin_multiplicity}; give 2S+1 (at least 1), or None")
         lengths = np.linalg.norm(self.cell, axis=1)
         if (self.pbc & (lengths < 1e-6)).any():
             raise ValueError(
@@ -153,26 +176,40 @@ class Structure:
         return f"structure {self.id!r}" if self.id else "structure without id"
 
     @classmethod
-    def from_ase(cls, atoms: Atoms, *, labels: dict[str, np.ndarray] | None = None, id: str = "", group: str = "") -> Structure:
+    def from_ase(
+        cls,
+        atoms: Atoms,
+        *,
+        labels: dict[str, np.ndarray] | None = None,
+        id: str = "",
+        group: str = "",
+        columns: Mapping[str, str] | None = None,
+    ) -> Structure:
         """The geometry of `atoms`, with `labels` in canonical units; nothing is read from its calculator.
 
-        `total_charge` (or `charge`) and `spin_multiplicity` (or `spin`) are taken from `atoms.info`; frozen atoms from
-        `FixAtoms` constraints and from a per-atom array `fixed`.
+        Total charge and spin multiplicity are taken from `atoms.info` (`CHARGE_KEYS`, `MULTIPLICITY_KEYS`; a spin of 0 is none);
+        frozen atoms from `FixAtoms` constraints and from a per-atom array `fixed`.
+
+        Args:
+            atoms: the geometry.
+            labels: property name -> array in canonical units.
+            id, group: see the class.
+            columns: `total_charge`, `spin_multiplicity` or `fixed` -> key, where the names differ from those understood.
 
         Raises:
             ValueError: sites are partly occupied; see also the class.
         """
         require_whole_atoms(atoms, f"structure {id!r}" if id else "structure without id")
-        info = atoms.info
-        spin = info.get("spin_multiplicity", info.get("spin"))
+        columns = columns or {}
+        charge = stated(atoms.info, columns.get("total_charge", CHARGE_KEYS))
         return cls(
             atomic_numbers=atoms.numbers,
             positions=atoms.get_positions(),
             cell=np.asarray(atoms.cell.array, dtype=np.float64),
             pbc=np.asarray(atoms.pbc, dtype=bool),
-            total_charge=float(info.get("total_charge", info.get("charge", 0.0)) or 0.0),
-            spin_multiplicity=int(spin) if spin else None,
-            fixed=fixed_atoms(atoms),
+            total_charge=0.0 if charge is None else charge,
+            spin_multiplicity=stated_multiplicity(atoms.info, columns.get("spin_multiplicity", MULTIPLICITY_KEYS)),
+            fixed=fixed_atoms(atoms, columns.get("fixed", "fixed")),
             labels=dict(labels or {}),
             id=id,
             group=group,
@@ -210,14 +247,31 @@ def name_of(atoms: Atoms) -> str:
         return ""
 
 
-def fixed_atoms(atoms: Atoms) -> np.ndarray:
-    """(n_atoms,) bool, atoms that `FixAtoms` constraints or a per-atom array `fixed` hold."""
+def stated(values: Mapping[str, Any], keys: str | tuple[str, ...]) -> Any:
+    """What `values` say under the first of `keys` that they have; None where there is none.
+
+    Example:
+        >>> stated({"charge": -1}, CHARGE_KEYS)
+        -1
+    """
+    found = (values.get(key) for key in ((keys,) if isinstance(keys, str) else keys))
+    return next((value for value in found if value is not None), None)
+
+
+def stated_multiplicity(values: Mapping[str, Any], keys: str | tuple[str, ...] = MULTIPLICITY_KEYS) -> Any:
+    """`stated` of a spin multiplicity, for which many programs write 0 where it is not known: None then."""
+    found = stated(values, keys)
+    return None if isinstance(found, int | float | np.number) and not isinstance(found, bool) and found == 0 else found
+
+
+def fixed_atoms(atoms: Atoms, key: str = "fixed") -> np.ndarray:
+    """(n_atoms,) bool, atoms that `FixAtoms` constraints or a per-atom array `key` hold."""
     from ase.constraints import FixAtoms
 
     fixed = np.zeros(len(atoms), dtype=bool)
     for constraint in atoms.constraints:
         if isinstance(constraint, FixAtoms):
             fixed[constraint.get_indices()] = True
-    if "fixed" in atoms.arrays:
-        fixed |= np.asarray(atoms.arrays["fixed"]).astype(bool)
+    if key in atoms.arrays:
+        fixed |= np.asarray(atoms.arrays[key]).astype(bool)
     return fixed

@@ -143,6 +143,16 @@ def check_dataset_name(name: str) -> None:
         raise ValueError(f"dataset name {name!r} is not allowed; use letters, digits, '_', '-' and '.', beginning with a letter or digit")
 
 
+def allowed_name(text: str) -> str:
+    """`text` with a `-` for everything that a dataset's name must not have; "" where nothing is left.
+
+    Example:
+        >>> allowed_name("my frames @300K")
+        'my-frames-300K'
+    """
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-_")
+
+
 def head_name_for(dataset_name: str) -> str:
     """The head a dataset uses unless its spec names one: lower case, `_` and `.` turned into `-`."""
     return dataset_name.lower().replace("_", "-").replace(".", "-")

@@ -100,7 +100,7 @@ def plan_of_data(config: EvaluateConfig, potential: Potential, card: dict[str, A
     heads = heads * len(paths) if len(heads) == 1 else heads
     reading = UserDataConfig(
         energy_kind=config.energy_kind, labels=config.labels, format=config.format, sources=config.sources,
-        keep_unconverged=config.keep_unconverged,
+        columns=config.columns, keep_unconverged=config.keep_unconverged,
     )  # fmt: skip
     sets: list[EvaluationSet] = []
     for number, path in enumerate(paths):

@@ -12,11 +12,12 @@ from rich.console import Console
 from unipot.data.catalog.raw_files import RawFolder, bytes_to_fetch, contents_size, raw_folder
 from unipot.data.catalog.recipes import Recipe, load_recipe
 from unipot.data.conversion.disk import in_words, require_space
-from unipot.data.conversion.parts import FileSource, RecipeSource, first_file, format_of
+from unipot.data.conversion.parts import FileSource, RecipeSource, find_files, format_of
 from unipot.data.labels import LabelSource
 from unipot.data.quality.quarantine import Thresholds
-from unipot.data.readers.label_notes import label_notes
+from unipot.data.readers.label_notes import notes_of_files
 from unipot.data.readers.unipot_store import store_folders
+from unipot.data.spec import allowed_name
 from unipot.data.store import SUFFIX, Store
 from unipot.properties import property_named
 from unipot.reporting.console import report_console
@@ -186,10 +187,11 @@ def _path_job(config: PrepareConfig, console: Console) -> Job:
             f"level_of_theory of {config.path} is not stated; state what its labels were computed with, for example level_of_theory=PBE"
         )
     format = format_of(config.path) if config.format == "auto" else config.format
-    labels = {name: LabelSource(**asdict(label)) for name, label in config.labels.items()} or _assumed_labels(config.path, format, console)
+    stated = {name: LabelSource(**asdict(label)) for name, label in config.labels.items()}
+    labels = stated or _assumed_labels(config.path, format, console)
     if format == "ase":
-        file = first_file(config.path, format)
-        for note in label_notes(file, labels, option="labels", level_of_theory=config.level_of_theory):
+        files = find_files(config.path, format).by_kind[format]
+        for note in notes_of_files(files, labels, option="labels", level_of_theory=config.level_of_theory):
             console.print(note, highlight=False, markup=False, soft_wrap=True)
     source = FileSource(
         path=config.path,
@@ -207,6 +209,7 @@ def _path_job(config: PrepareConfig, console: Console) -> Job:
         level_of_theory=config.level_of_theory,
         energy_kind=config.energy_kind or "total",
         labels=tuple(labels),
+        optional=() if stated else tuple(name for name in labels if name != "energy"),
         thresholds=Thresholds.from_card(config.quarantine),
         n_bytes=source.size(),
         provenance={"path": config.path, "format": format, "labels": {name: label.to_dict() for name, label in labels.items()}},
@@ -222,7 +225,7 @@ def _default_name(config: PrepareConfig) -> str:
 def _name_of(path: str) -> str:
     """A dataset's name out of a path: without suffixes, and for a pattern the folder before its first `*`."""
     stem = Path(path).name if "*" not in path else Path(path.partition("*")[0] + "x").parent.name
-    return stem.partition(".")[0] or "structures"
+    return allowed_name(stem.partition(".")[0]) or "structures"
 
 
 def _assumed_labels(path: str, format: str, console: Console) -> dict[str, LabelSource]:
@@ -231,10 +234,13 @@ def _assumed_labels(path: str, format: str, console: Console) -> dict[str, Label
             f"{path}: the labels of a {format} source must be stated, for example labels.energy.key=energy labels.energy.unit=eV "
             "labels.forces.key=forces labels.forces.unit=eV/A"
         )
-    from unipot.data.readers.ase_files import default_labels
+    from unipot.data.readers.assumed_labels import assumed_labels
 
-    labels = default_labels(first_file(path, format))
-    for name, source in labels.items():
-        sign = f", sign {property_named(name).sign}" if name == "stress" else ""
+    assumed = assumed_labels(find_files(path, format).by_kind[format])
+    for name, source in assumed.labels.items():
+        sign = f", sign {property_named(name).sign}" if name == "stress" and not source.virial else ""
+        sign = ", a virial: -dE/d(strain)" if source.virial else sign
         console.print(f"labels.{name} is not stated: reading key '{source.key}' in {source.unit}{sign}", highlight=False)
-    return labels
+    for remark in assumed.remarks:
+        console.print(f"  {remark}, for example with labels.{remark.split()[0]}.key=...", highlight=False, style="yellow", soft_wrap=True)
+    return assumed.labels

@@ -10,7 +10,7 @@ from ase.io import write
 
 from unipot.data.labels import CALCULATOR, LabelSource, SkippedItem
 from unipot.data.readers import detect_format, read_structures
-from unipot.data.readers.ase_files import default_labels
+from unipot.data.readers.assumed_labels import default_labels
 from unipot.structure import Structure
 from unipot.units import GPA, HARTREE, KCAL_PER_MOL, matrix_to_voigt
 
@@ -61,8 +61,8 @@ def test_default_labels_are_those_that_are_there(file):
 
 def test_default_labels_without_an_energy_list_the_keys(file):
     atoms = copper()
-    atoms.info["REF_energy"] = 1.0
-    with pytest.raises(ValueError, match="no frame has the label key 'energy'; keys in the file are: REF_energy; .*labels.energy.key"):
+    atoms.info["gap_energy"] = 1.0
+    with pytest.raises(ValueError, match="no frame has the label key 'energy'; keys in the file are: gap_energy; .*labels.energy.key"):
         default_labels(file(atoms))
 
 
@@ -163,10 +163,10 @@ def test_charge_spin_and_fixed_atoms_are_kept(file):
     assert (structure.total_charge, structure.spin_multiplicity, structure.fixed.tolist()) == (-1.0, 2, [False, True])
 
 
-def test_a_truncated_file_names_the_frame(file):
+def test_a_truncated_file_names_line_and_frame(file):
     path = file(copper(0), copper(1), energy=1.0)
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
-    with pytest.raises(ValueError, match=r"my\.extxyz: frame 1 cannot be read by ASE"):
+    with pytest.raises(ValueError, match=r"my\.extxyz, line 5: frame 1 cannot be read: .* behind 1 of 2 atoms"):
         list(read_structures(path, labels={"energy": ENERGY}))
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from unipot.data.labels import LabelSource, convert_label, voigt_places
 from unipot.data.quality.consistency import ConsistencyCheck, ConsistencyReport
-from unipot.data.readers.ase_files import default_labels, read_ase_file
+from unipot.data.readers.ase_files import read_ase_file
+from unipot.data.readers.assumed_labels import default_labels
 from unipot.structure import Structure
 from unipot.units import GPA, HARTREE, matrix_to_voigt
 

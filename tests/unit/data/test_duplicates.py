@@ -14,7 +14,8 @@ from unipot.data.quality.duplicate_report import duplicates_of, leakage, verifie
 from unipot.data.quality.duplicates import LIMITS, Clusters, candidate_clusters
 from unipot.data.quality.geometry_match import distances_of, same_geometry
 from unipot.data.quality.measurements import measure
-from unipot.data.readers.ase_files import default_labels, read_ase_file
+from unipot.data.readers.ase_files import read_ase_file
+from unipot.data.readers.assumed_labels import default_labels
 from unipot.data.storage.format import group_hash, reduced_formula
 from unipot.structure import Structure
 

@@ -263,5 +263,5 @@ def test_any_reader_is_reached_by_path_alone_and_columns_are_for_datasets_only(t
     items = list(read_structures(tmp_path, labels=ENERGY, columns={"positions": "xyz"}, split="train"))
     assert [s.n_atoms for s in items if isinstance(s, Structure)] == [3, 1]
     (tmp_path / "a.xyz").write_text("1\nenergy=1.0\nH 0 0 0\n")
-    with pytest.raises(ValueError, match="columns and split are for Hugging Face datasets; this is format 'ase'"):
+    with pytest.raises(ValueError, match="split is for Hugging Face datasets; this is format 'ase'"):
         read_structures(tmp_path / "a.xyz", labels=ENERGY, split="train")

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from unipot.data.conversion import parts
 from unipot.data.conversion.parts import FileSource, format_of
 from unipot.data.labels import ASE_LABELS, SkippedItem
-from unipot.data.readers.extxyz_pieces import find_pieces, read_piece
+from unipot.data.readers.extxyz_pieces import find_pieces
+from unipot.data.readers.xyz_atoms import read_xyz
 from unipot.structure import Structure
 
 ENERGY = {"energy": ASE_LABELS["energy"]}
@@ -80,22 +81,22 @@ def test_pieces_hold_every_frame_once_in_order(tmp_path_factory, sizes, piece_by
     pieces = find_pieces(file, piece_bytes)
     assert pieces is not None and pieces[0].start == 0 and pieces[-1].stop == file.stat().st_size
     assert [a.stop for a in pieces[:-1]] == [b.start for b in pieces[1:]]
-    found = [list(read_piece(file, piece)) for piece in pieces]
+    found = [list(read_xyz(file, piece)) for piece in pieces]
     assert [piece.first_frame for piece in pieces] == np.cumsum([0, *map(len, found)])[:-1].tolist()
     again = [atoms for frames_of_piece in found for atoms in frames_of_piece]
     assert [len(atoms) for atoms in again] == sizes
     assert all(np.array_equal(a.positions, b.positions) for a, b in zip(again, frames, strict=True))
 
 
-@pytest.mark.parametrize("text", ["not a number\n", "2\nno atoms\nH 0 0 0\n", "1\nc\nH 0 0 0\n\n1\nc\nH 0 0 0\n"])
+@pytest.mark.parametrize("text", ["not a number\n", "2\nno atoms\nH 0 0 0\n", "1\nc\nH 0 0 0\nH 0 0 1\n"])
 def test_lines_that_are_not_frames_give_no_pieces(tmp_path: Path, text: str):
     (tmp_path / "a.xyz").write_text(text)
     assert find_pieces(tmp_path / "a.xyz", 10) is None
 
 
-def test_empty_lines_at_the_end_are_harmless(tmp_path):
-    (tmp_path / "a.xyz").write_text("1\nc\nH 0 0 0\n\n \n")
-    assert [piece.first_frame for piece in find_pieces(tmp_path / "a.xyz", 10)] == [0]
+def test_empty_lines_between_and_behind_frames_are_harmless(tmp_path):
+    (tmp_path / "a.xyz").write_text("1\nc\nH 0 0 0\n\n \n1\nc\nH 0 0 0\n\n")
+    assert [piece.first_frame for piece in find_pieces(tmp_path / "a.xyz", 10)] == [0, 1]
 
 
 def test_formats_of_folders_and_patterns(tmp_path):
@@ -110,8 +111,10 @@ def test_formats_of_folders_and_patterns(tmp_path):
 
 
 def test_columns_are_for_tables(tmp_path):
-    with pytest.raises(ValueError, match="columns and split are for Hugging Face datasets, not format 'ase'"):
+    with pytest.raises(ValueError, match="columns.positions is for Hugging Face datasets, not format 'ase'"):
         FileSource(path="a.xyz", labels=ENERGY, format="ase", columns={"positions": "xyz"})
+    with pytest.raises(ValueError, match="split is for Hugging Face datasets, not format 'ase'"):
+        FileSource(path="a.xyz", labels=ENERGY, format="ase", split="train")
 
 
 def _write_h2(path: Path) -> None:

@@ -11,7 +11,8 @@ from unipot.data.labels import SkippedItem
 from unipot.data.quality.measurements import measure
 from unipot.data.quality.quarantine import QuarantineEntry, Thresholds, Violation, quarantine_lines, read_quarantine, screen, violations
 from unipot.data.quality.quarantine_summary import quarantine_table, summarize_quarantine
-from unipot.data.readers.ase_files import default_labels, read_ase_file
+from unipot.data.readers.ase_files import read_ase_file
+from unipot.data.readers.assumed_labels import default_labels
 from unipot.structure import Structure
 
 CELL = {"cell": np.eye(3) * 4, "pbc": [True] * 3}

@@ -26,6 +26,7 @@ from unipot.data.quality.measurements import Measurements
 from unipot.data.quality.quarantine import NOT_READ, Thresholds
 from unipot.data.storage.record import RecordCodec
 from unipot.data.storage.shard import ShardWriter, read_shard_info
+from unipot.data.unread_keys import UnreadKey
 from unipot.structure import Structure
 
 #: structures, atoms and items of one batch at most
@@ -148,10 +149,11 @@ def convert_part(task: PartTask, send: Callable[[PartProgress], None]) -> None:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Structures with ids, items to leave out, and how many items of the part are consumed with it."""
+    """Structures with ids, items to leave out, keys that nothing reads, and how many items of the part are consumed with it."""
 
     structures: list[Structure]
     skipped: list[SkippedItem]
+    unread: list[UnreadKey]
     stop: int
 
 
@@ -193,6 +195,8 @@ def _screen(batch: _Batch, review: ShardReview, task: PartTask, send: Callable[[
                 f"{_other_labels(item.reason)}"
             )
         review.skip(item)
+    for key in batch.unread:
+        review.unread(key)
     kept, measurements = review.screen(batch.structures) if batch.structures else ([], {})
     send(PartProgress(len(kept), len(batch.skipped), len(batch.structures) - len(kept)))
     return _Kept(list(kept), measurements, batch.stop)
@@ -220,6 +224,7 @@ def _batches(task: PartTask, start: int) -> Iterator[_Batch]:
     """The items of a part behind the first `start`, in batches whose ends do not depend on `start`'s being one of them."""
     structures: list[Structure] = []
     skipped: list[SkippedItem] = []
+    unread: list[UnreadKey] = []
     n_atoms = 0
     for number, item in _items(task, start):
         if isinstance(item, Structure):
@@ -229,19 +234,21 @@ def _batches(task: PartTask, start: int) -> Iterator[_Batch]:
                 item = SkippedItem(where=item.id, reason=reason)
         if isinstance(item, SkippedItem):
             skipped.append(item)
+        elif isinstance(item, UnreadKey):
+            unread.append(item)
         elif isinstance(item, Structure):
             structures.append(item)
             n_atoms += item.n_atoms
         else:
             raise ValueError(f"{task.words}: item {number} is a {type(item).__name__}; a source gives Structure or SkippedItem")
         if len(structures) >= task.batch_structures or n_atoms >= BATCH_ATOMS or len(skipped) >= BATCH_ITEMS:
-            yield _Batch(structures, skipped, number + 1)
-            structures, skipped, n_atoms = [], [], 0
-    if structures or skipped:
-        yield _Batch(structures, skipped, number + 1)
+            yield _Batch(structures, skipped, unread, number + 1)
+            structures, skipped, unread, n_atoms = [], [], [], 0
+    if structures or skipped or unread:
+        yield _Batch(structures, skipped, unread, number + 1)
 
 
-def _items(task: PartTask, start: int) -> Iterator[tuple[int, Structure | SkippedItem]]:
+def _items(task: PartTask, start: int) -> Iterator[tuple[int, Structure | SkippedItem | UnreadKey]]:
     """Number and item; whatever the source raises becomes one sentence."""
     number, last = 0, ""
     try:

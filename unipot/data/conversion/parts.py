@@ -6,6 +6,7 @@ import glob
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,16 +14,21 @@ from unipot.data.catalog.raw_files import contents_size
 from unipot.data.catalog.recipes import load_recipe
 from unipot.data.labels import LabelSource, SkippedItem, check_sources, missing_keys_message
 from unipot.data.readers import FORMATS, detect_format, read_structures
-from unipot.data.readers.extxyz_pieces import SUFFIXES as EXTXYZ
+from unipot.data.readers.ase_files import STATE_FIELDS
 from unipot.data.readers.extxyz_pieces import Piece, find_pieces
+from unipot.data.readers.folder_search import FoundFiles, id_prefixes, left_out_in_words, search, sorted_out
+from unipot.data.readers.xyz_frames import SUFFIXES as EXTXYZ
+from unipot.data.unread_keys import UnreadKey
 from unipot.structure import Structure
 
 #: bytes of an extended XYZ file in one part: at least, at most; between them a file becomes this many parts
 _SMALLEST_PIECE, _LARGEST_PIECE, _PIECES = 1 << 25, 1 << 30, 256
 #: rows of an .aselmdb file in one part, at least
 _ROWS = 5000
-#: what a folder is searched for
-_FRAME_FILES = (*EXTXYZ, ".traj", ".db")
+#: bytes of small files that become one part, at least
+_SMALLEST_BUNDLE = 1 << 22
+#: files whose keys are listed where a label is in none
+_FILES_IN_MESSAGES = 20
 
 
 class PartSource(Protocol):
@@ -32,8 +38,8 @@ class PartSource(Protocol):
         """Names of the units of work, in a fixed order."""
         ...
 
-    def items(self, part: str) -> Iterator[Structure | SkippedItem]:
-        """Stream one unit of work, always in the same order."""
+    def items(self, part: str) -> Iterator[Structure | SkippedItem | UnreadKey]:
+        """Stream one unit of work, always in the same order; keys that nothing reads come before the structure that has them."""
         ...
 
     def fingerprint(self) -> dict[str, Any]:
@@ -115,52 +121,111 @@ class FileSource:
 
     def __post_init__(self) -> None:
         check_sources(self.labels)
-        if (self.columns or self.split) and self.format != "huggingface":
-            raise ValueError(f"{self.path}: columns and split are for Hugging Face datasets, not format {self.format!r}; leave them out")
+        if self.split and self.format != "huggingface":
+            raise ValueError(f"{self.path}: split is for Hugging Face datasets, not format {self.format!r}; leave it out")
+        unknown = [name for name in self.columns if self.format != "huggingface" and name not in STATE_FIELDS]
+        if unknown:
+            raise ValueError(
+                f"{self.path}: columns.{unknown[0]} is for Hugging Face datasets, not format {self.format!r}; there columns may name "
+                f"{', '.join(STATE_FIELDS)}"
+            )
 
     def parts(self) -> list[str]:
-        files = self._files()
-        return [f"{self._name(file)}{piece}" for file in files for piece in self._pieces(file)] if files else [""]
+        if self.format != "ase" or len(self._files) == 1:
+            return [f"{self._name(file)}{piece}" for file in self._files for piece in self._pieces(file)] if self._files else [""]
+        found, first, n_bytes = [], 0, 0
+        sizes = [file.stat().st_size for file in self._files]
+        enough = max(sum(sizes) // _PIECES, _SMALLEST_BUNDLE)
+        for number, (file, size) in enumerate(zip(self._files, sizes, strict=True)):
+            pieces = self._pieces(file)
+            n_bytes += size
+            if len(pieces) > 1 or n_bytes >= enough or number + 1 == len(sizes):
+                last = number if len(pieces) > 1 else number + 1  # a file in pieces is no part of a bundle
+                found += _bundle(first, last) + [f"{self._name(file)}{piece}" for piece in pieces if len(pieces) > 1]
+                first, n_bytes = number + 1, 0
+        return found
 
-    def _id_prefix(self, name: str) -> str:
-        """The file without its suffix, unless another file differs in nothing else."""
-        stem = str(Path(name).with_suffix(""))
-        twins = [file for file in self._files() if str(Path(self._name(file)).with_suffix("")) == stem]
-        return name if len(twins) > 1 else stem
+    def items(self, part: str) -> Iterator[Structure | SkippedItem | UnreadKey]:
+        unread: list[UnreadKey] = []
+        for item in self._structures(part, unread):
+            yield from unread
+            unread.clear()
+            yield item
+        yield from unread
 
-    def items(self, part: str) -> Iterator[Structure | SkippedItem]:
-        options = {"labels": self.labels, "group_key": self.group_key, "id_key": self.id_key}
+    def remarks(self) -> list[str]:
+        """Sentences on the files of a folder or pattern: what is left out and why, and what is a group."""
+        if not self._files:
+            return []
+        kinds = self._found.by_kind
+        others = {f"they are of another format, read with format={kind}": files for kind, files in kinds.items() if kind != self.format}
+        said = left_out_in_words({**self._found.left_out, **others})
+        if self.format == "ase" and len(self._files) > 1 and self.group_key is None:
+            said.append(f"the frames of each of the {len(self._files):,} files are a group, held out together; group_key=... states others")
+        return said
+
+    def files(self) -> list[Path]:
+        """What is read; none for what only the `datasets` package takes apart.
+
+        Raises:
+            FileNotFoundError: there are none.
+        """
+        return list(self._files)
+
+    def _structures(self, part: str, unread: list[UnreadKey]) -> Iterator[Structure | SkippedItem]:
+        options: dict[str, Any] = {"labels": self.labels, "group_key": self.group_key or None, "id_key": self.id_key}
+        options |= {"columns": self.columns, "on_unread": unread.append}
         if not part:
-            return read_structures(self.path, format=self.format, columns=self.columns, split=self.split, **options)
+            return read_structures(self.path, format=self.format, split=self.split, **options)
+        bundle = re.fullmatch(r"\*#(\d+)-(\d+)", part)
+        if bundle:
+            return (item for file in self._files[int(bundle[1]) : int(bundle[2])] for item in self._of_file(file, [], options))
         name, numbers = _split_part(part)
-        options |= {"id_prefix": self._id_prefix(name), "check_keys": False}
-        if self.format == "ase":
-            from unipot.data.readers.ase_files import read_ase_file
+        return self._of_file(_root(self.path) / name, numbers, options)
 
+    def _of_file(self, file: Path, numbers: list[int], options: dict[str, Any]) -> Iterator[Structure | SkippedItem]:
+        prefix = self._prefixes[file]
+        options = options | {"id_prefix": prefix, "check_keys": False}
+        if self.format == "ase":
+            from unipot.data.readers.ase_files import read_ase_file, read_one_of_many
+
+            several = len(self._files) > 1
+            read = read_one_of_many if several else read_ase_file
+            group = prefix if several and self.group_key is None else ""
             options |= {"keep_unconverged": self.keep_unconverged}
-            return read_ase_file(_root(self.path) / name, piece=Piece(*numbers) if numbers else None, **options)
+            return read(file, piece=Piece(*numbers) if numbers else None, group=group, **options)
         if self.format == "aselmdb":
             from unipot.data.readers.aselmdb import read_aselmdb
 
-            return read_aselmdb(_root(self.path) / name, rows=range(*numbers) if numbers else None, **options)
+            return read_aselmdb(file, rows=range(*numbers) if numbers else None, **options)
         if self.format == "huggingface":
             from unipot.data.readers.huggingface import read_huggingface
 
             del options["check_keys"]  # a table has its columns or has not
             first, last, row = numbers or (0, 0, 0)
             groups = {"row_groups": range(first, last), "first_row": row} if numbers else {}
-            return read_huggingface(_root(self.path) / name, columns=self.columns, **groups, **options)
+            return read_huggingface(file, **groups, **options)
         raise ValueError(f"format {self.format!r} is not known; use one of: auto, {', '.join(FORMATS)}")
 
+    @cached_property
+    def _found(self) -> FoundFiles:
+        return find_files(self.path, self.format)
+
+    @cached_property
     def _files(self) -> list[Path]:
         """Files to read; none for what only the `datasets` package takes apart."""
         if self.format != "huggingface":
-            return _files(self.path, self.format)
+            return self._found.by_kind[self.format]
         if not Path(self.path).exists():
             return []
         from unipot.data.readers.huggingface import local_files
 
         return local_files(Path(self.path), self.split)
+
+    @cached_property
+    def _prefixes(self) -> dict[Path, str]:
+        """File -> what its ids begin with."""
+        return id_prefixes(self._files, _root(self.path))
 
     def _pieces(self, file: Path) -> list[str]:
         """What is added to the file's name in the names of its parts."""
@@ -180,34 +245,30 @@ class FileSource:
         return [f"#{p.start}-{p.stop}-{p.first_frame}" for p in find_pieces(file, wanted) or []] or [""]
 
     def fingerprint(self) -> dict[str, Any]:
-        files = self._files() or [file for file in Path(self.path).rglob("*") if file.is_file()]
+        files = self._files or [file for file in Path(self.path).rglob("*") if file.is_file()]
         labels = {name: source.to_dict() for name, source in self.labels.items()}
         rest = {key: getattr(self, key) for key in ("format", "group_key", "id_key", "split")}
         rest |= {"keep_unconverged": True} if self.keep_unconverged else {}
         return {"path": self.path, "labels": labels, **rest, "columns": dict(self.columns), "files": _stamps(files)}
 
     def size(self) -> int:
-        return sum(contents_size(file.name, file.stat().st_size) for file in self._files())
+        return sum(contents_size(file.name, file.stat().st_size) for file in self._files)
 
     def explain_missing(self, labels: list[str]) -> str:
         missing = {name: self.labels[name] for name in labels}
         if self.format != "ase":
             return f"{self.path}: no structure has the label key {', '.join(repr(source.key) for source in missing.values())}"
-        from unipot.data.readers.ase_files import keys_of
+        from unipot.data.readers.assumed_labels import keys_of
 
-        return missing_keys_message(self.path, missing, keys_of(_files(self.path, self.format)[0]))
+        return missing_keys_message(self.path, missing, set().union(*map(keys_of, self._files[:_FILES_IN_MESSAGES])))
 
     def _name(self, file: Path) -> str:
         return file.relative_to(_root(self.path)).as_posix()
 
 
-def first_file(path: str, format: str) -> Path:
-    """The file that is read first of a file, folder or pattern.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    return _files(path, format)[0]
+def _bundle(first: int, last: int) -> list[str]:
+    """The name of the part that holds the files numbered `first` to `last` - 1; none without any."""
+    return [f"*#{first}-{last}"] if last > first else []
 
 
 def _row_group_pieces(file: Path) -> list[str]:
@@ -235,27 +296,44 @@ def format_of(path: str) -> str:
     """The format that the name of a file, the files of a folder or of a pattern stand for.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the files of a pattern are of several formats.
+        FileNotFoundError: there is no such file, or none that can be read.
+        ValueError: the files of a folder or pattern are of several formats.
     """
+    files = _matches(path)
+    formats = sorted(sorted_out(files).by_kind) if files else []
+    if len(formats) > 1:
+        raise ValueError(f"{path} stands for files of several formats ({', '.join(formats)}); convert those of one format at a time")
+    return formats[0] if formats else detect_format(files[0] if files else path)
+
+
+def find_files(path: str, format: str) -> FoundFiles:
+    """The files behind `path`, with those of `format` in `by_kind`, and what is left out.
+
+    Args:
+        path: a file, a folder or a pattern.
+        format: of `unipot.data.readers.FORMATS`.
+
+    Raises:
+        FileNotFoundError: there are none of that format.
+    """
+    if Path(path).is_file():
+        return FoundFiles({format: [Path(path)]})
     if Path(path).is_dir():
-        files = [file for file in Path(path).rglob("*") if file.is_file()]
-        kinds = {"ase": _FRAME_FILES, "aselmdb": (".aselmdb",), "huggingface": (".parquet", ".arrow")}
-        present = [kind for kind, suffixes in kinds.items() if any(_ends_with(file, suffixes) for file in files)]
-        if len(present) > 1:
-            raise ValueError(
-                f"{path} holds files of several formats ({', '.join(present)}); state format=, or give a pattern such as {path}/*.extxyz"
-            )
-        if present == ["ase"]:
-            return "ase"
-    if "*" in path and not Path(path).exists():
-        files = sorted(glob.glob(path, recursive=True))
-        formats = sorted({detect_format(file) for file in files})
-        if len(formats) > 1:
-            raise ValueError(f"{path} stands for files of several formats ({', '.join(formats)}); convert those of one format at a time")
-        if formats:
-            return formats[0]
-    return detect_format(path)
+        found = search(Path(path))
+    else:
+        files = _matches(path)
+        found = FoundFiles({format: files}) if len(files) == 1 else sorted_out(files)
+    if format not in found.by_kind:
+        why = "".join(f"; {sentence}" for sentence in left_out_in_words(found.left_out))
+        raise FileNotFoundError(f"{path}: no such file, or no file of format {format!r} in it; give the path of a structure file{why}")
+    return found
+
+
+def _matches(path: str) -> list[Path]:
+    """Files that a pattern stands for; none where it is a file or folder itself."""
+    if "*" not in path or Path(path).exists():
+        return []
+    return sorted(Path(name) for name in glob.glob(path, recursive=True) if Path(name).is_file())
 
 
 def _root(path: str) -> Path:
@@ -263,29 +341,6 @@ def _root(path: str) -> Path:
     if "*" in path and not Path(path).exists():
         return Path(path.partition("*")[0] + "x").parent
     return Path(path) if Path(path).is_dir() else Path(path).parent
-
-
-def _files(path: str, format: str) -> list[Path]:
-    """Files behind `path`, sorted.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
-    if Path(path).is_file():
-        return [Path(path)]
-    if Path(path).is_dir():
-        suffixes = {"ase": _FRAME_FILES, "aselmdb": (".aselmdb",)}.get(format, (".parquet", ".arrow"))
-        files = sorted(file for file in Path(path).rglob("*") if _ends_with(file, suffixes))
-    else:
-        files = sorted(Path(name) for name in glob.glob(path, recursive=True) if Path(name).is_file())
-    if not files:
-        raise FileNotFoundError(f"{path}: no such file, or no file of format {format!r} in it; give the path of a structure file")
-    return files
-
-
-def _ends_with(file: Path, suffixes: tuple[str, ...]) -> bool:
-    plain = file.with_suffix("") if file.suffix in (".gz", ".bz2", ".xz") else file
-    return plain.suffix in suffixes and file.is_file() and not file.name.startswith(".")
 
 
 def _stamps(files: list[Path]) -> dict[str, list[int]]:

@@ -10,6 +10,7 @@ from unipot.data.quality.census import Census
 from unipot.data.quality.consistency import ConsistencyCheck
 from unipot.data.quality.measurements import Measurements, measure
 from unipot.data.quality.quarantine import QuarantineEntry, Thresholds, screen
+from unipot.data.unread_keys import UnreadKey
 from unipot.structure import Structure
 
 #: key in a shard's `extra` where its state is looked for by the finishing pass
@@ -55,6 +56,10 @@ class ShardReview:
         self.census.skip(item)
         if item.invalid or item.quarantine:
             self.entries.append(QuarantineEntry.of_skipped(item, self.part))
+
+    def unread(self, item: UnreadKey) -> None:
+        """Note a key or column that nothing reads."""
+        self.census.unread.setdefault(item.key, item)
 
     def state(self) -> dict[str, Any]:
         """JSON-able, for `ShardWriter(extra={REVIEW: …})`."""

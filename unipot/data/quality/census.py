@@ -14,6 +14,7 @@ from unipot.data.labels import SkippedItem
 from unipot.data.quality.consistency import ConsistencyCheck, ConsistencyReport
 from unipot.data.quality.counted_labels import CountedLabels
 from unipot.data.quality.measurements import Measurements
+from unipot.data.unread_keys import UnreadKey
 from unipot.properties import PROPERTIES
 from unipot.structure import MAX_ATOMIC_NUMBER, SYMBOLS, Structure
 from unipot.units import GPA
@@ -48,6 +49,7 @@ class Census:
         n_groups: different groups; None until the finishing pass has counted them.
         duplicates: of equal geometry; None until the finishing pass has looked.
         counted: labels that are there and do not count.
+        unread: keys and columns of the source that nothing reads, by name.
 
     Example:
         >>> from unipot.data.quality.measurements import measure
@@ -65,6 +67,7 @@ class Census:
         self.duplicates: DuplicateSummary | None = None
         self.skipped: Counter[str] = Counter()
         self.skipped_examples: dict[str, list[str]] = {}
+        self.unread: dict[str, UnreadKey] = {}
         self.check = consistency or ConsistencyCheck()
         self.counted = CountedLabels()
         self._label_counts: Counter[str] = Counter()
@@ -121,6 +124,7 @@ class Census:
             "n_structures": self.n_structures,
             "skipped": dict(self.skipped),
             "skipped_examples": self.skipped_examples,
+            "unread": [asdict(item) for item in self.unread.values()],
             "labels": dict(self._label_counts),
             "counted": asdict(self.counted),
             "periodicity": dict(self._periodicity),
@@ -137,6 +141,8 @@ class Census:
         self.n_structures += int(state["n_structures"])
         for kind, n in state["skipped"].items():
             self._skip(kind, n, state["skipped_examples"][kind])
+        for item in state.get("unread", ()):  # a piece of an earlier version has none
+            self.unread.setdefault(item["key"], UnreadKey(**item))
         self._label_counts.update(state["labels"])
         # pieces of an earlier version say nothing of it
         self.counted = CountedLabels.together(self.counted, CountedLabels(**state.get("counted", {})))
@@ -200,6 +206,7 @@ class Census:
             **{name: spread.to_dict() for name, spread in self._ranges.items()},
             "duplicates": self.duplicates.to_dict() if self.duplicates else None,
             "skipped": {reason: {"items": n, "examples": self.skipped_examples[reason]} for reason, n in self.skipped.items()},
+            "unread_keys": {key: item.where for key, item in self.unread.items()},
             "consistency": self.consistency().to_dict(),
         }
 

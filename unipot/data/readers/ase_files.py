@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unipot.data.labels import (
-    ASE_LABELS,
     CALCULATOR,
     WEIGHTS,
     LabelSource,
@@ -19,14 +20,45 @@ from unipot.data.labels import (
     without_void_stress,
 )
 from unipot.data.readers.electronic_convergence import converged_only
-from unipot.data.readers.extxyz_pieces import Piece, read_piece
+from unipot.data.readers.extxyz_pieces import Piece
+from unipot.data.readers.folder_search import ase_format, id_prefixes, search
+from unipot.data.readers.xyz_atoms import ATOM_RESULTS, read_xyz
+from unipot.data.readers.xyz_frames import is_xyz
+from unipot.data.unread_keys import UnreadKey, UnreadKeys
 from unipot.properties import PROPERTIES
-from unipot.structure import Structure
+from unipot.structure import CHARGE_KEYS, ISOTOPES, MULTIPLICITY_KEYS, Structure
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-_FRAMES_FOR_DEFAULTS = 100
+#: what `columns` may name of files whose geometry ASE knows
+STATE_FIELDS = ("total_charge", "spin_multiplicity", "fixed")
+
+
+class NoFramesError(ValueError):
+    """A file was read to its end and held no structure."""
+
+    what = "there are no frames in this file; check that it is complete"
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(f"{file}: {self.what}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """How a frame becomes a structure; the arguments of `read_ase_file`."""
+
+    labels: Mapping[str, LabelSource]
+    group_key: str | None
+    id_key: str | None
+    group: str
+    id_prefix: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    def keys(self) -> set[str]:
+        """Everything that is read besides the geometry."""
+        own = {source.key if source.key != CALCULATOR else name for name, source in self.labels.items()}
+        return {*own, *self.columns.values(), *CHARGE_KEYS, *MULTIPLICITY_KEYS, "fixed", self.group_key or "", self.id_key or ""}
 
 
 def read_ase_file(
@@ -35,10 +67,13 @@ def read_ase_file(
     labels: Mapping[str, LabelSource],
     group_key: str | None = None,
     id_key: str | None = None,
+    columns: Mapping[str, str] | None = None,
     piece: Piece | None = None,
     id_prefix: str | None = None,
+    group: str = "",
     check_keys: bool = True,
     keep_unconverged: bool = False,
+    on_unread: Callable[[UnreadKey], None] | None = None,
 ) -> Iterator[Structure | SkippedItem]:
     """Stream the frames of a file, or of a piece of it.
 
@@ -48,90 +83,99 @@ def read_ase_file(
     Args:
         path: any file that ASE reads.
         labels: property name -> where it is found, its unit and sign.
-        group_key: info key that says which material or trajectory a frame belongs to; by default frames stand alone.
+        group_key: info key that says which material or trajectory a frame belongs to.
         id_key: info key of a unique id; by default `<file>-<frame>`.
+        columns: `total_charge`, `spin_multiplicity` or `fixed` -> key, where the names differ from those understood.
         piece: bytes of an extended XYZ file, from `extxyz_pieces.find_pieces`; None reads the whole file.
         id_prefix: in place of the file's name in default ids.
+        group: of every frame, without a `group_key`; "" lets frames stand alone.
         check_keys: refuse a label key that no frame has; a caller that reads pieces checks them together.
         keep_unconverged: read frames whose electrons did not converge too, see `unipot.data.readers.electronic_convergence`.
+        on_unread: told once of every key and column that nothing reads.
 
     Yields:
         Structures, and a `SkippedItem` for each frame without any of the labels or with a defect.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: ASE cannot read the file, there are no frames, or a label key is in none of them.
+        ValueError: the file cannot be read, there are no frames, a label key is in none of them, or `columns` has another field.
     """
     check_sources(labels)
     file = Path(path)
+    for name in columns or ():
+        if name not in STATE_FIELDS:
+            raise ValueError(f"{file}: columns.{name} is for tables; of a structure file it may name {', '.join(STATE_FIELDS)}")
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; give the path of a structure file that ASE reads, such as extended XYZ")
     _refuse_order_of_results(file, labels)
-    items = _read(file, dict(labels), group_key, id_key, piece, id_prefix or file.stem, check_keys)
+    reading = _Reading(
+        labels=dict(labels), group_key=group_key, id_key=id_key, group=group, id_prefix=id_prefix or file.stem, columns=dict(columns or {})
+    )
+    items = _read(file, reading, piece, check_keys, UnreadKeys(reading.keys(), on_unread) if on_unread else None)
     return items if keep_unconverged or piece is not None else converged_only(file, items)
 
 
 def _refuse_order_of_results(file: Path, labels: Mapping[str, LabelSource]) -> None:
     """An order is for six numbers as a file has them; of a program's output ASE hands them over in its own."""
     stress = labels.get("stress")
-    own = file.with_suffix("") if file.suffix in (".gz", ".bz2", ".xz") else file
-    if stress is not None and stress.order != "voigt" and stress.key in ("stress", CALCULATOR) and own.suffix not in (".xyz", ".extxyz"):
+    if stress is not None and stress.order != "voigt" and stress.key in ("stress", CALCULATOR) and not is_xyz(file):
         raise ValueError(f"{file}: ASE hands over the stress of such a file in its own order; leave order {stress.order!r} out")
 
 
-def default_labels(path: str | Path, asked: Sequence[str] = ("energy",)) -> dict[str, LabelSource]:
-    """Labels a file offers in ASE's own names and units: `energy` eV, `forces` eV/A, `stress` eV/A^3 with ASE's sign.
+def read_one_of_many(path: str | Path, *, id_prefix: str, **options: Any) -> Iterator[Structure | SkippedItem]:
+    """`read_ase_file` of one of many calculations: where it cannot be read (on), that is one `SkippedItem` more."""
+    try:
+        yield from read_ase_file(path, id_prefix=id_prefix, **options)
+    except NoFramesError as error:
+        yield SkippedItem(where=id_prefix, reason=error.what, invalid=False)
+    except ValueError as error:
+        yield SkippedItem(where=id_prefix, reason=str(error).removeprefix(str(path)).lstrip(":, "))
 
-    For commands that take a user's file and nothing else; they say aloud what they assumed. The first hundred frames
-    are looked at.
+
+def read_ase_folder(path: str | Path, *, labels: Mapping[str, LabelSource], **options: Any) -> Iterator[Structure | SkippedItem]:
+    """Stream every file below a folder that ASE reads; without a `group_key`, the frames of a file are a group.
 
     Args:
-        path: of the file.
-        asked: labels that must be there. Weights (`weight` in info, array `atom_weights`) are taken only when asked for.
+        path: of the folder.
+        labels, options: see `read_ase_file`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file cannot be read, or no frame has a label that was asked for.
+        ValueError: a label key is in no frame.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; give the path of a structure file that ASE reads, such as extended XYZ")
-    offered = ASE_LABELS | {name: source for name, source in WEIGHTS.items() if name in asked}
-    found: set[str] = set()
-    keys: set[str] = set()
-    for atoms in islice(frames_of(file), _FRAMES_FOR_DEFAULTS):
-        keys |= _keys(atoms)
-        found |= {name for name, source in offered.items() if _lookup(atoms, source.key, name) is not None}
-    for name in asked:
-        if name not in found:
-            without = "; unipot finetune trains on forces alone with labels=[forces]" if name == "energy" and "forces" in found else ""
-            raise ValueError(
-                f"{file}: no frame has the label key {name!r}; keys in the file are: {', '.join(sorted(keys)) or 'none'}; "
-                f"name the right one, unipot prepare with labels.{name}.key=... labels.{name}.unit=..., other commands with "
-                f"sources.{name}='{{key: ..., unit: ...}}'{without}"
-            )
-    return {name: source for name, source in offered.items() if name in found}
+    root = Path(path)
+    files = search(root).by_kind.get("ase", [])
+    unseen = dict(labels)
+    for file, prefix in id_prefixes(files, root).items():
+        group = prefix if options.get("group_key") is None else ""
+        for item in read_one_of_many(file, labels=labels, id_prefix=prefix, group=group, check_keys=False, **options):
+            if isinstance(item, Structure):
+                unseen = {name: source for name, source in unseen.items() if name not in item.labels}
+            yield item
+    if unseen:
+        raise ValueError(f"{root}: no frame has the label key {', '.join(repr(source.key) for source in unseen.values())}")
 
 
-def keys_of(path: str | Path) -> set[str]:
-    """Names of everything besides the geometry that the first hundred frames of a file carry.
+def read_frames(path: str | Path, index: slice | int = slice(None)) -> list[Atoms]:
+    """Frames of a file as ASE counts them, each with what it carries.
 
     Raises:
-        ValueError: the file cannot be read.
+        IndexError: there is no frame of that number.
+        ValueError: one cannot be read.
     """
-    return set().union(*(_keys(atoms) for atoms in islice(frames_of(Path(path)), _FRAMES_FOR_DEFAULTS)))
+    frames = frames_of(Path(path))
+    if isinstance(index, slice):
+        backwards = any(bound is not None and bound < 0 for bound in (index.start, index.stop, index.step))
+        return list(frames)[index] if backwards else list(islice(frames, index.start, index.stop, index.step))
+    wanted = list(islice(frames, index, index + 1)) if index >= 0 else list(deque(frames, maxlen=-index))
+    if len(wanted) < max(1, -index):
+        raise IndexError(f"{path}: there is no frame {index}")
+    return wanted[:1]
 
 
 def _read(
-    file: Path,
-    labels: dict[str, LabelSource],
-    group_key: str | None,
-    id_key: str | None,
-    piece: Piece | None,
-    id_prefix: str,
-    check_keys: bool,
+    file: Path, reading: _Reading, piece: Piece | None, check_keys: bool, unread: UnreadKeys | None
 ) -> Iterator[Structure | SkippedItem]:
-    unseen = dict(labels) if check_keys else {}
+    unseen = dict(reading.labels) if check_keys else {}
     keys: set[str] = set()
     first = piece.first_frame if piece else 0
     n_frames = 0
@@ -141,47 +185,84 @@ def _read(
             del unseen[name]
         if unseen:
             keys |= _keys(atoms)
-        yield _structure(atoms, labels, f"{id_prefix}-{number}", group_key, id_key)
+        if unread is not None:
+            _look_for_unread(atoms, unread, f"{reading.id_prefix}-{number}")
+        yield _structure(atoms, reading, f"{reading.id_prefix}-{number}")
     if n_frames == 0:
-        raise ValueError(f"{file}: there are no frames in this file; check that it is complete")
+        raise NoFramesError(file)
     if unseen:
         raise ValueError(missing_keys_message(str(file), unseen, keys))
+
+
+def _look_for_unread(atoms: Atoms, unread: UnreadKeys, where: str) -> None:
+    if atoms.calc is not None:
+        unread.look(where, atoms.calc.results, ATOM_RESULTS)
+    unread.look(where, atoms.info)
+    unread.look(where, atoms.arrays, atoms.arrays)
 
 
 def frames_of(file: Path, piece: Piece | None = None) -> Iterator[Atoms]:
     """The frames of a file, or of a piece of it.
 
     Raises:
-        ValueError: ASE cannot read one; file and frame are named.
+        ValueError: one cannot be read; file and frame are named.
     """
+    format = "extxyz" if piece else ase_format(file)
+    if format == "extxyz":
+        return read_xyz(file, piece)
+    return _rows_of(file, format) if format in ("db", "json") else _through_ase(file, format)
+
+
+def _through_ase(file: Path, format: str) -> Iterator[Atoms]:
     from ase.io import iread
 
-    number = piece.first_frame if piece else 0
+    number = 0
     try:
-        for atoms in read_piece(file, piece) if piece else iread(file, index=":"):
+        # without the last argument, ASE takes what follows an @ in the name for an index
+        for atoms in iread(str(file), index=":", format=format, do_not_split_by_at_sign=True):
             yield atoms
             number += 1
     except Exception as error:  # ASE's parsers raise whatever their code runs into
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str):
-            what = f"{error.args[0]!r} is no element symbol; check which column holds the elements"
-            raise ValueError(f"{file}: frame {number} cannot be read by ASE: {what}") from error
-        raise ValueError(f"{file}: frame {number} cannot be read by ASE ({reason}); the file is damaged or of an unknown format") from error
+        raise _unreadable(file, number, error) from error
 
 
-def _structure(
-    atoms: Atoms, labels: dict[str, LabelSource], default_id: str, group_key: str | None, id_key: str | None
-) -> Structure | SkippedItem:
+def _rows_of(file: Path, format: str) -> Iterator[Atoms]:
+    """The rows of ASE's databases, with their key-value pairs and data in `info`, where ASE's reader leaves them out."""
+    from ase.db import connect
+
+    number = 0
     try:
-        name = default_id if id_key is None else str(named_key(atoms, id_key, "id_key"))
-        group = "" if group_key is None else str(named_key(atoms, group_key, "group_key"))
+        with connect(str(file), type=format, serial=True) as database:
+            for row in database.select():
+                atoms = row.toatoms()
+                atoms.info |= {**row.key_value_pairs, **row.data}
+                yield atoms
+                number += 1
+    except Exception as error:  # of SQLite, of JSON, or of damaged content
+        raise _unreadable(file, number, error) from error
+
+
+def _unreadable(file: Path, number: int, error: Exception) -> ValueError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str):
+        isotope = "; deuterium and tritium are H here" if error.args[0] in ISOTOPES else ""
+        what = f"{error.args[0]!r} is no element symbol{isotope}; check which column holds the elements"
+        return ValueError(f"{file}: frame {number} cannot be read by ASE: {what}")
+    return ValueError(f"{file}: frame {number} cannot be read by ASE ({reason}); the file is damaged or of an unknown format")
+
+
+def _structure(atoms: Atoms, reading: _Reading, default_id: str) -> Structure | SkippedItem:
+    labels = reading.labels
+    try:
+        name = default_id if reading.id_key is None else str(named_key(atoms, reading.id_key, "id_key"))
+        group = str(named_key(atoms, reading.group_key, "group_key")) if reading.group_key else reading.group
         values: dict[str, Any] = {}
         volume = atoms.cell.volume if atoms.cell.rank == 3 else 0.0
         found = {label: _lookup(atoms, source.key, label) for label, source in labels.items()}
         found = {label: value for label, value in found.items() if value is not None}
         for label, value in without_void_stress(found, labels, atoms.pbc, volume).items():
             values[label] = convert_label(label, labels[label], value, len(atoms), volume)
-        structure = Structure.from_ase(atoms, labels=values, id=name, group=group)
+        structure = Structure.from_ase(atoms, labels=values, id=name, group=group, columns=reading.columns)
     except ValueError as error:
         return SkippedItem(where=default_id, reason=str(error))
     if not set(values) - set(WEIGHTS):

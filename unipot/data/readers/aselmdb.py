@@ -25,7 +25,8 @@ from unipot.data.labels import (
     missing_keys_message,
     without_void_stress,
 )
-from unipot.structure import Structure
+from unipot.data.unread_keys import UnreadKey, UnreadKeys
+from unipot.structure import CHARGE_KEYS, MULTIPLICITY_KEYS, Structure, stated, stated_multiplicity
 
 _CALCULATOR_RESULTS = ("energy", "free_energy", "forces", "stress")
 #: eV, eV/A or eV/A^3: `data` and calculator results that differ by more contradict each other
@@ -41,12 +42,14 @@ def read_aselmdb(
     rows: range | None = None,
     id_prefix: str | None = None,
     check_keys: bool = True,
+    columns: Mapping[str, str] | None = None,
+    on_unread: Callable[[UnreadKey], None] | None = None,
 ) -> Iterator[Structure | SkippedItem]:
     """Stream the rows of one file, or of every `.aselmdb` file below a folder, in order of name and row.
 
     A label key, group key or id key is looked up in the row's `data` and key-value pairs, a label key also in the row's
-    calculator results; where both have it and they differ, the row is skipped. Total charge and spin multiplicity come from `charge`
-    (or `total_charge`) and `spin` (or `spin_multiplicity`) of `data` or of the key-value pairs.
+    calculator results; where both have it and they differ, the row is skipped. Total charge and spin multiplicity come from `CHARGE_KEYS`
+    and `MULTIPLICITY_KEYS` of `data` or of the key-value pairs.
 
     Args:
         path: a `.aselmdb` file or a folder.
@@ -56,6 +59,8 @@ def read_aselmdb(
         rows: row ids to read, of each file; None reads all.
         id_prefix: in place of the file's name in default ids.
         check_keys: refuse a label key that no row has; a caller that reads pieces checks them together.
+        columns: `total_charge` or `spin_multiplicity` -> key, where the names differ from those understood.
+        on_unread: told once of every key that nothing reads.
 
     Yields:
         Structures, and a `SkippedItem` for each row that cannot be used.
@@ -66,7 +71,12 @@ def read_aselmdb(
     """
     check_sources(labels)
     root = Path(path)
-    return _read(root, _files(root), dict(labels), group_key, id_key, rows, id_prefix, check_keys)
+    states = dict(columns or {})
+    unread = None
+    if on_unread:
+        keys = {name if source.key == CALCULATOR else source.key for name, source in labels.items()}
+        unread = UnreadKeys({*keys, *states.values(), *CHARGE_KEYS, *MULTIPLICITY_KEYS, group_key or "", id_key or ""}, on_unread)
+    return _read(root, _files(root), dict(labels), group_key, id_key, rows, id_prefix, check_keys, states, unread)
 
 
 def last_row_id(file: Path) -> int:
@@ -150,6 +160,11 @@ class RowFields:
                 fixed[np.asarray(constraint["kwargs"]["indices"], dtype=np.int64)] = True
         return fixed
 
+    def show(self, unread: UnreadKeys, where: str) -> None:
+        """Every key but those of the geometry, to `unread`."""
+        unread.look(where, self.info)
+        unread.look(where, {name: self.row[name] for name in _CALCULATOR_RESULTS if self.row.get(name) is not None}, ("forces",))
+
     def _result(self, key: str) -> Any:
         # top-level keys of a row are also masses, initial charges, ...: only calculator results count
         return self.row.get(key) if key in _CALCULATOR_RESULTS else None
@@ -180,6 +195,8 @@ def _read(
     rows: range | None,
     id_prefix: str | None,
     check_keys: bool,
+    states: Mapping[str, str],
+    unread: UnreadKeys | None,
 ) -> Iterator[Structure | SkippedItem]:
     unseen = dict(labels) if check_keys else {}
     keys: set[str] = set()
@@ -194,7 +211,9 @@ def _read(
                 del unseen[name]
             if unseen:
                 keys |= fields.keys()
-            yield _structure(fields, labels, f"{stem}-{row_id}", group, id_key)
+            if unread is not None:
+                fields.show(unread, f"{stem}-{row_id}")
+            yield _structure(fields, labels, f"{stem}-{row_id}", group, id_key, states)
     if n_rows == 0 and rows is None:
         raise ValueError(f"{root}: there are no rows; check that the download is complete")
     if unseen:
@@ -252,22 +271,28 @@ def _array(value: dict[str, Any]) -> Any:
 
 
 def _structure(
-    fields: RowFields, labels: dict[str, LabelSource], default_id: str, group: Callable[[RowFields], str], id_key: str | None
+    fields: RowFields,
+    labels: dict[str, LabelSource],
+    default_id: str,
+    group: Callable[[RowFields], str],
+    id_key: str | None,
+    states: Mapping[str, str] | None = None,
 ) -> Structure | SkippedItem:
     try:
         raw = {name: fields.label(name, source) for name, source in labels.items()}
         if all(value is None for value in raw.values()):
             return SkippedItem(where=default_id, reason=f"has none of the labels {', '.join(raw)}", invalid=False)
         n_atoms, volume = len(fields.numbers), float(abs(np.linalg.det(fields.cell)))
+        states = states or {}
         raw = without_void_stress({name: value for name, value in raw.items() if value is not None}, labels, fields.pbc, volume)
-        spin = fields.first("spin_multiplicity", "spin")
+        charge = stated(fields.info, states.get("total_charge", CHARGE_KEYS))
         return Structure(
             atomic_numbers=fields.numbers,
             positions=fields.row["positions"],
             cell=fields.cell,
             pbc=fields.pbc,
-            total_charge=float(fields.first("total_charge", "charge") or 0.0),
-            spin_multiplicity=int(spin) if spin else None,
+            total_charge=charge or 0.0,
+            spin_multiplicity=stated_multiplicity(fields.info, states.get("spin_multiplicity", MULTIPLICITY_KEYS)),
             fixed=fields.fixed(),
             labels={name: convert_label(name, labels[name], value, n_atoms, volume) for name, value in raw.items()},
             id=_text(fields, id_key, "id_key") if id_key else default_id,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from unipot.data.labels import UNCONVERGED, SkippedItem
+from unipot.data.readers.folder_search import ase_format
 from unipot.structure import Structure
 
 REASON = "its electrons did not converge, so its numbers are no labels; keep_unconverged=true keeps such frames"
@@ -48,13 +49,13 @@ def unconverged_frames(file: Path) -> dict[int, str]:
         >>> unconverged_frames(Path("frames.extxyz"))
         {}
     """
-    from ase.io.formats import UnknownFileTypeError, filetype, open_with_compression
+    from ase.io.formats import open_with_compression
 
     if not file.is_file():
         return {}
     try:
-        scan = _SCANS.get(filetype(str(file)))
-    except UnknownFileTypeError:
+        scan = _SCANS.get(ase_format(file))
+    except ValueError:
         return {}
     if scan is None:
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy as np
 from unipot.data.labels import LabelSource, SkippedItem, check_sources, convert_label, missing_keys_message, without_void_stress
 from unipot.data.readers.arrow_cells import ArrowCells
 from unipot.data.readers.exported import describe_dataset
+from unipot.data.unread_keys import UnreadKey, UnreadKeys
 from unipot.properties import PROPERTIES
-from unipot.structure import SYMBOLS, Structure
+from unipot.structure import CHARGE_KEYS, ISOTOPES, MULTIPLICITY_KEYS, SYMBOLS, Structure, stated_multiplicity
 
 #: geometry field -> column names understood without a mapping; positions and cell are in Å
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -21,8 +22,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "positions": ("positions", "pos", "coordinates", "cartesian_site_positions"),
     "cell": ("cell", "lattice", "lattice_vectors"),
     "pbc": ("pbc", "periodic"),
-    "total_charge": ("total_charge", "charge"),
-    "spin_multiplicity": ("spin_multiplicity", "spin"),
+    "total_charge": CHARGE_KEYS,
+    "spin_multiplicity": MULTIPLICITY_KEYS,
     "fixed": ("fixed",),
 }
 #: in place of a column for `pbc`: every structure is periodic along all axes, or along none
@@ -45,6 +46,7 @@ def read_huggingface(
     row_groups: range | None = None,
     first_row: int = 0,
     id_prefix: str | None = None,
+    on_unread: Callable[[UnreadKey], None] | None = None,
 ) -> Iterator[Structure | SkippedItem]:
     """Stream the rows of a dataset; nothing is downloaded or converted as a whole.
 
@@ -63,6 +65,7 @@ def read_huggingface(
         row_groups: read only these row groups of a Parquet file.
         first_row: number of the first row that is read, for default ids.
         id_prefix: in place of the name in default ids.
+        on_unread: told once of every column that nothing reads.
 
     Yields:
         Structures, and a `SkippedItem` for each row that cannot be used.
@@ -81,7 +84,7 @@ def read_huggingface(
     else:
         dataset, name = _open(str(path), split)
         tables = _tables(dataset, str(path))
-    return _read(tables, id_prefix or name, first_row, str(path), labels, dict(columns or {}), group_key, id_key)
+    return _read(tables, id_prefix or name, first_row, str(path), labels, dict(columns or {}), group_key, id_key, on_unread)
 
 
 def local_files(path: Path, split: str | None) -> list[Path]:
@@ -209,13 +212,17 @@ def _read(
     mapping: dict[str, str],
     group_key: str | None,
     id_key: str | None,
+    on_unread: Callable[[UnreadKey], None] | None,
 ) -> Iterator[Structure | SkippedItem]:
     fields: _Columns | None = None
     n_rows = 0
     for table in tables:
+        cells = ArrowCells(table)
         if fields is None:
             fields = _Columns(path, table.column_names, mapping, labels, group_key, id_key)
-        cells = ArrowCells(table)
+            if on_unread and len(cells):
+                unread = {column: cells.value(column, 0) for column in table.column_names if column not in fields.read()}
+                UnreadKeys((), on_unread).look(f"{name}-{first_row}", unread)
         for row in range(len(cells)):
             yield fields.structure(cells, row, f"{name}-{first_row + n_rows}")
             n_rows += 1
@@ -268,6 +275,11 @@ class _Columns:
             if key is not None and key not in available and key.split(".")[0] not in available:
                 raise ValueError(f"{path}: {option}={key!r} is no column; columns are: {', '.join(available)}")
 
+    def read(self) -> set[str]:
+        """Columns of which something is read."""
+        keys = [*self.geometry.values(), *(source.key for source in self.labels.values()), self.group_key, self.id_key]
+        return {part for key in keys if key for part in (key, key.split(".")[0])}
+
     def structure(self, cells: ArrowCells, row: int, default_id: str) -> Structure | SkippedItem:
         """Row `row` of a table."""
         value = lambda field: cells.value(self.geometry[field], row)  # noqa: E731
@@ -281,14 +293,14 @@ class _Columns:
             cell = _cell(value("cell"))
             pbc = np.broadcast_to(self._pbc(value("pbc"), cell), (3,))
             raw = without_void_stress(raw, self.labels, pbc, float(abs(np.linalg.det(cell))))
-            spin, charge, fixed = value("spin_multiplicity"), value("total_charge"), value("fixed")
+            charge, fixed = value("total_charge"), value("fixed")
             return Structure(
                 atomic_numbers=numbers,
                 positions=_rows_of_three("positions", value("positions"), len(numbers)),
                 cell=cell,
                 pbc=pbc,
-                total_charge=0.0 if charge is None else float(charge),
-                spin_multiplicity=int(spin) if spin else None,
+                total_charge=0.0 if charge is None else charge,
+                spin_multiplicity=stated_multiplicity({"spin": value("spin_multiplicity")}),
                 fixed=None if fixed is None else np.asarray(fixed, dtype=bool),
                 labels={name: _label(name, self.labels[name], found, len(numbers), cell) for name, found in raw.items()},
                 id=text(self.id_key, default_id),
@@ -330,10 +342,10 @@ def _atomic_numbers(stored: Any) -> np.ndarray:
         return array.astype(np.int64)
     if array.dtype.kind == "f" or not all(isinstance(symbol, str) for symbol in array):
         raise ValueError("atomic numbers are neither integers nor element symbols")
-    unknown = [symbol for symbol in array if symbol not in SYMBOLS]
+    unknown = [symbol for symbol in array if symbol not in SYMBOLS and symbol not in ISOTOPES]
     if unknown:
         raise ValueError(f"{unknown[0]!r} is not an element symbol")
-    return np.array([SYMBOLS.index(symbol) for symbol in array], dtype=np.int64)
+    return np.array([ISOTOPES[s][0] if s in ISOTOPES else SYMBOLS.index(s) for s in array], dtype=np.int64)
 
 
 def _cell(stored: Any) -> np.ndarray:

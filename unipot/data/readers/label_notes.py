@@ -8,12 +8,14 @@ stated. Frames that `unipot relax` and `unipot md` write carry the model that pr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unipot.data.labels import CALCULATOR, LabelSource
 from unipot.data.readers.ase_files import frames_of
+from unipot.data.readers.folder_search import kind_of
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -40,6 +42,22 @@ def label_notes(file: Path, labels: Mapping[str, LabelSource], *, option: str, l
     frames = list(islice(frames_of(file), _FRAMES))
     notes = (_two_energies(frames, labels, option), _predictions(frames), _other_level(frames, level_of_theory))
     return [f"{file}: {note}" for note in notes if note]
+
+
+def notes_of_files(files: Sequence[Path], labels: Mapping[str, LabelSource], *, option: str, level_of_theory: str) -> list[str]:
+    """`label_notes` of the first file of each format.
+
+    Raises:
+        ValueError: there is one file and it cannot be read; of several, whoever reads them says so.
+    """
+    if len(files) == 1:
+        return label_notes(files[0], labels, option=option, level_of_theory=level_of_theory)
+    first = {kind_of(file)[0]: file for file in reversed(files)}
+    notes = []
+    for file in sorted(first.values()):
+        with suppress(ValueError):
+            notes += label_notes(file, labels, option=option, level_of_theory=level_of_theory)
+    return notes
 
 
 def _two_energies(frames: Sequence[Atoms], labels: Mapping[str, LabelSource], option: str) -> str:

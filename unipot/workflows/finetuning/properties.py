@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from unipot.data.conversion.parts import format_of
-from unipot.data.readers.ase_files import keys_of
+from unipot.data.readers.assumed_labels import keys_of
 from unipot.data.statistics import elements_present
 from unipot.data.store import Store
 from unipot.finetune.properties.property_calibration import IntervalReport, calibrate_property, measure_intervals

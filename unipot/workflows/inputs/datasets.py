@@ -13,13 +13,13 @@ import numpy as np
 from rich.console import Console
 
 from unipot.data.conversion.converter import BusyError
-from unipot.data.conversion.parts import FileSource, first_file, format_of
+from unipot.data.conversion.parts import FileSource, find_files, format_of
 from unipot.data.label_use import refuse_void_stress
 from unipot.data.labels import LabelSource
 from unipot.data.mixture.selection import Selection
 from unipot.data.mixture.splits import containing, split
-from unipot.data.readers.ase_files import default_labels
-from unipot.data.readers.label_notes import label_notes
+from unipot.data.readers.assumed_labels import assumed_labels
+from unipot.data.readers.label_notes import notes_of_files
 from unipot.data.spec import DatasetSpec, energy_kinds_of_heads, levels_of_heads
 from unipot.data.statistics import elements_present
 from unipot.data.storage.columns import chunks
@@ -86,8 +86,18 @@ def trained_elements(datasets: Sequence[OpenDataset]) -> dict[str, np.ndarray]:
     return found
 
 
-def store_at(path: str, config: DatasetConfig, *, name: str, cache: Path, console: Console) -> Path:
+def store_at(
+    path: str, config: DatasetConfig, *, name: str, cache: Path, console: Console, also_read: Sequence[str] = ()
+) -> Path:
     """`path` itself if it is a store, else the store in `cache` made from the structures at `path`.
+
+    Args:
+        path: a store, or what holds structures.
+        config: how to read it.
+        name: of the dataset.
+        cache: folder of the store.
+        console: what is assumed and left out is said here.
+        also_read: keys that the caller reads itself.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
@@ -111,7 +121,7 @@ def store_at(path: str, config: DatasetConfig, *, name: str, cache: Path, consol
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
     target = cache / f"{name}-{digest}.unipot"
     if not (target / "metadata.json").is_file() and is_main_process():
-        _convert(source, config, name, target, console)
+        _convert(source, config, name, target, console, tuple(also_read))
     wait_for_store(target)
     return target
 
@@ -184,18 +194,31 @@ def _sources(path: str, config: DatasetConfig, name: str, console: Console) -> d
             f"dataset {name!r}: keys and units of the labels in {path} are not stated; add datasets.{name}.sources.energy.key=... "
             "and .unit=..., or convert it first with unipot prepare"
         )
-    later = ("forces", "stress") if "energy" in config.labels else ()  # whether these are there is seen when the store is opened
-    sources = default_labels(first_file(path, "ase"), [label for label in config.labels if label not in later])
-    said = ", ".join(f"{name} from {source.key!r} in {source.unit}" for name, source in sources.items())
-    console.print(f"  {name}: labels taken as ASE writes them: {said}", highlight=False)
-    return sources
+    assumed = assumed_labels(find_files(path, "ase").by_kind["ase"], _asked(config))
+    said = ", ".join(
+        f"{label} from {source.key!r} in {source.unit}{' (a virial, -dE/d(strain))' * source.virial}"
+        for label, source in assumed.labels.items()
+    )
+    how = "as ASE writes them" if all(source.key == label for label, source in assumed.labels.items()) else "by their names"
+    console.print(f"  {name}: labels taken {how}: {said}", highlight=False)
+    for remark in assumed.remarks:
+        what = remark.split()[0]
+        console.print(f"  {name}: {remark}, with sources.{what}='{{key: ..., unit: ...}}'", highlight=False, markup=False, style="yellow")
+    return assumed.labels
 
 
-def _convert(source: FileSource, config: DatasetConfig, name: str, target: Path, console: Console) -> None:
+def _asked(config: DatasetConfig) -> list[str]:
+    """Labels that a file must have; whether forces and stress are there is seen when its store is opened."""
+    later = ("forces", "stress") if "energy" in config.labels else ()
+    return [label for label in config.labels if label not in later]
+
+
+def _convert(
+    source: FileSource, config: DatasetConfig, name: str, target: Path, console: Console, also_read: tuple[str, ...]
+) -> None:
     """Make the store; when another process is at it already, wait for that one instead."""
     if source.format == "ase":
-        file = first_file(source.path, "ase")
-        for note in label_notes(file, source.labels, option="sources", level_of_theory=config.level_of_theory):
+        for note in notes_of_files(source.files(), source.labels, option="sources", level_of_theory=config.level_of_theory):
             console.print(f"  {name}: {note}", highlight=False, markup=False, soft_wrap=True)
     job = Job(
         source=source,
@@ -203,6 +226,8 @@ def _convert(source: FileSource, config: DatasetConfig, name: str, target: Path,
         level_of_theory=config.level_of_theory,
         energy_kind=config.energy_kind or "total",
         labels=tuple(source.labels),
+        optional=() if config.sources else tuple(label for label in source.labels if label not in _asked(config)),
+        also_read=also_read,
         provenance={"path": source.path, "labels": {label: where.to_dict() for label, where in source.labels.items()}},
     )
     waiting = False

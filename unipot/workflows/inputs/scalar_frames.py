@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 from rich.console import Console
 
-from unipot.data.readers.ase_files import keys_of
+from unipot.data.readers.assumed_labels import keys_of
 from unipot.data.readers.scalars import read_scalar_frames
 from unipot.data.scalar_columns import attach_scalars
 from unipot.data.storage.format import SUFFIX
@@ -71,7 +71,8 @@ def store_with_scalars(
     alone |= labels is None and not config.sources and "energy" not in keys_of(path)
     if alone:
         return _store_of_scalars(Path(path), config, properties, name, cache, console)
-    store = store_at(path, config, name=name, cache=cache, console=console)
+    read = [prop.key for prop in properties]
+    store = store_at(path, config, name=name, cache=cache, console=console, also_read=read)
     values: dict[str, dict[str, float]] = {prop.name: {} for prop in properties}
     for structure, found in read_scalar_frames(path, properties, group_key=config.group_key, id_key=config.id_key):
         for key, value in found.items():

@@ -28,17 +28,20 @@ def read_atoms(path: str, index: str) -> list[Atoms]:
         FileNotFoundError: there is no such file.
         ValueError: ASE cannot read it, the index selects nothing, or sites are partly occupied.
     """
-    import ase.io
+    from ase.io.formats import string2index
+
+    from unipot.data.readers.ase_files import read_frames
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"structure file {path!r} is not there; give a file that ASE can read, for example .extxyz, .cif or POSCAR")
     try:
-        found = ase.io.read(path, index=index)
-    except (StopIteration, IndexError) as error:  # ASE's words for an index that is not there
+        chosen = string2index(str(index))
+    except ValueError as error:
+        raise ValueError(f"{path}: no index is {index!r}; use '-1' for the last structure, ':' for all, '::10' for every tenth") from error
+    try:
+        structures = read_frames(path, chosen)
+    except IndexError as error:
         raise ValueError(f"{path}: there is no structure {index!r}; use '-1' for the last one or ':' for all") from error
-    except Exception as error:  # ASE readers raise whatever their formats make them raise
-        raise ValueError(f"{path}: ASE cannot read structure(s) {index!r}: {type(error).__name__}: {error}") from error
-    structures = found if isinstance(found, list) else [found]
     if not structures:
         raise ValueError(f"{path}: index {index!r} selects no structure; use '-1' for the last one or ':' for all")
     for atoms in structures:

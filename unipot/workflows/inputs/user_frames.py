@@ -14,7 +14,7 @@ from unipot.batch import AtomBatch
 from unipot.data.label_use import refuse_void_stress
 from unipot.data.mixture.datamodule import evaluation_batches
 from unipot.data.quality.duplicate_report import duplicates_of
-from unipot.data.spec import DatasetSpec, head_name_for
+from unipot.data.spec import DatasetSpec, allowed_name, head_name_for
 from unipot.data.store import Store, open_dataset
 from unipot.finetune.search.hold_out import choose_frames, hold_out
 from unipot.models.potential import Potential
@@ -148,6 +148,7 @@ def open_frames(
         format=options.format,
         group_key=options.group_key,
         id_key=options.id_key,
+        columns=dict(options.columns),
         sources=dict(options.sources),
         keep_unconverged=options.keep_unconverged,
         check_labels=options.check_labels,
@@ -229,7 +230,7 @@ def name_of(path: str) -> str:
     stem = file.name.removesuffix(".unipot").partition(".")[0]
     if stem.lower() in _NAMELESS and file.absolute().parent.name:
         stem = file.absolute().parent.name
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_") or "frames"
+    return allowed_name(stem) or "frames"
 
 
 def free_head_name(dataset: str, taken: Sequence[str] | Mapping[str, object]) -> str:

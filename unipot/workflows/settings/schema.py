@@ -82,7 +82,7 @@ class DatasetConfig:
     format: str = "auto"
     group_key: str | None = None
     id_key: str | None = None
-    columns: dict[str, str] = field(default_factory=dict)  # Hugging Face: geometry field -> column
+    columns: dict[str, str] = field(default_factory=dict)  # geometry field -> column; of a structure file charge, spin and fixed atoms
     split: str | None = None  # Hugging Face: which split, where there are several
     sources: dict[str, LabelConfig] = field(default_factory=dict)
     keep_unconverged: bool = False  # frames of VASP, Quantum ESPRESSO and GPAW outputs whose electrons did not converge
@@ -275,7 +275,8 @@ class UserDataConfig:
     """What `unipot finetune` needs to know of the user's frames beyond their path; all of it has defaults.
 
     `properties`: scalars that are not energies, by name; with `labels: []`, or in a file without energies, they stand alone.
-    `sources` is needed only where labels are not energy (eV), forces (eV/Å) and stress (eV/Å³) as ASE writes them.
+    `sources` is needed only where labels are not energy (eV), forces (eV/Å) and stress (eV/Å³) as ASE writes them. `columns`: where
+    `total_charge`, `spin_multiplicity` and `fixed` are found under other names than those understood.
     """
 
     name: str | None = None
@@ -286,6 +287,7 @@ class UserDataConfig:
     group_key: str | None = None
     id_key: str | None = None
     sources: dict[str, LabelConfig] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
     check_labels: bool = True
     keep_unconverged: bool = False
     properties: dict[str, PropertyConfig] = field(default_factory=dict)
@@ -314,7 +316,7 @@ class PrepareConfig:
     format: str = "auto"  # auto, ase, aselmdb, huggingface, unipot
     group_key: str | None = None  # info key or column of the material or trajectory
     id_key: str | None = None  # info key or column of a unique id
-    columns: dict[str, str] = field(default_factory=dict)  # Hugging Face: geometry field -> column, e.g. columns.positions=xyz
+    columns: dict[str, str] = field(default_factory=dict)  # geometry field -> column, e.g. columns.spin_multiplicity=total_spin
     split: str | None = None  # Hugging Face: which split, where there are several
     options: dict[str, Any] = field(default_factory=dict)  # of the recipe
     raw: str | None = None  # folder with the recipe's raw files; null: they are downloaded
@@ -345,6 +347,7 @@ class EvaluateConfig:
     labels: list[str] | None = None
     format: str = "auto"
     sources: dict[str, LabelConfig] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
     keep_unconverged: bool = False
     max_atoms: int = MISSING
     max_edges: int = MISSING

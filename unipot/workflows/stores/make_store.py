@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from unipot.data.conversion.converter import Conversion, ConversionProgress, Con
 from unipot.data.conversion.disk import in_words, require_space, writing_to
 from unipot.data.conversion.finishing import Finished, finishing_pass
 from unipot.data.conversion.part_conversion import ShardSettings
-from unipot.data.conversion.parts import PartSource
+from unipot.data.conversion.parts import FileSource, PartSource
 from unipot.data.conversion.review import REVIEW
 from unipot.data.quality.census import Census
 from unipot.data.quality.quarantine import FILE_NAME, NOT_READ, Thresholds, quarantine_lines
@@ -27,6 +27,7 @@ from unipot.data.storage.assembly import assemble_store
 from unipot.data.storage.record import RecordCodec
 from unipot.data.storage.shard import read_shard_info
 from unipot.data.store import Store
+from unipot.data.unread_keys import sentences
 from unipot.properties import check_energy_kind
 from unipot.resources import n_available_cores
 
@@ -43,6 +44,8 @@ class Job:
         name: of the dataset.
         level_of_theory, energy_kind: of its labels.
         labels: properties its structures may carry.
+        optional: those of them that nobody asked for; where no structure has one, the store does without.
+        also_read: keys and columns of the source that something else reads.
         thresholds: of the quarantine.
         total: structures to expect, None where it is not known; for the progress bar.
         n_bytes: of the store as far as it can be estimated, 0 where it cannot.
@@ -54,6 +57,8 @@ class Job:
     level_of_theory: str
     labels: tuple[str, ...]
     energy_kind: str = "total"
+    optional: tuple[str, ...] = ()
+    also_read: tuple[str, ...] = ()
     thresholds: Thresholds = field(default_factory=Thresholds)
     total: int | None = None
     n_bytes: int = 0
@@ -124,11 +129,14 @@ def make_store(job: Job, path: Path, options: StoreOptions, console: Console) ->
         thresholds=job.thresholds,
         on_invalid=options.on_invalid,
     )
+    if isinstance(job.source, FileSource):
+        for sentence in job.source.remarks():
+            say(sentence)
     workers = _n_workers(options.workers, job.source)
     with Converter(source=job.source, path=path, settings=settings, workers=workers, say=say) as converter:
         with _bar(job, console) as converter.on_progress:
             conversion = converter.convert()
-        _refuse_absent_labels(job, conversion)
+        job = _without_absent_labels(job, conversion)
         finished = _finish(job, conversion, path, options, console)
         converter.discard()
     return _report(Store(path), finished, options, console)
@@ -186,13 +194,23 @@ def _reviews(conversion: Conversion) -> Iterator[dict[str, Any]]:
         yield json.loads(note.read_text())[REVIEW]
 
 
-def _refuse_absent_labels(job: Job, conversion: Conversion) -> None:
+def _without_absent_labels(job: Job, conversion: Conversion) -> Job:
+    """`job` without the optional labels that no structure has.
+
+    Raises:
+        ValueError: another label is in no structure, or none is in any.
+    """
     counts: Counter[str] = Counter()
     for folder in conversion.shards:
         counts.update(read_shard_info(folder).label_counts)
     absent = [label for label in job.labels if not counts[label]]
-    if absent and (counts or not any(review["quarantine"] for review in _reviews(conversion))):
-        raise ValueError(job.source.explain_missing(absent))
+    present = tuple(label for label in job.labels if counts[label] or (label not in job.optional))
+    stated = [label for label in absent if label not in job.optional] or (absent if not present else [])
+    if stated and (counts or not any(review["quarantine"] for review in _reviews(conversion))):
+        raise ValueError(job.source.explain_missing(stated))
+    known = job.provenance.get("labels")
+    provenance = {**job.provenance, "labels": {name: known[name] for name in known if name in present}} if known else job.provenance
+    return replace(job, labels=present, provenance=provenance)
 
 
 def _finish(job: Job, conversion: Conversion, path: Path, options: StoreOptions, console: Console) -> Finished:
@@ -212,8 +230,9 @@ def _finish(job: Job, conversion: Conversion, path: Path, options: StoreOptions,
         console.print(census.table())
     if options.show_census and finished.entries:
         console.print(quarantine_table(summarize_quarantine(finished.entries)))
-    for note in finished.notes:
-        console.print(f"  {note}", highlight=False, soft_wrap=True)
+    unread = [item for item in census.unread.values() if item.key not in job.also_read]
+    for note in (*finished.notes, *sentences(unread)):
+        console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
     _refuse_nothing_left(job, finished)
     if options.check_labels:
         _check_labels(job, census, console)
