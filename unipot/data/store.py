@@ -72,9 +72,9 @@ class Store:
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.path}: structure {index} was asked for, there are {len(self)}")
         index = int(index) % len(self)
+        record = self.record(index)
         try:
-            # a copy: the structure may outlive the memory map
-            return self._codec.unpack(bytes(self.record(index)))
+            return self._codec.unpack(bytes(record))  # a copy: a compressed record is a piece of its whole block
         except (ValueError, UnicodeDecodeError) as error:
             raise self.unreadable(index, error) from error
 

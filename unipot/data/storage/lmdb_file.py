@@ -98,7 +98,7 @@ class LmdbFile:
         while len(content) < size:  # one call gives at most 2 GiB
             more = os.pread(self._open(), size - len(content), offset + len(content))
             if not more:
-                raise ValueError(f"it ends at byte {offset + len(content)}, before byte {offset + size} that it refers to")
+                raise ValueError(f"it has {os.fstat(self._open()).st_size} bytes and refers to byte {offset + size}")
             content += more
         return content
 
