@@ -18,6 +18,7 @@ python=$(find_python)
 "$folder/bin/python" -m pip install --progress-bar off -c "$folder/limits.txt" -e ".[compression]" pytest pytest-timeout hypothesis \
   >"$folder/install.log" 2>&1 || { tail -n 20 "$folder/install.log" >&2; echo "the $which versions cannot be installed together" >&2; exit 1; }
 "$folder/bin/python" -m pip list --format=freeze | grep -i -E -f <("$folder/bin/python" scripts/version_limits.py names) | tr '\n' ' '
+echo
 
 say "tests with the $which versions"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" WANDB_MODE=offline HF_HUB_OFFLINE=1
