@@ -1,5 +1,6 @@
 """A wheel installed outside the checkout has the configurations and recipes inside, and its command works."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -61,6 +62,42 @@ def test_every_pinned_version_satisfies_the_requirements():
             (specifier,) = pin.specifier
             assert requirement.specifier.contains(specifier.version), f"{pin} does not satisfy {requirement}"
     assert str(pinned["torch"].specifier) == "==2.13.0"
+
+
+@pytest.mark.parametrize("name", ["lightning", "pytorch-lightning"])
+@pytest.mark.parametrize("version", ["2.6.2", "2.6.3"])
+def test_the_malicious_releases_of_lightning_are_never_installed(name, version):
+    from packaging.requirements import Requirement
+
+    (requirement,) = [r for r in map(Requirement, _project()["project"]["dependencies"]) if r.name == name]
+    assert not requirement.specifier.contains(version)
+    assert requirement.specifier.contains("2.6.1") and requirement.specifier.contains("2.6.4")
+
+
+def test_every_package_that_is_imported_is_required():
+    """Not only what another package happens to bring along."""
+    from packaging.requirements import Requirement
+
+    project = _project()["project"]
+    wanted = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    required = {Requirement(line).name.replace("-", "_").lower() for line in wanted}
+    names = {"hydra": "hydra_core", "yaml": "pyyaml", "fairchem": "fairchem_core"}
+    imported = set()
+    for file in (ROOT / "unipot").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(node.module.split(".")[0])
+    imported -= {*sys.stdlib_module_names, "unipot"}
+    assert {name for name in imported if names.get(name, name) not in required} == set()
+
+
+def test_every_lower_limit_can_be_made_a_constraint():
+    result = subprocess.run([sys.executable, "scripts/version_limits.py", "oldest"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.split()
+    assert "torch==2.13.0" in lines and "lmdb==1.5.1" in lines and all(line.count("==") == 1 for line in lines)
 
 
 @pytest.mark.slow

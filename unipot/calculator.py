@@ -114,7 +114,8 @@ class UnipotCalculator(Calculator):
         self._warned = self._warned_of_lookalikes = False
 
     def __repr__(self) -> str:
-        head, bars = f"head {self.head!r} ({self.potential.heads[self.head].level_of_theory})", ", with error bars" if self.uncertainty else ""
+        head = f"head {self.head!r} ({self.potential.heads[self.head].level_of_theory})"
+        bars = ", with error bars" if self.uncertainty else ""
         precision = str(self.potential.dtype).removeprefix("torch.")
         name = self._card.get("name") or self.potential.backbone.name
         return f"UnipotCalculator({name}, {head}, {self.energy_kind} energies, {precision} on {self.potential.device}{bars})"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from unipot.commands import VERBS, WORD_COMMANDS
 from unipot.defects import report_defect
-from unipot.errors import InvalidInput, MissingFile, UserError
+from unipot.errors import InputError, MissingFile, UserError
 from unipot.nearest import did_you_mean
 
 #: starts one run of a study; not listed, since `unipot study` calls it
@@ -98,7 +98,7 @@ def _run(arguments: list[str]) -> int:
         return work(Path(rest[0]), main)
     if verb not in VERBS:
         names = [*VERBS, *WORD_COMMANDS]
-        raise InvalidInput(f"command {verb!r} is not known{did_you_mean(verb, names)}; commands are: {', '.join(names)}")
+        raise InputError(f"command {verb!r} is not known{did_you_mean(verb, names)}; commands are: {', '.join(names)}")
     if any(word in ("-h", "--help") for word in rest):
         print(command_help(verb))
         return 0
@@ -124,7 +124,7 @@ def _without_kind(verb: str, words: list[str]) -> list[str]:
     kinds = VERBS[verb].kinds
     if kinds and words[:1] not in [[kind] for kind in kinds]:
         found = f", not {words[0]!r}" if words else ""
-        raise InvalidInput(f"unipot {verb} is followed by one of: {', '.join(kinds)}{found}; for example `{VERBS[verb].example}`")
+        raise InputError(f"unipot {verb} is followed by one of: {', '.join(kinds)}{found}; for example `{VERBS[verb].example}`")
     return words[1:] if kinds else words
 
 
@@ -140,11 +140,11 @@ def _joined_config(words: list[str]) -> list[str]:
         elif word.startswith("--config="):
             joined.append(word[2:])
         elif word.startswith("-"):
-            raise InvalidInput(f"option {word!r} is not known; settings are written key=value, and --config names a file")
+            raise InputError(f"option {word!r} is not known; settings are written key=value, and --config names a file")
         else:
             joined.append(word)
     if waiting:
-        raise InvalidInput("--config needs the path of a YAML file")
+        raise InputError("--config needs the path of a YAML file")
     return joined
 
 
@@ -172,7 +172,7 @@ def _models(words: list[str]) -> int:
             print(f"{what + ':':<14} {found}")
         print(f"nothing is wrong with {words[1]}")
         return 0
-    raise InvalidInput("write `unipot models list`, `unipot models show <checkpoint>` or `unipot models verify <checkpoint>`")
+    raise InputError("write `unipot models list`, `unipot models show <checkpoint>` or `unipot models verify <checkpoint>`")
 
 
 def _recipes(words: list[str]) -> int:
@@ -181,7 +181,7 @@ def _recipes(words: list[str]) -> int:
         print("usage: unipot recipes: the data recipes with title, licence and size | unipot recipes <name>: the card of one")
         return 0
     if len(words) > 1 or words[:1] and words[0].startswith("-"):
-        raise InvalidInput("write `unipot recipes`, or `unipot recipes <name>`")
+        raise InputError("write `unipot recipes`, or `unipot recipes <name>`")
     from unipot.workflows.recipe_list import list_recipes, show_recipe
 
     if words:

@@ -7,7 +7,7 @@ from dataclasses import fields
 from importlib import import_module
 
 from unipot.commands import TOPICS, VERBS, WORD_COMMANDS
-from unipot.errors import InvalidInput
+from unipot.errors import InputError
 from unipot.resources import conf_dir
 
 _OPTIONS = """options:
@@ -139,5 +139,5 @@ def completion(words: Sequence[str]) -> str:
         return "\n".join(candidates(words[1]))
     if len(words) != 1 or words[0] not in SHELLS:
         example = 'eval "$(unipot completion bash)"'
-        raise InvalidInput(f"write `unipot completion <shell>` with one of: {', '.join(SHELLS)}; for example `{example}`")
+        raise InputError(f"write `unipot completion <shell>` with one of: {', '.join(SHELLS)}; for example `{example}`")
     return SHELLS[words[0]]

@@ -16,7 +16,7 @@ class UserError(Exception):
         return Exception.__str__(self)
 
 
-class InvalidInput(UserError, ValueError):
+class InputError(UserError, ValueError):
     """A value, a file or a combination of options that is not allowed."""
 
 

@@ -21,6 +21,9 @@ CHARGE_KEYS = ("total_charge", "charge")
 MULTIPLICITY_KEYS = ("spin_multiplicity", "multiplicity", "spin")
 #: isotopes with symbols of their own, and their mass in u: elements like any other, heavier in dynamics
 ISOTOPES = {"D": (1, 2.014101778), "T": (1, 3.016049281)}
+#: Å (1 m), canonical units of any label, |e|: squares of what is larger overflow, or leave no digits for what matters
+_MOST_LENGTH, _MOST_LABEL, _MOST_CHARGE = 1e10, 1e15, 1e6
+_MOST_SPIN = 65535
 
 SYMBOLS = (
     "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr "
@@ -52,7 +55,7 @@ class Structure:
         group: material or trajectory, so that splits keep relatives together; "" means the structure stands alone.
 
     Raises:
-        ValueError: a shape is wrong, a number is not finite, an element is outside 1..118, a periodic axis has
+        ValueError: a shape is wrong, a number is not finite or beyond what is possible, an element is outside 1..118, a periodic axis has
             no cell vector, or a label is unknown.
 
     Example:
@@ -124,6 +127,12 @@ class Structure:
                 f"{self._where()}: {name} contain {int((~np.isfinite(array)).sum())} non-finite value(s); "
                 f"repair or drop this structure{remedy}"
             )
+        most = {"positions": _MOST_LENGTH, "cell": _MOST_LENGTH}.get(name, _MOST_LABEL)
+        if dtype is np.float64 and (np.abs(array) > most).any():
+            raise ValueError(
+                f"{self._where()}: {name}: {array.flat[np.abs(array).argmax()]:g} is beyond what is possible (at most {most:g}); "
+                "check the unit, or repair or drop this structure"
+            )
         return array
 
     def _number(self, name: str, value: Any, wanted: str) -> float:
@@ -162,6 +171,14 @@ class Structure:
             raise ValueError(
                 f"{self._where()}: atomic number {low if low < 1 else high} is outside 1..{MAX_ATOMIC_NUMBER}; "
                 "check which column holds the elements"
+            )
+        if not abs(self.total_charge) <= _MOST_CHARGE:  # not a number as well
+            raise ValueError(
+                f"{self._where()}: total_charge is {self.total_charge}; give a number (|e|) up to {_MOST_CHARGE:g}, 0 when neutral"
+            )
+        if self.spin_multiplicity is not None and not 1 <= self.spin_multiplicity <= _MOST_SPIN:
+            raise ValueError(
+                f"{self._where()}: spin_multiplicity is {self.spin_multiplicity}; give 2S+1 (at least 1, at most {_MOST_SPIN}), or None"
             )
         lengths = np.linalg.norm(self.cell, axis=1)
         if (self.pbc & (lengths < 1e-6)).any():

@@ -63,7 +63,8 @@ def words_of(settings, where=""):
         ("pretrain", {"experiment": "smoke", "datasets.a.labels": ["energy"], "optimizer.betas": [0.8, 0.9], "cache": None}),
         ("pretrain", {"dataset@datasets.a": "extxyz", "optimizer": "adamw", "optimizer.ema_decay": 0.5}),
         ("finetune", {"small_data": "off", "schedule": {"max_steps": 100}, "optimizer.learning_rate": 0.01}),
-        ("finetune", {"finetune": "lora", "finetune.lora": {"rank": 4}, "preset": "keep-pretraining", "level_of_theory": "PBE, VASP (520 eV)"}),
+        ("finetune", {"finetune": "lora", "finetune.lora": {"rank": 4}, "preset": "keep-pretraining"}),
+        ("finetune", {"level_of_theory": "PBE, VASP (520 eV)"}),
         ("finetune", {"small_data": False, "validation_fraction": 0.0, "properties.gap": {"key": "gap", "unit": "eV", "weight": 2}}),
         ("evaluate", {"data": ["a.extxyz", "b.extxyz"], "head": ["a", "b"], "thresholds": {"forces": 0.1}, "dtype": "float64"}),
         ("relax", {"optimizer": "fire", "index": ":", "fmax": 0.1, "relax_cell": True, "device": "cpu"}),
@@ -223,7 +224,8 @@ def test_from_data_to_relaxed_structures(toy_data, tmp_path, monkeypatch):
     assert one_line(UnipotCalculator(model)) == "UnipotCalculator(best, head 'metals' (EMT), total energies, float32 on cpu)"
     potential = load_potential(model)
     n_parameters = sum(p.numel() for p in potential.parameters())
-    assert one_line(potential).startswith(f"Potential(native, {n_parameters:,} parameters, cutoff 5 Å, float32 on cpu, heads: metals (EMT))")
+    expected = f"Potential(native, {n_parameters:,} parameters, cutoff 5 Å, float32 on cpu, heads: metals (EMT))"
+    assert one_line(potential).startswith(expected)
     assert "Linear(" in repr(potential.backbone)
 
 

@@ -60,8 +60,8 @@ def charge_states(store: Store, at_most: int | None = None) -> ChargeStates:
         at_most: structures to look at, evenly spread, where there is no census of states (a store of an earlier unipot);
             None looks at all of them.
     """
-    census = store.path / "census.json"
-    if census.is_file() and "total_charges" in (known := json.loads(census.read_text(encoding="utf-8"))):
+    census = store.attachment("census.json")
+    if census is not None and "total_charges" in (known := json.loads(census)):
         return ChargeStates(
             charges=Counter({float(charge): n for charge, n in known["total_charges"].items()}),
             multiplicities=Counter({int(spin): n for spin, n in known["spin_multiplicities"].items()}),

@@ -10,16 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unipot.data.storage.checksums import seal_is_broken, sealed
 from unipot.data.storage.columns import TextColumn, load_column
 from unipot.properties import ScalarProperty
 
 FILE_NAME = "scalars.json"
+#: as `unipot.properties.ScalarProperty` allows; the name is part of a file's name
+_NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 
 
 def read_scalars(path: Path) -> dict[str, dict[str, Any]]:
@@ -33,8 +37,11 @@ def read_scalars(path: Path) -> dict[str, dict[str, Any]]:
         return {}
     try:
         described = json.loads(file.read_text(encoding="utf-8"))
-        return {str(name): {**d, "key": str(d["key"]), "unit": str(d["unit"]), "n": int(d["n"])} for name, d in described.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        for name, entry in described.items():
+            if seal_is_broken(entry) or not _NAME.fullmatch(name):
+                raise ValueError(f"the entry {name!r} does not match its own checksum")
+        return {name: {**d, "key": str(d["key"]), "unit": str(d["unit"]), "n": int(d["n"])} for name, d in described.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{file} is damaged ({error}); delete it and attach the properties again") from error
 
 
@@ -47,6 +54,9 @@ def scalar_column(path: Path, name: str, n_structures: int) -> np.ndarray:
     column = load_column(_file(path, name))
     if column.shape != (n_structures,) or column.dtype != np.dtype("<f8"):
         raise ValueError(f"{path}: column of property {name!r} does not fit the {n_structures} structures; attach the property again")
+    wanted = read_scalars(path).get(name, {}).get("sha256")
+    if wanted is not None and hashlib.sha256(column.tobytes()).hexdigest() != wanted:
+        raise ValueError(f"{path}: column of property {name!r} does not match the recorded hash, it is damaged; attach the property again")
     return column
 
 
@@ -82,7 +92,7 @@ def attach_scalars(path: str | Path, properties: Iterable[ScalarProperty], value
         np.save(partial, column, allow_pickle=False)
         os.replace(partial, _file(path, prop.name))
         digest = hashlib.sha256(column.tobytes()).hexdigest()  # other values make another local copy of the store
-        described[prop.name] = {"key": prop.key, "unit": prop.unit, "n": counts[prop.name], "sha256": digest}
+        described[prop.name] = sealed({"key": prop.key, "unit": prop.unit, "n": counts[prop.name], "sha256": digest})
     partial = path / f".{FILE_NAME}.{os.getpid()}"
     partial.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, path / FILE_NAME)

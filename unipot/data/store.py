@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import zlib
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +17,22 @@ import numpy as np
 from unipot.data.edge_counts import STORED_CUTOFFS, count_edges_batch
 from unipot.data.scalar_columns import read_scalars, scalar_column
 from unipot.data.spec import DatasetSpec
-from unipot.data.storage.columns import COLUMNS, TextColumn, chunks, dense_compositions, load_column
+from unipot.data.storage.columns import COLUMNS, OFFSETS_OF, RAGGED, TextColumn, chunks, dense_compositions, load_column
+from unipot.data.storage.files import file_inside, open_regular, require_recorded
 from unipot.data.storage.format import SUFFIX, read_metadata, update_content_hash
-from unipot.data.storage.record import RecordCodec
+from unipot.data.storage.kept_counts import keep_counts, kept_counts
+from unipot.data.storage.metadata_checks import check_metadata
+from unipot.data.storage.record import BYTES_PER_ATOM, CELL_OFFSET, RecordCodec, checksum_in
 from unipot.data.storage.shard_reader import ShardReader
 from unipot.data.storage.writer import StoreWriter
 from unipot.structure import SYMBOLS, Structure
 
 __all__ = ["SUFFIX", "Store", "StoreWriter", "open_dataset"]
 
-#: environments that stay open; each costs a file descriptor
+#: shards that stay open; each costs a file descriptor
 _OPEN_SHARDS = 128
+#: counts of edges of stores that cannot be written, by the name that their file would have
+_COUNTED: dict[Path, np.ndarray] = {}
 _STRUCTURES_PER_COUNT = 256
 
 
@@ -50,13 +55,14 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.metadata = read_metadata(self.path)
+        check_metadata(self.path, self.metadata)
+        self._recorded: dict[str, dict[str, int]] = self.metadata.get("files", {})
         self._bounds = np.cumsum([0] + [shard["n_structures"] for shard in self.metadata["shards"]])
         self._check_files()
         self._codec = RecordCodec(self.metadata["labels"], self.metadata["precision"])
         self._columns: dict[str, np.ndarray] = {}
         self.scalars = read_scalars(self.path)
         self._shards: dict[int, ShardReader] = {}
-        self._process = os.getpid()
         self._shard(0).check()
 
     def __len__(self) -> int:
@@ -66,9 +72,9 @@ class Store:
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.path}: structure {index} was asked for, there are {len(self)}")
         index = int(index) % len(self)
+        record = self.record(index)
         try:
-            # a copy: the structure may outlive the memory map
-            return self._codec.unpack(bytes(self.record(index)))
+            return self._codec.unpack(bytes(record))  # a copy: a compressed record is a piece of its whole block
         except (ValueError, UnicodeDecodeError) as error:
             raise self.unreadable(index, error) from error
 
@@ -109,7 +115,7 @@ class Store:
     @cached_property
     def ids(self) -> TextColumn:
         """Ids, decoded one by one when asked for."""
-        return TextColumn(self._file("ids"), self._file("ids_offsets", 1))
+        return TextColumn(self._file("ids"), self._offsets("ids"))
 
     @property
     def n_atoms(self) -> np.ndarray:
@@ -151,27 +157,32 @@ class Store:
     def n_edges(self, cutoff: float) -> np.ndarray:
         """(n_structures,) int32 edges within `cutoff` (Å), both directions.
 
-        Counts at cutoffs that were not stored are made once and kept in the folder where it can be written.
+        Counts at cutoffs that were not stored are made once and kept in the folder, or in memory where it cannot be written.
         """
         if float(cutoff) in STORED_CUTOFFS:
             return self.column("edge_counts")[:, STORED_CUTOFFS.index(float(cutoff))]
         # the content hash in the name keeps counts of other contents from being reused
         file = self.path / f"n_edges_{float(cutoff)!r}_{self.metadata['content_hash'][:12]}.npy"
-        if not file.exists():
+        counts = _COUNTED.get(file.absolute())
+        if counts is None or len(counts) != len(self):
+            counts = kept_counts(file, len(self))
+        if counts is None:
             counts = self._count_edges(float(cutoff))
-            if not _saved(file, counts):
-                return counts
-        counts = load_column(file)
-        if len(counts) != len(self):
-            raise ValueError(f"{file} has {len(counts)} rows for {len(self)} structures; delete it")
+            if not keep_counts(file, counts):
+                _COUNTED[file.absolute()] = counts
         return counts
+
+    @cached_property
+    def composition_elements(self) -> np.ndarray:
+        """(n_items,) uint8, memory-mapped: the elements of each structure, structure by structure."""
+        return self._file("composition_elements")
 
     def composition_counts(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """(stop − start, 119) int32 atoms of each element of consecutive structures, column = atomic number."""
         stop = len(self) if stop is None else min(stop, len(self))
         bounds = self._composition_offsets[start : stop + 1]
         items = slice(int(bounds[0]), int(bounds[-1])) if len(bounds) else slice(0, 0)
-        return dense_compositions(self._composition_elements[items], self._composition_counts[items], np.diff(bounds))
+        return dense_compositions(self.composition_elements[items], self._composition_counts[items], np.diff(bounds))
 
     def composition_counts_of(self, indices: np.ndarray) -> np.ndarray:
         """(n, 119) int32 atoms of each element of any structures; keep n to some 10⁵ at a time."""
@@ -179,7 +190,7 @@ class Store:
         starts = self._composition_offsets[indices]
         lengths = self._composition_offsets[indices + 1] - starts
         items = np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(int(lengths.sum()))
-        return dense_compositions(self._composition_elements[items], self._composition_counts[items], lengths)
+        return dense_compositions(self.composition_elements[items], self._composition_counts[items], lengths)
 
     def shard_of(self, index: int) -> tuple[str, int]:
         """File name of the shard that holds a structure, and its number there."""
@@ -187,27 +198,28 @@ class Store:
         return self.metadata["shards"][shard]["file"], int(index - self._bounds[shard])
 
     def record(self, index: int) -> memoryview:
-        """The bytes of one record, without a copy where blocks are not compressed; valid until the next read.
+        """The bytes of one record.
 
         Raises:
-            ValueError: it cannot be read.
+            ValueError: it cannot be read, or its checksum differs.
         """
         return self.records(np.array([index]))[0]
 
     def records(self, indices: np.ndarray) -> list[memoryview]:
         """The bytes of several records; see `record`."""
-        if self._process != os.getpid():
-            self._shards, self._process = {}, os.getpid()  # a forked worker must not share the parent's environments
-        while len(self._shards) > _OPEN_SHARDS:
-            self._shards.pop(next(iter(self._shards))).close()
+        if len(self._shards) > _OPEN_SHARDS:
+            for shard in [shard for shard in self._shards.values() if shard.is_open][:-_OPEN_SHARDS]:
+                shard.close()
         indices = np.asarray(indices, dtype=np.int64)
         blocks, offsets, lengths = (self.column(name)[indices].tolist() for name in ("block", "offset", "length"))
         if len(self._bounds) == 2:
-            return self._read(0, indices, blocks, offsets, lengths)
-        shards = np.searchsorted(self._bounds, indices, side="right") - 1
-        found: list[memoryview] = []
-        for k, shard in enumerate(shards.tolist()):
-            found += self._read(shard, indices[k : k + 1], blocks[k : k + 1], offsets[k : k + 1], lengths[k : k + 1])
+            found = self._read(0, indices, blocks, offsets, lengths)
+        else:
+            found = []
+            shards = np.searchsorted(self._bounds, indices, side="right") - 1
+            for k, shard in enumerate(shards.tolist()):
+                found += self._read(shard, indices[k : k + 1], blocks[k : k + 1], offsets[k : k + 1], lengths[k : k + 1])
+        self._check_records(indices, found)
         return found
 
     def unreadable(self, index: int, error: Exception) -> ValueError:
@@ -218,12 +230,26 @@ class Store:
             "prepare the store again, or copy it again from where it came"
         )
 
+    def attachment(self, name: str) -> bytes | None:
+        """The contents of a file that was kept with the store, such as `census.json`; None where there is none.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        if not (self.path / name).exists():
+            return None
+        return self._checked(name).read_bytes()
+
     def verify(self) -> None:
-        """Read every record and compare with the hashes of the metadata.
+        """Read every file and every record, and compare with the checksums and hashes of the metadata.
 
         Raises:
             ValueError: they differ.
         """
+        for name in self._recorded:
+            self._checked(name)
+        for name in self.scalars:
+            self.scalar(name)
         for number, shard in enumerate(self.metadata["shards"]):
             digest = hashlib.sha256()
             for record in self._shard(number).all_records():
@@ -234,17 +260,41 @@ class Store:
                     "prepare it again"
                 )
 
-    @cached_property
-    def _composition_offsets(self) -> np.ndarray:
-        return self._file("composition_offsets", 1)
+    def _checked(self, name: str) -> Path:
+        """A file of the store, after a look at all of it where its checksum was recorded."""
+        file = file_inside(self.path, name)
+        if name in self._recorded:
+            try:
+                with open_regular(file) as handle:
+                    require_recorded(handle, self._recorded[name])
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{self.path}: {name} does not match the recorded hash ({error}); the store was altered or damaged, "
+                                 "prepare it again") from error  # fmt: skip
+        return file
+
+    def _check_records(self, indices: np.ndarray, records: list[memoryview]) -> None:
+        """Compare records with their checksums: 1 µs for each kB, beside some 60 µs that a structure takes to be read with neighbours."""
+        if self._record_checksums is not None:
+            wanted = self._record_checksums[indices].tolist()
+            damaged = [zlib.crc32(record) != crc for record, crc in zip(records, wanted, strict=True)]
+        else:  # a store of an earlier version: the record's own checksum, of all but its header
+            damaged = [zlib.crc32(record[CELL_OFFSET:]) != checksum_in(record) for record in records]
+        if any(damaged):
+            raise self.unreadable(int(indices[damaged.index(True)]), ValueError("record is damaged: its checksum differs"))
 
     @cached_property
-    def _composition_elements(self) -> np.ndarray:
-        return load_column(self.path / "index" / "composition_elements.npy")
+    def _record_checksums(self) -> np.ndarray | None:
+        """(n_structures,) CRC-32 of each record; None in a store of an earlier version."""
+        there = "index/record_crc32.npy" in self._recorded or (self.path / "index" / "record_crc32.npy").exists()
+        return self.column("record_crc32") if there else None
+
+    @cached_property
+    def _composition_offsets(self) -> np.ndarray:
+        return self._offsets("composition_elements")
 
     @cached_property
     def _composition_counts(self) -> np.ndarray:
-        return load_column(self.path / "index" / "composition_counts.npy")
+        return self._file("composition_counts")
 
     def _read(self, shard: int, indices: Iterable[int], blocks: list[int], offsets: list[int], lengths: list[int]) -> list[memoryview]:
         try:
@@ -272,28 +322,32 @@ class Store:
             counts[first:last] = count_edges_batch([self[i] for i in range(first, last)], (cutoff,))[:, 0]
         return counts
 
-    def _file(self, name: str, extra: int = 0) -> np.ndarray:
-        array = load_column(self.path / "index" / f"{name}.npy")
-        if name != "ids" and len(array) != len(self) + extra:
+    def _file(self, name: str) -> np.ndarray:
+        """A column of the index, compared with its checksum where that was recorded."""
+        file = file_inside(self.path, f"index/{name}.npy")
+        array = load_column(file, self._recorded.get(f"index/{name}.npy"))
+        if name not in RAGGED and len(array) != len(self) + (name in OFFSETS_OF.values()):
             raise ValueError(f"{self.path}: {name}.npy has {len(array)} rows for {len(self)} structures; prepare the store again")
+        if name == "n_atoms" and f"index/{name}.npy" not in self._recorded and (array * BYTES_PER_ATOM > self.column("length")).any():
+            raise ValueError(f"{self.path}: n_atoms.npy counts more atoms than a record has room for; prepare the store again")
         return array
+
+    def _offsets(self, name: str) -> np.ndarray:
+        """(n_structures + 1,) int64, where the items of each structure begin in the column `name`."""
+        offsets, n_items = self._file(OFFSETS_OF[name]), len(self._file(name))
+        if offsets[-1] != n_items:
+            raise ValueError(f"{self.path}: {OFFSETS_OF[name]}.npy ends at {offsets[-1]}, {name}.npy at {n_items}; prepare the store again")
+        return offsets
 
     def _check_files(self) -> None:
         for shard in self.metadata["shards"]:
-            file = self.path / "shards" / shard["file"]
-            if not file.exists():
-                raise ValueError(f"{self.path}: shard {shard['file']} is missing; prepare the store again")
-            # reading past the end of a truncated memory map would kill the process
-            size, expected = file.stat().st_size, shard["data_bytes"]
+            # a shard that was cut short would be noticed only when a record is read
+            size, expected = file_inside(self.path, f"shards/{shard['file']}").stat().st_size, shard["data_bytes"]
             if size != expected:
                 raise ValueError(
                     f"{self.path}: shard {shard['file']} has {size} bytes instead of {expected}, it is truncated or altered; "
                     "prepare the store again"
                 )
-        if self._bounds[-1] != len(self):
-            raise ValueError(
-                f"{self.path}: shards hold {self._bounds[-1]} structures, metadata.json says {len(self)}; prepare the store again"
-            )
 
 
 def open_dataset(spec: DatasetSpec) -> Store:
@@ -328,13 +382,3 @@ def open_dataset(spec: DatasetSpec) -> Store:
                 f"{', '.join(store.scalars) or 'none'}; attach it with unipot.data.scalar_columns.attach_scalars, or leave it out"
             )
     return store
-
-
-def _saved(file: Path, array: np.ndarray) -> bool:
-    partial = file.with_name(f".{file.name}.{os.getpid()}.npy")
-    try:
-        np.save(partial, array, allow_pickle=False)
-        os.replace(partial, file)
-    except PermissionError:
-        return False  # a read-only store is counted again next time
-    return True

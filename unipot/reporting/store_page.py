@@ -130,8 +130,8 @@ def _facts(store: Store) -> dict[str, Cell]:
 
 
 def _n_groups(store: Store) -> str:
-    census = store.path / "census.json"
-    counted = json.loads(census.read_text(encoding="utf-8")).get("n_groups") if census.exists() else None
+    census = store.attachment("census.json")
+    counted = json.loads(census).get("n_groups") if census is not None else None
     if counted is None and len(store) <= _GROUPS_UP_TO:
         counted = len(np.unique(store.groups))
     return "not counted" if counted is None else f"{counted:,}"

@@ -107,8 +107,9 @@ class MetricTable:
     def in_words(self) -> str:
         """Mean absolute errors of every dataset in one line, all elements together."""
         datasets = dict.fromkeys(row.dataset for row in self.rows)
-        errors = {name: [row for row in self.rows if row.dataset == name and row.element is None and row.mae is not None] for name in datasets}
-        said = {name: ", ".join(f"{self.title(r)} {r.mae:.4g} {self.units.get(r.property, '')}".strip() for r in errors[name]) for name in errors}
+        rows = [row for row in self.rows if row.element is None and row.mae is not None]
+        words = [(row.dataset, f"{self.title(row)} {row.mae:.4g} {self.units.get(row.property, '')}".strip()) for row in rows]
+        said = {name: ", ".join(text for dataset, text in words if dataset == name) for name in datasets}
         return "; ".join(f"{name}: mean absolute error of {text}" for name, text in said.items() if text)
 
     def to_dict(self) -> dict[str, Any]:

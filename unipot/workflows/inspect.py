@@ -29,6 +29,7 @@ class InspectConfig:
     n_structures: int = 2000  # read per store for distances
     n_points: int = 2000  # on the map per store
     n_images: int = 12  # structures drawn in all
+    verify: bool = True  # read every file and record and compare with the checksums; about 3 s for each GB
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -59,6 +60,9 @@ def inspect(config: InspectConfig, console: Console | None = None) -> Path:
     if len(paths) > MAX_STORES:
         raise ValueError(f"unipot inspect shows at most {MAX_STORES} stores on one page, {len(paths)} are given; make several pages")
     stores = [Store(path) for path in paths]
+    if config.verify:
+        for store in stores:
+            store.verify()
     names = names_of(stores)
     sampling = Sampling(n_structures=config.n_structures, n_points=config.n_points, n_images=config.n_images, seed=config.seed)
     total = sum(len(store) for store in stores)

@@ -33,6 +33,8 @@ from unipot.structure import Structure
 BATCH_STRUCTURES, BATCH_ATOMS, BATCH_ITEMS = 250, 20_000, 5000
 #: Å and Å³: a lattice this small has so many neighbours that looking for them would not end
 _MIN_HEIGHT, _MIN_VOLUME_PER_ATOM = 0.3, 0.02
+#: from there on neighbour lists refuse a structure (`unipot.neighbors`)
+_MOST_CELLS_AWAY = 2e7
 _BYTES_PER_ATOM, _BYTES_PER_STRUCTURE = 56, 400
 
 
@@ -279,6 +281,8 @@ def _endless(structure: Structure) -> str:
     heights = 1 / np.sqrt(np.einsum("ij,ij->j", inverse, inverse))
     if heights.min() < _MIN_HEIGHT:
         return f"lattice planes are {heights.min():.2g} Å apart, less than any crystal's; the cell is wrong or in another unit"
+    if np.abs(structure.positions).max() / heights.min() > _MOST_CELLS_AWAY:
+        return f"atoms lie more than {_MOST_CELLS_AWAY:.0e} cells outside the periodic cell; wrap them, or correct positions and cell (Å)"
     if structure.pbc.all() and structure.volume / structure.n_atoms < _MIN_VOLUME_PER_ATOM:
         return f"the cell has {structure.volume / structure.n_atoms:.2g} Å³ per atom, less than any crystal; it is wrong or in another unit"
     return ""

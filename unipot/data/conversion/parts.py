@@ -273,8 +273,10 @@ def _bundle(first: int, last: int) -> list[str]:
 
 def _row_group_pieces(file: Path) -> list[str]:
     """`#<first group>-<group behind the last>-<first row>` of consecutive row groups."""
+    from unipot.data.parquet.checksums import require_sound
     from unipot.data.readers.huggingface import rows_of_groups
 
+    require_sound([file])
     counts = rows_of_groups(file)
     wanted = max(_ROWS, sum(counts) // _PIECES)
     pieces, first, row, rows = [], 0, 0, 0

@@ -9,7 +9,7 @@ import numpy as np
 
 from unipot.composition import CompositionRegression
 from unipot.data.statistics import labelled_compositions
-from unipot.data.storage.columns import chunks, load_column
+from unipot.data.storage.columns import chunks
 from unipot.data.store import Store
 from unipot.structure import MAX_ATOMIC_NUMBER
 from unipot.units import GPA
@@ -174,7 +174,7 @@ def composition_residuals(store: Store, seed: int = 0) -> tuple[np.ndarray, str]
 
 def structures_per_element(store: Store) -> np.ndarray:
     """(119,) int64 structures that contain each element."""
-    items = load_column(store.path / "index" / "composition_elements.npy")  # one item per structure and element
+    items = store.composition_elements  # one item per structure and element
     found = np.zeros(MAX_ATOMIC_NUMBER + 1, dtype=np.int64)
     for first, last in chunks(len(items), 1 << 22):
         found += np.bincount(items[first:last], minlength=MAX_ATOMIC_NUMBER + 1)

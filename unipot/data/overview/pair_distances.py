@@ -55,7 +55,8 @@ def pair_distances(structures: Sequence[Structure]) -> PairDistances:
         positions = np.concatenate([s.positions for s in batch])
         n_atoms = np.array([s.n_atoms for s in batch])
         cells = np.stack([s.cell for s in batch])
-        edges, shifts = batch_neighbor_list(positions, cells, np.stack([s.pbc for s in batch]), n_atoms, CUTOFF)
+        pbc, names = np.stack([s.pbc for s in batch]), [f"structure {s.id!r}" for s in batch]
+        edges, shifts = batch_neighbor_list(positions, cells, pbc, n_atoms, CUTOFF, names=names.__getitem__)
         owner = np.repeat(np.arange(len(batch)), n_atoms)[edges[0]]
         half = numbers[edges[0]] <= numbers[edges[1]]  # every pair comes in both directions
         (centre, neighbor), shifts, owner = edges[:, half], shifts[half], owner[half]

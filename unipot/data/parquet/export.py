@@ -3,10 +3,12 @@
 <folder>/
   README.md                        card: front matter for the hub, properties with units and signs, provenance
   data/train-00000-of-00003.parquet …
+  SHA256SUMS                       of all of them, for `sha256sum --check` and for reading them back
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +20,7 @@ import numpy as np
 from unipot.data.conversion.disk import writing_to
 from unipot.data.conversion.source_description import SourceDescription
 from unipot.data.parquet.card import SplitCounts, card_text
+from unipot.data.parquet.checksums import DESCRIPTION_HASH_KEY, write_checksums
 from unipot.data.parquet.table import GROUP_COLUMN, ID_COLUMN, METADATA_KEY, schema_of, table_of
 from unipot.data.storage.assembly import replace_folder
 from unipot.data.storage.columns import chunks
@@ -84,6 +87,7 @@ def export_parquet(
             for file in _files(store, splits):
                 _write_file(partial / "data" / file.name, store, file.rows, description, counts[file.split], on_progress)
             (partial / "README.md").write_text(card_text(store, description, counts), encoding="utf-8")
+            write_checksums(partial)
             replace_folder(partial, folder.absolute())
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -129,8 +133,10 @@ def _write_file(
 ) -> None:
     import pyarrow.parquet as pq
 
-    schema = schema_of(store.labels, description.precision, {METADATA_KEY: description.to_json().encode()})
-    with pq.ParquetWriter(path, schema, compression=_COMPRESSION) as writer:
+    said = description.to_json().encode()
+    metadata = {METADATA_KEY: said, DESCRIPTION_HASH_KEY: hashlib.sha256(said).hexdigest().encode()}
+    schema = schema_of(store.labels, description.precision, metadata)
+    with pq.ParquetWriter(path, schema, compression=_COMPRESSION, write_page_checksum=True) as writer:
         for structures in _groups(store, rows):
             table = table_of(structures, schema)
             writer.write_table(table, row_group_size=len(structures))

@@ -48,7 +48,7 @@ def distances_of(structures: Sequence[Structure]) -> list[Distances]:
     positions = np.concatenate([structure.positions for structure in structures])
     numbers = np.concatenate([structure.atomic_numbers for structure in structures])
     cells, pbc = np.stack([s.cell for s in structures]), np.stack([s.pbc for s in structures])
-    edges, shifts = batch_neighbor_list(positions, cells, pbc, n_atoms, CUTOFF)
+    edges, shifts = batch_neighbor_list(positions, cells, pbc, n_atoms, CUTOFF, names=lambda k: f"structure {structures[k].id!r}")
     of_edge = np.repeat(np.arange(len(structures)), n_atoms)[edges[0]]
     cuts = np.searchsorted(of_edge, np.arange(len(structures) + 1))
     found = []

@@ -101,7 +101,7 @@ def neighbor_vectors(structures: Sequence[Structure], cutoff: float) -> tuple[np
     positions = np.concatenate([structure.positions for structure in structures])
     cells = np.stack([structure.cell for structure in structures])
     pbc = np.stack([structure.pbc for structure in structures])
-    edge_index, shifts = batch_neighbor_list(positions, cells, pbc, n_atoms, cutoff)
+    edge_index, shifts = batch_neighbor_list(positions, cells, pbc, n_atoms, cutoff, names=lambda k: f"structure {structures[k].id!r}")
     of_edge = np.repeat(np.arange(len(structures)), n_atoms)[edge_index[0]]
     vectors = positions.take(edge_index[1], axis=0) - positions.take(edge_index[0], axis=0)
     stops = np.searchsorted(of_edge, np.arange(len(structures)), side="right").tolist()

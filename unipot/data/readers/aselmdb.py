@@ -1,6 +1,6 @@
 """fairchem's `.aselmdb` files: ASE rows as compressed JSON in LMDB, with charge, spin and ids in each row's `data`.
 
-The rows are decoded here (LMDB, zlib, JSON, ASE's `__ndarray__` envelope), which needs no package but lmdb and is
+The rows are decoded here (LMDB, zlib, JSON, ASE's `__ndarray__` envelope), which needs no other package and is
 faster than going through ASE's row and `Atoms` objects.
 """
 
@@ -25,6 +25,7 @@ from unipot.data.labels import (
     missing_keys_message,
     without_void_stress,
 )
+from unipot.data.storage.lmdb_file import LmdbFile
 from unipot.data.unread_keys import UnreadKey, UnreadKeys
 from unipot.structure import CHARGE_KEYS, MULTIPLICITY_KEYS, Structure, stated, stated_multiplicity
 
@@ -85,8 +86,8 @@ def last_row_id(file: Path) -> int:
     Raises:
         ValueError: the file is damaged.
     """
-    with _environment(file) as environment, environment.begin() as transaction:
-        return int(_decode(transaction.get(b"nextid"), file, "nextid") or 1) - 1
+    with _opened(file) as content:
+        return _n_ids(content) - 1
 
 
 def read_aselmdb_file(
@@ -222,35 +223,51 @@ def _read(
 
 def _rows(file: Path, chosen: range | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Row id and decoded row, in order of id; of all rows or of those chosen."""
-    with _environment(file) as environment, environment.begin() as transaction:
-        deleted = set(_decode(transaction.get(b"deleted_ids"), file, "deleted_ids") or ())
-        for row_id in chosen or range(1, int(_decode(transaction.get(b"nextid"), file, "nextid") or 1)):
+    with _opened(file) as content:
+        deleted = _deleted(content)
+        for row_id in chosen or range(1, _n_ids(content)):
             if row_id in deleted:
                 continue
-            row = _decode(transaction.get(str(row_id).encode()), file, f"row {row_id}")
+            row = _decode(_value(content, str(row_id)), file, f"row {row_id}")
             if not isinstance(row, dict) or "numbers" not in row or "positions" not in row:
                 raise ValueError(f"{file}: row {row_id} is missing or holds no atoms; fetch the file again")
             yield row_id, row
 
 
 @contextmanager
-def _environment(file: Path) -> Iterator[Any]:
-    """The LMDB environment, read-only, without a lock file, closed in the end; whole files only."""
-    import lmdb
-
+def _opened(file: Path) -> Iterator[LmdbFile]:
+    """The file, closed in the end; whatever is damaged in it is one sentence."""
     try:
-        environment = lmdb.open(str(file), subdir=False, readonly=True, lock=False, max_dbs=0)
-    except (lmdb.Error, OSError) as error:
+        content = LmdbFile(file)
+    except (ValueError, OSError) as error:
         raise ValueError(f"{file} is not a readable .aselmdb file ({error}); it may be cut short, fetch it again") from error
-    with environment:
-        # reading behind the end of the file kills the process (SIGBUS)
-        needed, size = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"], file.stat().st_size
-        if size < needed:
-            raise ValueError(f"{file} is cut short: it has {size} bytes of at least {needed}; fetch it again")
-        try:
-            yield environment
-        except lmdb.Error as error:
-            raise ValueError(f"{file} is damaged ({error}); fetch it again") from error
+    with content:
+        yield content
+
+
+def _value(content: LmdbFile, key: str) -> bytes | None:
+    try:
+        return content.get(key.encode())
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{content.file} is damaged ({error}); fetch it again") from error
+
+
+def _n_ids(content: LmdbFile) -> int:
+    """The id that the next row would get; 1 in an empty file."""
+    value = _decode(_value(content, "nextid"), content.file, "nextid")
+    if value is None:
+        return 1
+    # each id was that of an entry once, deleted ones are listed
+    if type(value) is not int or not 1 <= value <= content.n_entries + len(_deleted(content)) + 1:
+        raise ValueError(f"{content.file}: nextid is {value!r} in a file of {content.n_entries} entries; fetch the file again")
+    return value
+
+
+def _deleted(content: LmdbFile) -> set[int]:
+    value = _decode(_value(content, "deleted_ids"), content.file, "deleted_ids") or []
+    if not isinstance(value, list) or not all(type(row_id) is int for row_id in value):
+        raise ValueError(f"{content.file}: deleted_ids is damaged; fetch the file again")
+    return set(value)
 
 
 def _decode(value: bytes | None, file: Path, where: str) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from unipot.data.readers.pickle_streams import Call, PersistentId, Symbol, read_stream
+from unipot.data.storage.lmdb_file import LmdbFile
 
 _STORAGES = {
     "DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "LongStorage": "<i8", "IntStorage": "<i4",
@@ -21,6 +22,7 @@ _STORAGES = {
 }  # fmt: skip
 _TENSORS = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
 _STORAGE_BYTES = "torch.storage._load_from_bytes"
+_LONGEST_KEY = 19  # digits of a 64-bit number
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _NUMPY_ARRAYS = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 _NUMPY_BUFFERS = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
@@ -34,22 +36,21 @@ def graph_records(file: Path) -> Iterator[tuple[str, bytes]]:
         FileNotFoundError: there is no such file.
         ValueError: it is no LMDB file, or is cut short.
     """
-    import lmdb
-
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; unpack the archive of the card there")
     try:
-        environment = lmdb.open(str(file), subdir=False, readonly=True, lock=False, max_dbs=0)
-    except lmdb.Error as error:
+        content = LmdbFile(file)
+        keys = [key for leaf, _, _ in content.leaves() for key in leaf if key.isdigit() and len(key) <= _LONGEST_KEY]
+    except (ValueError, OSError) as error:
         raise ValueError(f"{file} is not a readable LMDB file ({error}); fetch it again") from error
-    with environment:
-        needed, size = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"], file.stat().st_size
-        if size < needed:
-            raise ValueError(f"{file} is cut short: it has {size} bytes of at least {needed}; fetch it again")
-        with environment.begin() as transaction:
-            keys = [key.decode("ascii", "replace") for key in transaction.cursor().iternext(values=False)]
-            for key in sorted((key for key in keys if key.isdigit()), key=int):
-                yield key, transaction.get(key.encode())
+    with content:
+        for key in sorted(keys, key=int):
+            try:
+                record = content.get(key)
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{file}: record {key.decode()} cannot be read ({error}); fetch the file again") from error
+            if record is not None:
+                yield key.decode(), record
 
 
 def graph_fields(record: bytes) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unipot.data.labels import LabelSource, SkippedItem, check_sources, convert_label, missing_keys_message, without_void_stress
+from unipot.data.parquet.checksums import require_sound
 from unipot.data.readers.arrow_cells import ArrowCells
 from unipot.data.readers.exported import describe_dataset
 from unipot.data.unread_keys import UnreadKey, UnreadKeys
@@ -131,6 +132,7 @@ def _open(path: str, split: str | None) -> tuple[Any, str]:
             # without a batch size, Parquet comes by row group: any size, and an error where it is empty
             options = {"batch_size": BATCH_SIZE} if kind == "parquet" else {}
             data_files = [str(file) for file in files]
+            require_sound(files if kind == "parquet" else [])
             return datasets.load_dataset(kind, data_files=data_files, split="train", streaming=True, **options), root.stem
         loaded = datasets.load_from_disk(path)
     except (pyarrow.ArrowException, OSError, datasets.exceptions.DatasetsError) as error:
@@ -196,7 +198,7 @@ def _row_groups(file: Path, chosen: range) -> Iterator[Any]:
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(file) as content:
+        with pyarrow.parquet.ParquetFile(file, page_checksum_verification=True) as content:
             for batch in content.iter_batches(batch_size=BATCH_SIZE, row_groups=list(chosen)):
                 yield pyarrow.Table.from_batches([batch])
     except (pyarrow.ArrowException, OSError) as error:

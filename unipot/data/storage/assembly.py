@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from unipot.data.storage.columns import COLUMNS, OFFSETS_OF, RAGGED, TextColumn, chunks, load_column
+from unipot.data.storage.checksums import describe_files, sealed
+from unipot.data.storage.columns import ADDED, COLUMNS, OFFSETS_OF, RAGGED, TextColumn, chunks, load_column
 from unipot.data.storage.format import FORMAT, FORMAT_VERSION
 from unipot.data.storage.record import LABEL_BITS
 from unipot.data.storage.shard import ShardInfo, read_shard_info
@@ -76,8 +77,9 @@ def assemble_store(
     }  # fmt: skip
     partial = path.with_name(f".{path.name}.assembling-{os.getpid()}")
     try:
-        _fill(partial, shard_folders, kept, attachments or {}, name)
+        _fill(partial, shard_folders, shards, kept, attachments or {}, name)
         metadata = described | _contents(partial / "index", name, labels) | _shard_metadata(shards, kept)
+        metadata = sealed({**metadata, "files": _described_files(partial, shards)})
         # last, so that a folder with metadata has everything else
         (partial / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
         replace_folder(partial, path)
@@ -92,16 +94,31 @@ def _checked_target(path: Path, overwrite: bool) -> Path:
     return path
 
 
-def _fill(partial: Path, folders: Sequence[Path], kept: Sequence[np.ndarray], attachments: Mapping[str, bytes], name: str) -> None:
+def _fill(
+    partial: Path,
+    folders: Sequence[Path],
+    shards: Sequence[ShardInfo],
+    kept: Sequence[np.ndarray],
+    attachments: Mapping[str, bytes],
+    name: str,
+) -> None:
     """Shards, index and attachments of a store that has no metadata yet."""
     (partial / "index").mkdir(parents=True)
     (partial / "shards").mkdir()
     for number, folder in enumerate(folders):
         _link(Path(folder) / "data.mdb", partial / "shards" / f"{number:05d}.mdb")
-    _merge_columns(partial / "index", folders, kept)
+    _merge_columns(partial / "index", folders, shards, kept)
     _refuse_duplicate_ids(partial / "index", name)
     for file_name, content in attachments.items():
         (partial / file_name).write_bytes(content)
+
+
+def _described_files(partial: Path, shards: Sequence[ShardInfo]) -> dict[str, dict[str, int]]:
+    """Size and checksum of every file of the store but its metadata; those of shards were made when they were written."""
+    known = {f"shards/{number:05d}.mdb": shard.files.get("data.mdb") for number, shard in enumerate(shards)}
+    names = sorted(file.relative_to(partial).as_posix() for file in partial.rglob("*") if file.is_file())
+    described = describe_files(partial, [name for name in names if known.get(name) is None])
+    return {name: known.get(name) or described[name] for name in names}
 
 
 def replace_folder(new: Path, path: Path) -> None:
@@ -142,32 +159,37 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _merge_columns(index: Path, folders: Sequence[Path], kept: Sequence[np.ndarray]) -> None:
+def _merge_columns(index: Path, folders: Sequence[Path], shards: Sequence[ShardInfo], kept: Sequence[np.ndarray]) -> None:
     total = sum(len(rows) for rows in kept)
     for name, column in COLUMNS.items():
+        if name in ADDED and not all((Path(folder) / f"{name}.npy").exists() for folder in folders):
+            continue  # a conversion that an earlier version began
         merged = np.lib.format.open_memmap(index / f"{name}.npy", mode="w+", dtype=column.dtype, shape=(total, *column.shape))
         start = 0
-        for folder, rows in zip(folders, kept, strict=True):
-            source = load_column(Path(folder) / f"{name}.npy")
+        for folder, shard, rows in zip(folders, shards, kept, strict=True):
+            source = load_column(Path(folder) / f"{name}.npy", shard.files.get(f"{name}.npy"))
             for first, last in chunks(len(rows)):
                 merged[start + first : start + last] = source[rows[first:last]]
             start += len(rows)
         merged.flush()
         del merged
     for name, dtype in RAGGED.items():
-        _merge_ragged(index, name, dtype, folders, kept)
+        _merge_ragged(index, name, dtype, folders, shards, kept)
 
 
-def _merge_ragged(index: Path, name: str, dtype: str, folders: Sequence[Path], kept: Sequence[np.ndarray]) -> None:
-    lengths = []
-    for folder, rows in zip(folders, kept, strict=True):
-        lengths.append(np.diff(load_column(Path(folder) / f"{OFFSETS_OF[name]}.npy"))[rows])
+def _merge_ragged(
+    index: Path, name: str, dtype: str, folders: Sequence[Path], shards: Sequence[ShardInfo], kept: Sequence[np.ndarray]
+) -> None:
+    def load(folder: Path, shard: ShardInfo, column: str) -> np.ndarray:
+        return load_column(Path(folder) / f"{column}.npy", shard.files.get(f"{column}.npy"))
+
+    lengths = [np.diff(load(folder, shard, OFFSETS_OF[name]))[rows] for folder, shard, rows in zip(folders, shards, kept, strict=True)]
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype("<i8")
     np.save(index / f"{OFFSETS_OF[name]}.npy", offsets, allow_pickle=False)
     merged = np.lib.format.open_memmap(index / f"{name}.npy", mode="w+", dtype=dtype, shape=(int(offsets[-1]),))
     place = 0
-    for folder, rows in zip(folders, kept, strict=True):
-        source, bounds = load_column(Path(folder) / f"{name}.npy"), load_column(Path(folder) / f"{OFFSETS_OF[name]}.npy")
+    for folder, shard, rows in zip(folders, shards, kept, strict=True):
+        source, bounds = load(folder, shard, name), load(folder, shard, OFFSETS_OF[name])
         for first, last in chunks(len(rows)):
             starts, counts = bounds[rows[first:last]], np.diff(bounds)[rows[first:last]] if len(rows) else np.empty(0, int)
             items = source[np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(int(counts.sum()))]

@@ -5,13 +5,18 @@ Columns lie as `.npy` files beside the records and are memory-mapped; whatever r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import os
+import tokenize
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from unipot.data.edge_counts import STORED_CUTOFFS
+from unipot.data.storage.files import open_regular, require_recorded
 from unipot.structure import MAX_ATOMIC_NUMBER
 
 #: rows that are handled at once where a whole column is gone through
@@ -60,11 +65,14 @@ _COUNTED = (
     Column(name="block", dtype="<u4", meaning="key of the block of records in the shard"),
     Column(name="offset", dtype="<u4", unit="bytes", meaning="of the record in its block"),
     Column(name="length", dtype="<u4", unit="bytes", meaning="of the record"),
+    Column(name="record_crc32", dtype="<u4", meaning="CRC-32 of the record, header included"),
 )
 #: what `unipot.data.quality.measurements.measure` gives
 MEASURED: dict[str, Column] = {column.name: column for column in _MEASURED}
 #: every fixed-width column of a store
 COLUMNS: dict[str, Column] = {column.name: column for column in (*_COUNTED, *_MEASURED)}
+#: columns that stores of earlier versions do not have
+ADDED = ("record_crc32",)
 #: columns of varying length: `<name>.npy` holds the items of all structures, `<name>_offsets.npy` (n + 1) where each begins
 RAGGED: dict[str, str] = {"ids": "|u1", "composition_elements": "|u1", "composition_counts": "<i4"}
 #: ragged columns that share the offsets of another
@@ -91,7 +99,10 @@ class TextColumn(Sequence[str]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"text {index} was asked for, there are {len(self)}")
         index = int(index) % len(self)
-        return self._blob[self._offsets[index] : self._offsets[index + 1]].tobytes().decode()
+        try:
+            return self._blob[self._offsets[index] : self._offsets[index + 1]].tobytes().decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"text {index} of the index is damaged ({error}); prepare the store again") from error
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), ROWS_PER_CHUNK):
@@ -122,18 +133,76 @@ def chunks(n: int, size: int = ROWS_PER_CHUNK) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, n)
 
 
-def load_column(file: Path) -> np.ndarray:
+def load_column(file: Path, recorded: Mapping[str, int] | None = None) -> np.ndarray:
     """A column file, memory-mapped where it holds anything.
+
+    Args:
+        file: in NumPy's format.
+        recorded: its size and checksum, which the file must have; None where none were recorded (stores of earlier versions):
+            then its numbers are looked at as far as damage could lead outside of an array.
 
     Raises:
         ValueError: it is missing or damaged.
     """
     try:
-        # as a plain array: every slice of a memmap object costs a microsecond more
-        return np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-    except (OSError, ValueError, EOFError) as error:
-        # an empty array cannot be mapped
-        try:
-            return np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            raise ValueError(f"{file} is missing or damaged ({error}); prepare the store again") from error
+        with open_regular(file) as handle:
+            if recorded is not None:
+                require_recorded(handle, recorded)
+                handle.seek(0)
+            shape, dtype = _header(handle)
+            start, size = handle.tell(), os.fstat(handle.fileno()).st_size
+            # as Python's integers: a damaged shape may hold any number
+            if start + math.prod(shape) * dtype.itemsize > size:
+                raise ValueError(f"it has {size} bytes, too few for its shape {shape}")
+            _check_kind(file.stem, shape, dtype)
+            if math.prod(shape) == 0:
+                return np.empty(shape, dtype=dtype)  # nothing can be mapped
+            # as a plain array: every slice of a memmap object costs a microsecond more
+            column = np.memmap(handle, dtype=dtype, mode="r", offset=start, shape=shape).view(np.ndarray)
+        if recorded is None:
+            _check_numbers(file.stem, column)
+        return column
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ValueError(f"{file} is missing or damaged ({reason}); prepare the store again") from error
+
+
+def _header(handle: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of one number, from the beginning of a file in NumPy's format."""
+    try:
+        if np.lib.format.read_magic(handle) != (1, 0):
+            raise ValueError("it is of another version of NumPy's format")
+        shape, in_columns, dtype = np.lib.format.read_array_header_1_0(handle)
+    except (EOFError, SyntaxError, TypeError, RecursionError, tokenize.TokenError) as error:
+        raise ValueError(f"its first bytes are damaged: {error}") from error
+    if in_columns or not shape or any(n < 0 for n in shape) or dtype.kind not in "fiu":
+        raise ValueError("its first bytes do not describe a column of numbers")
+    return shape, dtype
+
+
+def _check_kind(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Whether type and shape are those of the column `name`; columns that are not known here may have any."""
+    if name in COLUMNS:
+        wanted = (np.dtype(COLUMNS[name].dtype), COLUMNS[name].shape)
+    elif name in RAGGED or name in OFFSETS_OF.values():
+        wanted = (np.dtype(RAGGED.get(name, "<i8")), ())
+    else:
+        return
+    if (dtype, shape[1:]) != wanted:
+        raise ValueError(f"it holds {dtype} of shape {shape[1:]} per row; a column {name!r} holds {wanted[0]} of shape {wanted[1]}")
+
+
+def _check_numbers(name: str, column: np.ndarray) -> None:
+    """Refuse what would lead outside of an array, in a column whose checksum is not known."""
+    is_offsets, last = name in OFFSETS_OF.values(), 0
+    if is_offsets and column[:1].any():
+        raise ValueError("its first offset is not 0")
+    if name not in ("n_atoms", "edge_counts", "composition_counts", "composition_elements") and not is_offsets:
+        return
+    for start, stop in chunks(len(column)):
+        part = column[start:stop]
+        if is_offsets and ((np.diff(part) < 0).any() or part[0] < last):
+            raise ValueError(f"its offsets fall between rows {start} and {stop}")
+        if (part < 0).any() or (name == "composition_elements" and (part > MAX_ATOMIC_NUMBER).any()):
+            raise ValueError(f"a number between rows {start} and {stop} is not possible")
+        last = part[-1] if is_offsets else 0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from unipot.data.storage.format import COMPRESSIONS, check_choice
 
+_MOST_BYTES = 1 << 30  # of a block; 13 million atoms
 _LEVEL = 3  # beyond it positions and forces, nearly random bits, shrink by less than 2 %
 
 
@@ -23,7 +24,7 @@ def compressor(name: str | None) -> Callable[[bytes], bytes]:
 
 
 def decompressor(name: str | None) -> Callable[[bytes], bytes | memoryview]:
-    """The inverse of `compressor`; without compression the very same memory.
+    """The inverse of `compressor`; without compression the very same memory. What it returns raises ValueError for damaged bytes.
 
     Raises:
         ValueError: the name is unknown.
@@ -32,7 +33,19 @@ def decompressor(name: str | None) -> Callable[[bytes], bytes | memoryview]:
     check_choice("compression", name, COMPRESSIONS)
     if name is None:
         return lambda block: block
-    return _zstandard().ZstdDecompressor().decompress
+    zstandard = _zstandard()
+    inflate = zstandard.ZstdDecompressor().decompress
+
+    def checked(block: bytes) -> bytes:
+        try:
+            size = zstandard.frame_content_size(block)
+            if not 0 <= size <= _MOST_BYTES:  # it would be allocated before the block is looked at
+                raise ValueError(f"a block of {size} bytes is not possible")
+            return inflate(block)
+        except zstandard.ZstdError as error:
+            raise ValueError(f"a block cannot be inflated: {error}") from error
+
+    return checked
 
 
 def _zstandard():  # type: ignore[no-untyped-def]

@@ -1,7 +1,8 @@
 """What a store looks like on disk; shared by the writers and the reader.
 
 <name>.unipot/
-  metadata.json        format version, name, level of theory, labels and counts, elements, shards, content hash; written last
+  metadata.json        format version, name, level of theory, labels and counts, elements, shards, content hash; written last;
+                       sizes and checksums of the other files under `files`, and of itself under `checksum`
   shards/00000.mdb     LMDB; under the key k (8 bytes, big-endian) block k: records side by side, see `unipot.data.storage.record`
   index/<column>.npy   one row per structure, see `unipot.data.storage.columns`
   census.json quarantine.jsonl …   what `unipot prepare` attached
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from unipot.data.storage.checksums import SEAL, seal_is_broken
 from unipot.structure import SYMBOLS
 
 FORMAT = "unipot-store"
@@ -26,6 +28,8 @@ SUFFIX = ".unipot"
 COMPRESSIONS = (None, "zstd")
 #: bytes of records that are stored together; compressed blocks are smaller, for reading one record inflates its block
 BLOCK_BYTES = {None: 1 << 16, "zstd": 1 << 14}
+#: bytes of `metadata.json`; a store of 100,000 shards has 30 MB
+_MOST_METADATA = 1 << 28
 
 
 def block_key(block: int) -> bytes:
@@ -69,13 +73,18 @@ def read_metadata(path: Path) -> dict[str, Any]:
         ValueError: the metadata are damaged, or of another format version.
     """
     metadata = raw_metadata(path)
-    version = int(metadata["format_version"])
+    version = metadata["format_version"]
     if version > FORMAT_VERSION:
         raise ValueError(f"{path}: store format {version} is newer than this unipot reads ({FORMAT_VERSION}); upgrade unipot")
     if version < FORMAT_VERSION:
         raise ValueError(
             f"{path}: store format {version} is older than this unipot reads ({FORMAT_VERSION}); convert it with "
             f"unipot.data.storage.upgrade.upgrade_store({str(path)!r}, {re.sub(rf'{SUFFIX}$', '', str(path)) + '-2' + SUFFIX!r})"
+        )
+    if seal_is_broken(metadata):
+        raise ValueError(
+            f"{path}: metadata.json does not match its own checksum, it was damaged or edited; prepare the store again, or, where you "
+            f"edited it yourself and know that every entry is right, delete the entry {SEAL!r}"
         )
     return metadata
 
@@ -88,16 +97,19 @@ def raw_metadata(path: Path) -> dict[str, Any]:
         ValueError: the metadata are damaged.
     """
     file = path / "metadata.json"
-    if not file.exists():
+    if not file.is_file():
         raise FileNotFoundError(
             f"{path}: this is not a unipot store (no metadata.json); make one with: unipot prepare path=<structures> name=<name>"
         )
     try:
-        metadata = json.loads(file.read_text())
+        if file.stat().st_size > _MOST_METADATA:
+            raise ValueError(f"it has more than {_MOST_METADATA} bytes")
+        metadata = json.loads(file.read_text(encoding="utf-8"))
         if metadata["format"] != FORMAT:
             raise ValueError(f"format is {metadata['format']!r}")
-        int(metadata["format_version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if type(metadata["format_version"]) is not int or metadata["format_version"] < 1:
+            raise ValueError(f"format_version is {metadata['format_version']!r}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path}: metadata.json cannot be read as the metadata of a unipot store ({error}); prepare the store again"
         ) from error

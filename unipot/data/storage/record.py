@@ -34,6 +34,9 @@ HEADER_DTYPE = np.dtype(
         "itemsize": _HEADER.size,
     }
 )
+#: of an atom's coordinates and element, at the least
+BYTES_PER_ATOM = 13
+_CRC_OFFSET = HEADER_DTYPE.fields["crc"][1]
 #: bits 0-2 of flags: pbc
 HAS_FIXED, SINGLE_PRECISION = 8, 16
 CELL_OFFSET, LABELS_OFFSET = _HEADER.size, _HEADER.size + 72
@@ -154,6 +157,11 @@ class _Reader:
         row = np.frombuffer(self.record, _UINT8, n, self.offset)
         self.offset += n
         return row
+
+
+def checksum_in(record: bytes | memoryview) -> int:
+    """The CRC-32 that a record's header holds, of what follows the header."""
+    return int.from_bytes(record[_CRC_OFFSET : _CRC_OFFSET + 4], "little")
 
 
 def label_bits(structure: Structure) -> int:

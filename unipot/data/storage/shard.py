@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 import lmdb
 import numpy as np
 
+from unipot.data.storage.checksums import describe_files
 from unipot.data.storage.columns import COLUMNS, MEASURED
 from unipot.data.storage.compression import compressor
 from unipot.data.storage.format import BLOCK_BYTES, block_key, group_hash, reduced_formula, update_content_hash
@@ -23,6 +25,7 @@ from unipot.data.storage.record import RecordCodec, label_bits
 from unipot.structure import Structure
 
 _BLOCKS_PER_COMMIT = 64
+_PLACES = ("block", "offset", "length", "record_crc32")
 _LONGEST_TEXT = 2**16 - 1  # bytes of an id or group
 
 
@@ -37,6 +40,7 @@ class ShardInfo:
         sha256: over the records in order.
         label_counts: structures with each label.
         extra: what the writer's caller wanted to keep.
+        files: size and checksum of each other file, none in shards of earlier versions.
     """
 
     name: str
@@ -45,6 +49,7 @@ class ShardInfo:
     sha256: str
     label_counts: dict[str, int]
     extra: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 class ShardWriter:
@@ -121,8 +126,8 @@ class ShardWriter:
             raise ValueError(f"measurement {missing[0]!r} is missing or has another length than the {len(structures)} structures")
         for structure in structures:
             self.check(structure)
-        places = np.array([self._append(structure) for structure in structures], dtype=np.int64).reshape(-1, 3)
-        rows = {**measurements, **_counted(structures), "block": places[:, 0], "offset": places[:, 1], "length": places[:, 2]}
+        places = np.array([self._append(structure) for structure in structures], dtype=np.int64).reshape(-1, 4)
+        rows = {**measurements, **_counted(structures), **dict(zip(_PLACES, places.T, strict=True))}
         for name, column in COLUMNS.items():
             self._columns[name].append(np.ascontiguousarray(rows[name], dtype=column.dtype).reshape(len(structures), *column.shape))
         self._ids += [structure.id.encode() for structure in structures]
@@ -150,13 +155,13 @@ class ShardWriter:
             if not np.isfinite(values).all():
                 raise ValueError(f"{where}: {label} contain {int((~np.isfinite(values)).sum())} non-finite value(s); drop or repair it")
 
-    def _append(self, structure: Structure) -> tuple[int, int, int]:
-        """Block, offset and length of the new record."""
+    def _append(self, structure: Structure) -> tuple[int, int, int, int]:
+        """Block, offset, length and checksum of the new record."""
         record = self._codec.pack(structure)
         update_content_hash(self._hash, record)
         if self._filled and self._filled + len(record) > self._block_bytes:
             self._close_block()
-        place = (self._n_blocks + len(self._blocks), self._filled, len(record))
+        place = (self._n_blocks + len(self._blocks), self._filled, len(record), zlib.crc32(record))
         self._block.append(record)
         self._filled += len(record)
         self.data_bytes += len(record)
@@ -198,6 +203,7 @@ class ShardWriter:
             rows = self._columns[name] or [np.empty((0, *column.shape), dtype=column.dtype)]
             np.save(self._partial / f"{name}.npy", np.concatenate(rows), allow_pickle=False)
         self._save_ragged()
+        files = sorted(file.name for file in self._partial.iterdir() if file.suffix in (".npy", ".mdb"))
         info = {
             "name": self.name,
             "n_structures": self.n_structures,
@@ -205,6 +211,7 @@ class ShardWriter:
             "sha256": self._hash.hexdigest(),
             "label_counts": dict(self._label_counts),
             "extra": self.extra,
+            "files": describe_files(self._partial, files),
         }
         (self._partial / "shard.json").write_text(json.dumps(info) + "\n")
         os.replace(self._partial, self.path)

@@ -1,27 +1,26 @@
-"""`ShardReader`: the records of one LMDB file, read without copies."""
+"""`ShardReader`: the records of one LMDB file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import lmdb
 import numpy as np
 
 from unipot.data.storage.compression import decompressor
-from unipot.data.storage.format import block_key
+from unipot.data.storage.lmdb_file import LmdbFile
 from unipot.data.storage.record import HEADER_DTYPE, record_length
 
 
 class ShardReader:
-    """One shard, open for reading.
+    """One shard, open for reading; any number of readers, processes and forked processes may read it at once.
 
     Args:
         file: the LMDB file.
         compression: of its blocks.
 
     Raises:
-        ValueError: the file is not a sound LMDB file.
+        ValueError: the file is not a sound LMDB file of blocks.
         ImportError: the package for the compression is not installed.
     """
 
@@ -30,21 +29,24 @@ class ShardReader:
         self._decompress = decompressor(compression)
         self._compressed = compression is not None
         try:
-            self._environment = lmdb.open(str(file), subdir=False, readonly=True, lock=False, readahead=False, max_spare_txns=1)
-            # one transaction for good: the file never changes, and what it hands out stays valid
-            self._transaction = self._environment.begin(buffers=True)
-        except lmdb.Error as error:
-            raise ValueError(f"{file.name} is damaged ({error})") from error
+            self._content = LmdbFile(file)
+            self._starts, self._sizes = self._blocks()
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{file.name} cannot be read as blocks of records ({_reason(error)})") from error
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it holds a file descriptor."""
+        return self._content.is_open
 
     def check(self) -> None:
         """Refuse a file without blocks."""
-        if self._environment.stat()["entries"] == 0:
+        if len(self._starts) == 0:
             raise ValueError(f"{self.file} holds no records; prepare the store again")
 
     def close(self) -> None:
-        """What was handed out must not be read any more."""
-        self._transaction.abort()
-        self._environment.close()
+        """Give the file back; it is opened again when something is read."""
+        self._content.release()
 
     def records(self, blocks: Sequence[int], offsets: Sequence[int], lengths: Sequence[int]) -> list[memoryview]:
         """The bytes of records by block, offset and length.
@@ -52,16 +54,23 @@ class ShardReader:
         Raises:
             ValueError: a block is missing, damaged or too short.
         """
-        found: list[memoryview] = []
-        open_block, content = -1, memoryview(b"")
-        for block, offset, length in zip(blocks, offsets, lengths, strict=True):
-            if block != open_block or not self._compressed:
-                open_block, content = block, self._block(block)
-            record = content[offset : offset + length]
-            if len(record) != length:
-                raise ValueError(f"block {block} ends inside the record")
-            found.append(record)
-        return found
+        if self._compressed:
+            return self._inflated(blocks, offsets, lengths)
+        blocks, offsets, lengths = (np.asarray(numbers, dtype=np.int64) for numbers in (blocks, offsets, lengths))
+        outside = (blocks < 0) | (blocks >= len(self._starts)) | (offsets < 0) | (lengths < 0)
+        outside |= offsets + lengths > self._sizes[np.where(outside, 0, blocks)]
+        if outside.any():
+            block = int(blocks[np.flatnonzero(outside)[0]])
+            raise ValueError(
+                f"block {block} is missing from {self.file.name}"
+                if not 0 <= block < len(self._starts)
+                else f"block {block} ends inside the record"
+            )
+        places = (self._starts[blocks] + offsets).tolist()
+        try:
+            return [memoryview(self._content.read(place, length)) for place, length in zip(places, lengths.tolist(), strict=True)]
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{self.file.name} cannot be read ({_reason(error)})") from error
 
     def all_records(self) -> Iterator[memoryview]:
         """Every record in order, also those that are not in the index of the store.
@@ -69,7 +78,7 @@ class ShardReader:
         Raises:
             ValueError: a record is damaged.
         """
-        for block in range(self._environment.stat()["entries"]):
+        for block in range(len(self._starts)):
             content, offset = self._block(block), 0
             while offset < len(content):
                 if len(content) - offset < HEADER_DTYPE.itemsize:
@@ -80,16 +89,50 @@ class ShardReader:
                 yield content[offset : offset + length]
                 offset += length
 
+    def _inflated(self, blocks: Sequence[int], offsets: Sequence[int], lengths: Sequence[int]) -> list[memoryview]:
+        """`records`, each block that follows itself inflated once."""
+        found: list[memoryview] = []
+        open_block, content = -1, memoryview(b"")
+        for block, offset, length in zip(blocks, offsets, lengths, strict=True):
+            if block != open_block:
+                open_block, content = block, self._block(block)
+            record = content[offset : offset + length]
+            if len(record) != length:
+                raise ValueError(f"block {block} ends inside the record")
+            found.append(record)
+        return found
+
     def _block(self, block: int) -> memoryview:
-        try:
-            stored = self._transaction.get(block_key(block))
-        except lmdb.Error as error:
-            raise ValueError(f"{self.file.name} is damaged ({error})") from error
-        if stored is None:
+        if not 0 <= block < len(self._starts):
             raise ValueError(f"block {block} is missing from {self.file.name}")
-        if not self._compressed:
-            return stored
         try:
-            return memoryview(self._decompress(stored))
-        except Exception as error:  # zstandard's own error class, known only where it is installed
-            raise ValueError(f"block {block} cannot be inflated ({error})") from error
+            stored = self._content.read(int(self._starts[block]), int(self._sizes[block]))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{self.file.name} cannot be read ({_reason(error)})") from error
+        return memoryview(self._decompress(stored) if self._compressed else stored)
+
+    def _blocks(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where each block begins in the file, and its bytes.
+
+        Raises:
+            ValueError: a block is missing, or two blocks overlap.
+        """
+        keys: list[bytes] = []
+        places = [np.empty((0, 2), dtype=np.int64)]
+        for leaf_keys, starts, sizes in self._content.leaves():
+            keys += leaf_keys
+            places.append(np.stack([starts, sizes], axis=1))
+        if any(len(key) != 8 for key in keys):
+            raise ValueError("a key is not the number of a block")
+        numbers = np.frombuffer(b"".join(keys), dtype=">u8")
+        if not np.array_equal(numbers, np.arange(len(keys))):
+            raise ValueError("the numbers of its blocks do not follow each other")
+        starts, sizes = np.concatenate(places).T
+        order = np.argsort(starts)
+        if (starts[order][1:] < (starts + sizes)[order][:-1]).any():
+            raise ValueError("two of its blocks overlap")
+        return np.ascontiguousarray(starts), np.ascontiguousarray(sizes)
+
+
+def _reason(error: Exception) -> str:
+    return str(error.strerror if isinstance(error, OSError) and error.strerror else error)

@@ -10,10 +10,10 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-import lmdb
 import numpy as np
 
 from unipot.data.storage.format import FORMAT_VERSION, raw_metadata
+from unipot.data.storage.lmdb_file import LmdbFile
 from unipot.data.storage.writer import StoreWriter
 from unipot.properties import PROPERTIES
 from unipot.structure import Structure
@@ -53,18 +53,20 @@ def upgrade_store(old: str | Path, new: str | Path) -> Path:
 
 def _structures_1(path: Path, labels: list[str], precision: str, n_structures: int) -> Iterator[Structure]:
     try:
-        environment = lmdb.open(str(path / "data.mdb"), subdir=False, readonly=True, lock=False)
-    except lmdb.Error as error:
+        records = LmdbFile(path / "data.mdb")
+    except (ValueError, OSError) as error:
         raise ValueError(f"{path}: data.mdb is damaged ({error}); prepare the store again") from error
-    with environment, environment.begin() as transaction:
+    per_atom = np.dtype("<f8" if precision == "float64" else "<f4")
+    with records:
         for index in range(n_structures):
-            record = transaction.get(index.to_bytes(8, "big"))
-            if record is None:
-                raise ValueError(f"{path}: record {index} is missing from data.mdb; prepare the store again")
             try:
-                yield _unpack_1(record, labels, np.dtype("<f8" if precision == "float64" else "<f4"))
-            except (ValueError, struct.error) as error:
+                record = records.get(index.to_bytes(8, "big"))
+                if record is None:
+                    raise ValueError("it is missing from data.mdb")
+                structure = _unpack_1(record, labels, per_atom)
+            except (ValueError, struct.error, OSError) as error:
                 raise ValueError(f"{path}: record {index} is damaged ({error}); prepare the store again") from error
+            yield structure
 
 
 def _unpack_1(record: bytes, schema: list[str], per_atom: np.dtype) -> Structure:

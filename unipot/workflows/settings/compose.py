@@ -66,8 +66,8 @@ def require_complete(config: Any, verb: str) -> None:
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise ValueError(
-            f"{type(config).__name__}: {names} not set, since the class itself has no defaults; call unipot.api.{verb}(...), which takes the "
-            f"same settings and has the defaults of `unipot {verb}`"
+            f"{type(config).__name__}: {names} not set, since the class itself has no defaults; call unipot.api.{verb}(...), which takes "
+            f"the same settings and has the defaults of `unipot {verb}`"
         )
 
 
@@ -230,7 +230,9 @@ def _plain(value: Any, name: str) -> Any:
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         return value.item()
     kind = type(value).__name__
-    raise ValueError(f"{name} is given an object of type {kind}; settings are texts, numbers, lists and mappings, and data are paths of files")
+    raise ValueError(
+        f"{name} is given an object of type {kind}; settings are texts, numbers, lists and mappings, and data are paths of files"
+    )
 
 
 def _as_plain_text(text: str) -> str:
