@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unipot.errors import InputError, UnknownName
 from unipot.neighbors import batch_neighbor_list
 from unipot.neighbors.device import device_neighbor_list
 from unipot.neighbors.near_origin import Moved, near_origin
@@ -111,7 +112,7 @@ class Predictions:
             return self.members[name].mean(dim=1)
         value = getattr(self, name, None) if name in PROPERTIES else None
         if value is None:
-            raise KeyError(f"property {name!r} was not predicted; ask the potential for it")
+            raise UnknownName(f"property {name!r} was not predicted; ask the potential for it")
         return value
 
 
@@ -138,10 +139,10 @@ def collate(
         ValueError: there are no structures, or an index has the wrong length.
     """
     if len(structures) == 0:
-        raise ValueError("a batch needs at least one structure")
+        raise InputError("a batch needs at least one structure")
     for name, index in (("head_index", head_index), ("dataset_index", dataset_index)):
         if index is not None and len(index) != len(structures):
-            raise ValueError(f"{name} has {len(index)} entries for {len(structures)} structures")
+            raise InputError(f"{name} has {len(index)} entries for {len(structures)} structures")
     n_atoms, positions = np.array([s.n_atoms for s in structures]), np.concatenate([s.positions for s in structures])
     cell, pbc = np.stack([s.cell for s in structures]), np.stack([s.pbc for s in structures])
     shift_dtype, names = SHIFT_DTYPES.get(dtype, np.int64), _names(structures)

@@ -16,6 +16,7 @@ from torch import Tensor
 from unipot.batch import AtomBatch, Predictions
 from unipot.data.mixture.budget import Budget
 from unipot.data.unread_keys import state_lookalikes
+from unipot.errors import InputError
 from unipot.evaluation.predictions import DEFAULT_BUDGET, StructurePrediction, evaluate_structures
 from unipot.models.boundary import require_room
 from unipot.models.last_layer import energy_difference_uncertainty, is_stale, predict_uncertainty, require_posterior
@@ -105,7 +106,7 @@ class UnipotCalculator(Calculator):
         if uncertainty:
             require_posterior(self.potential.heads[self.head])
             if is_stale(self.potential, self.potential.heads[self.head]):
-                raise ValueError(
+                raise InputError(
                     f"head {self.head!r} has error bars of other weights than it has now; fit them again (uncertainty=last-layer)"
                 )
         chosen = self.potential.heads[self.head]
@@ -150,7 +151,7 @@ class UnipotCalculator(Calculator):
             ValueError: head, level of theory, kind of energy or what is read would change.
         """
         if fixed := sorted({"head", "level_of_theory", "energy_kind", "conditions"} & set(options)):
-            raise ValueError(f"{fixed[0]} of a calculator is fixed; make another one: UnipotCalculator(model, head=...)")
+            raise InputError(f"{fixed[0]} of a calculator is fixed; make another one: UnipotCalculator(model, head=...)")
         return super().set(**options)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
@@ -188,7 +189,7 @@ class UnipotCalculator(Calculator):
                 self.results["energies"] = self.potential.atomic_energies(batch).cpu().numpy()
         self._info = _info_of(atoms)
         if not all(np.isfinite(value).all() for value in self.results.values()):
-            raise ValueError(f"the prediction for {atoms.get_chemical_formula()} is not finite; {_closest_pair(batch)}")
+            raise InputError(f"the prediction for {atoms.get_chemical_formula()} is not finite; {_closest_pair(batch)}")
 
     def evaluate(
         self, images: Iterable[Atoms], properties: Collection[str] = ("energy", "forces"), *, budget: Budget = DEFAULT_BUDGET
@@ -277,7 +278,7 @@ class UnipotCalculator(Calculator):
         known = set(np.flatnonzero(reference.known.cpu().numpy()).tolist()) & set(self.potential.backbone.elements)
         unknown = sorted(set(atomic_numbers.tolist()) - known)
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"element(s) {symbols_of(unknown)} are unknown to head {self.head!r} of this model, which knows "
                 f"{symbols_of(sorted(known)) or 'none'}; choose another head or model ({_heads_with(self.potential, unknown)})"
             )
@@ -316,7 +317,7 @@ def _chosen_head(potential: Potential, head: str | None, card: dict[str, Any]) -
         return str(named)
     if len(potential.head_names) != 1:
         described = ", ".join(f"{name!r} ({potential.heads[name].level_of_theory})" for name in potential.head_names)
-        raise ValueError(f"the model has {len(potential.head_names)} heads: {described or 'none'}; say which one with head=...")
+        raise InputError(f"the model has {len(potential.head_names)} heads: {described or 'none'}; say which one with head=...")
     return potential.head_names[0]
 
 
@@ -327,9 +328,9 @@ def _heads_with(potential: Potential, elements: Sequence[int]) -> str:
 
 def _require_same(potential: Potential, device: str | torch.device | None, dtype: torch.dtype | None) -> None:
     if device is not None and torch.device(device).type != potential.device.type:
-        raise ValueError(f"device is {device}, but the potential is on {potential.device}; move it first: potential.to({str(device)!r})")
+        raise InputError(f"device is {device}, but the potential is on {potential.device}; move it first: potential.to({str(device)!r})")
     if dtype is not None and dtype != potential.dtype:
-        raise ValueError(f"dtype is {dtype}, but the potential has {potential.dtype}; convert it first: potential.to({dtype})")
+        raise InputError(f"dtype is {dtype}, but the potential has {potential.dtype}; convert it first: potential.to({dtype})")
 
 
 def _changes(before: Atoms | None, after: Atoms) -> list[str]:

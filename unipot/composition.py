@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unipot.errors import InputError
 from unipot.structure import MAX_ATOMIC_NUMBER, SYMBOLS, symbols_of
 
 #: singular values below this fraction of the largest (columns scaled to one) count as undetermined
@@ -141,7 +142,7 @@ class CompositionRegression:
             ValueError: there are no frames.
         """
         if self.n_frames == 0:
-            raise ValueError("references need at least one frame with an energy; give energies, or reference values per element")
+            raise InputError("references need at least one frame with an energy; give energies, or reference values per element")
         given = dict(given or {})
         values = np.zeros(MAX_ATOMIC_NUMBER + 1)
         values[list(given)] = list(given.values())
@@ -204,11 +205,11 @@ def _coefficient(size: float) -> str:
 
 def _check(counts: np.ndarray, energies: np.ndarray) -> None:
     if counts.shape != (len(energies), MAX_ATOMIC_NUMBER + 1):
-        raise ValueError(f"counts have shape {counts.shape}, expected {(len(energies), MAX_ATOMIC_NUMBER + 1)}")
+        raise InputError(f"counts have shape {counts.shape}, expected {(len(energies), MAX_ATOMIC_NUMBER + 1)}")
     if not np.isfinite(energies).all():
-        raise ValueError(f"{int((~np.isfinite(energies)).sum())} of {len(energies)} energies are not finite; drop those frames")
+        raise InputError(f"{int((~np.isfinite(energies)).sum())} of {len(energies)} energies are not finite; drop those frames")
     if not counts.any(axis=1).all():
-        raise ValueError(f"{int((~counts.any(axis=1)).sum())} of {len(energies)} frames have no atoms; drop those frames")
+        raise InputError(f"{int((~counts.any(axis=1)).sum())} of {len(energies)} frames have no atoms; drop those frames")
 
 
 def _distinct(counts: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:

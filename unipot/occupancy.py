@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unipot.errors import InputError
+
 if TYPE_CHECKING:
     from ase import Atoms
 
@@ -37,7 +39,7 @@ def require_whole_atoms(atoms: Atoms, where: str) -> None:
     sites = [*_of_kinds(atoms), *_of_atoms(atoms)]
     if sites:
         named = "; ".join(sites[:_NAMED]) + (f"; and {len(sites) - _NAMED} more" if len(sites) > _NAMED else "")
-        raise ValueError(
+        raise InputError(
             f"{where}: sites are partly occupied, and a potential needs whole atoms: {named}; give an ordered cell instead (pymatgen's "
             "OrderDisorderedStructureTransformation makes one); where the atoms are whole after all, take the occupancies out of the file"
         )

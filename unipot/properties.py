@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from unipot.errors import InputError, UnknownName
 from unipot.units import ENERGY_UNITS, FORCE_UNITS, STRESS_UNITS
 
 
@@ -94,7 +95,7 @@ def property_named(name: str) -> Property:
         KeyError: no such property.
     """
     if name not in PROPERTIES:
-        raise KeyError(f"property {name!r} is not known; known are: {', '.join(PROPERTIES)}")
+        raise UnknownName(f"property {name!r} is not known; known are: {', '.join(PROPERTIES)}")
     return PROPERTIES[name]
 
 
@@ -120,7 +121,7 @@ def check_energy_kind(kind: str, where: str) -> str:
         ValueError: it is not.
     """
     if kind not in ENERGY_KINDS:
-        raise ValueError(f"{where}: energy_kind is {kind!r}; use one of: {', '.join(ENERGY_KINDS)}")
+        raise InputError(f"{where}: energy_kind is {kind!r}; use one of: {', '.join(ENERGY_KINDS)}")
     return kind
 
 
@@ -161,12 +162,12 @@ class ScalarProperty:
     def __post_init__(self) -> None:
         where = f"properties.{self.name}"
         if self.name in _TAKEN or self.name.endswith("_uncertainty"):
-            raise ValueError(f"{where}: this name is taken by unipot itself or by ASE; choose another one, such as my_{self.name}")
+            raise InputError(f"{where}: this name is taken by unipot itself or by ASE; choose another one, such as my_{self.name}")
         if not _SCALAR_NAME.fullmatch(self.name):
-            raise ValueError(f"{where}: this name is not allowed; use lower-case letters, digits and single underscores, as in band_gap")
+            raise InputError(f"{where}: this name is not allowed; use lower-case letters, digits and single underscores, as in band_gap")
         if not self.key or not self.unit:
-            raise ValueError(f"{where}.{'unit' if self.key else 'key'} is empty; state it (a pure number has unit 1)")
+            raise InputError(f"{where}.{'unit' if self.key else 'key'} is empty; state it (a pure number has unit 1)")
         if self.kind not in KINDS_OF_SCALAR:
-            raise ValueError(f"{where}.kind is {self.kind!r}; use one of: {', '.join(KINDS_OF_SCALAR)}")
+            raise InputError(f"{where}.kind is {self.kind!r}; use one of: {', '.join(KINDS_OF_SCALAR)}")
         if self.threshold is not None and not (math.isfinite(self.threshold) and self.threshold > 0):
-            raise ValueError(f"{where}.threshold is {self.threshold}; it must be positive ({self.unit}), or null for no success rate")
+            raise InputError(f"{where}.threshold is {self.threshold}; it must be positive ({self.unit}), or null for no success rate")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unipot.errors import InputError
 from unipot.occupancy import require_whole_atoms
 from unipot.properties import PROPERTIES, property_named
 
@@ -115,21 +116,21 @@ class Structure:
         try:
             return np.array(value, dtype=dtype)  # a copy: what the caller does to its array must not reach this record
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{self._where()}: {name} cannot be read as {np.dtype(dtype).name}: {error}") from error
+            raise InputError(f"{self._where()}: {name} cannot be read as {np.dtype(dtype).name}: {error}") from error
 
     def _shaped(self, name: str, value: Any, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
         array = self._array(name, value, dtype)
         if array.shape != shape:
-            raise ValueError(f"{self._where()}: {name} has shape {array.shape}, expected {shape}")
+            raise InputError(f"{self._where()}: {name} has shape {array.shape}, expected {shape}")
         if dtype is np.float64 and not np.isfinite(array).all():
             remedy = f", or leave its label {name!r} out" if name in PROPERTIES else ""
-            raise ValueError(
+            raise InputError(
                 f"{self._where()}: {name} contain {int((~np.isfinite(array)).sum())} non-finite value(s); "
                 f"repair or drop this structure{remedy}"
             )
         most = {"positions": _MOST_LENGTH, "cell": _MOST_LENGTH}.get(name, _MOST_LABEL)
         if dtype is np.float64 and (np.abs(array) > most).any():
-            raise ValueError(
+            raise InputError(
                 f"{self._where()}: {name}: {array.flat[np.abs(array).argmax()]:g} is beyond what is possible (at most {most:g}); "
                 "check the unit, or repair or drop this structure"
             )
@@ -141,7 +142,7 @@ class Structure:
         except (TypeError, ValueError):
             number = float("nan")
         if not np.isfinite(number):
-            raise ValueError(f"{self._where()}: {name} is {value!r}; give {wanted}")
+            raise InputError(f"{self._where()}: {name} is {value!r}; give {wanted}")
         return number
 
     def _multiplicity(self) -> int | None:
@@ -150,44 +151,44 @@ class Structure:
         wanted = "2S+1, a whole number from 1 (2 for one unpaired electron), or leave it out"
         number = self._number("spin_multiplicity", self.spin_multiplicity, wanted)
         if number < 1 or number != round(number):
-            raise ValueError(f"{self._where()}: spin_multiplicity is {number:g}; give {wanted}")
+            raise InputError(f"{self._where()}: spin_multiplicity is {number:g}; give {wanted}")
         return int(number)
 
     def _label(self, name: str, value: Any) -> np.ndarray:
         try:
             shape = property_named(name).label_shape(self.n_atoms)
         except KeyError as error:
-            raise ValueError(f"{self._where()}: label {name!r} is not known; known are: {', '.join(PROPERTIES)}") from error
+            raise InputError(f"{self._where()}: label {name!r} is not known; known are: {', '.join(PROPERTIES)}") from error
         array = self._shaped(name, value, np.float64, shape)
         if not property_named(name).predicted and (array < 0).any():
-            raise ValueError(f"{self._where()}: {name} is negative ({array.min():g}); give 0 or more, 0 to leave it out of the loss")
+            raise InputError(f"{self._where()}: {name} is negative ({array.min():g}); give 0 or more, 0 to leave it out of the loss")
         return array
 
     def _check(self) -> None:
         if self.n_atoms == 0:
-            raise ValueError(f"{self._where()}: there are no atoms; drop this structure")
+            raise InputError(f"{self._where()}: there are no atoms; drop this structure")
         low, high = int(self.atomic_numbers.min()), int(self.atomic_numbers.max())
         if low < 1 or high > MAX_ATOMIC_NUMBER:
-            raise ValueError(
+            raise InputError(
                 f"{self._where()}: atomic number {low if low < 1 else high} is outside 1..{MAX_ATOMIC_NUMBER}; "
                 "check which column holds the elements"
             )
         if not abs(self.total_charge) <= _MOST_CHARGE:  # not a number as well
-            raise ValueError(
+            raise InputError(
                 f"{self._where()}: total_charge is {self.total_charge}; give a number (|e|) up to {_MOST_CHARGE:g}, 0 when neutral"
             )
         if self.spin_multiplicity is not None and not 1 <= self.spin_multiplicity <= _MOST_SPIN:
-            raise ValueError(
+            raise InputError(
                 f"{self._where()}: spin_multiplicity is {self.spin_multiplicity}; give 2S+1 (at least 1, at most {_MOST_SPIN}), or None"
             )
         lengths = np.linalg.norm(self.cell, axis=1)
         if (self.pbc & (lengths < 1e-6)).any():
-            raise ValueError(
+            raise InputError(
                 f"{self._where()}: pbc is {self.pbc.tolist()} but lattice vector(s) "
                 f"{np.flatnonzero(self.pbc & (lengths < 1e-6)).tolist()} of the cell are missing; give the cell, or set pbc to false"
             )
         if self.pbc.any() and np.linalg.matrix_rank(self.cell[self.pbc], tol=1e-6) < self.pbc.sum():
-            raise ValueError(f"{self._where()}: the periodic lattice vectors are linearly dependent (zero volume); correct the cell")
+            raise InputError(f"{self._where()}: the periodic lattice vectors are linearly dependent (zero volume); correct the cell")
 
     def _where(self) -> str:
         return f"structure {self.id!r}" if self.id else "structure without id"

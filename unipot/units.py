@@ -6,6 +6,8 @@ tension, as in ASE. Constants are CODATA 2018.
 
 import numpy as np
 
+from unipot.errors import InputError
+
 HARTREE = 27.211386245988  # eV
 RYDBERG = HARTREE / 2  # eV
 BOHR = 0.529177210903  # Å
@@ -52,7 +54,7 @@ def unit_factor(unit: str, allowed: dict[str, float], what: str) -> float:
         ValueError: `unit` is not in `allowed`.
     """
     if unit not in allowed:
-        raise ValueError(f"unit {unit!r} of {what} is not known; use one of: {', '.join(allowed)}")
+        raise InputError(f"unit {unit!r} of {what} is not known; use one of: {', '.join(allowed)}")
     return allowed[unit]
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from unipot.errors import InputError
+
 #: of a file; the longest card has 12,000 bytes
 MAX_BYTES = 2_000_000
 #: of a file with its aliases written out
@@ -22,15 +24,15 @@ def read_yaml_text(path: Path) -> str:
         ValueError: the file is too long, is not UTF-8 or not YAML, contains itself, or holds more than `MAX_VALUES` values.
     """
     if not path.is_file():
-        raise ValueError(f"{path} is not an ordinary file; give a YAML file")
+        raise InputError(f"{path} is not an ordinary file; give a YAML file")
     if (size := path.stat().st_size) > MAX_BYTES:
-        raise ValueError(f"{path} has {size:,} bytes, at most {MAX_BYTES:,} are read; this is not a file that was written by hand")
+        raise InputError(f"{path} has {size:,} bytes, at most {MAX_BYTES:,} are read; this is not a file that was written by hand")
     content = path.read_bytes()
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}: line {line} is not UTF-8 text (byte {content[error.start]:#x}); save the file as UTF-8") from error
+        raise InputError(f"{path}: line {line} is not UTF-8 text (byte {content[error.start]:#x}); save the file as UTF-8") from error
     require_bounded(text, str(path))
     return text
 
@@ -47,7 +49,7 @@ def load_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ArithmeticError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def require_bounded(text: str, where: str) -> None:
@@ -60,11 +62,11 @@ def require_bounded(text: str, where: str) -> None:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         n_values = 0 if node is None else _count(node, {}, where)
     except yaml.YAMLError as error:
-        raise ValueError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
-        raise ValueError(f"{where}: lists and mappings lie inside each other too deep") from error
+        raise InputError(f"{where}: lists and mappings lie inside each other too deep") from error
     if n_values > MAX_VALUES:
-        raise ValueError(f"{where}: with its aliases (*name) written out it has {n_values:.1e} values, at most {MAX_VALUES:,} are read")
+        raise InputError(f"{where}: with its aliases (*name) written out it has {n_values:.1e} values, at most {MAX_VALUES:,} are read")
 
 
 def _count(node: Any, known: dict[int, int | None], where: str) -> int:
@@ -77,7 +79,7 @@ def _count(node: Any, known: dict[int, int | None], where: str) -> int:
         n_values = known[id(node)]
         if n_values is None:
             line = node.start_mark.line + 1
-            raise ValueError(f"{where}: what begins in line {line} contains itself; take out the alias (*name) that does it")
+            raise InputError(f"{where}: what begins in line {line} contains itself; take out the alias (*name) that does it")
         return n_values
     known[id(node)] = None
     inner = getattr(node, "value", None)

@@ -10,6 +10,7 @@ from unipot.data.quality.counted_labels import CountedLabels
 from unipot.data.statistics import Indices
 from unipot.data.storage.columns import chunks
 from unipot.data.store import Store
+from unipot.errors import InputError
 
 #: structures that are looked at, evenly spread
 AT_MOST = 2000
@@ -57,7 +58,7 @@ def refuse_void_stress(store: Store, labels: Iterable[str], where: str) -> None:
         return
     n_stress, n_counted = stress_counts(store)
     if n_stress and not n_counted:
-        raise ValueError(
+        raise InputError(
             f"{where}: labels names stress, but none of the {n_stress:,} structures with a stress is periodic along all axes, so that no "
             "stress would count; leave stress out of labels"
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from unipot.errors import InputError
 from unipot.properties import Property, property_named
 from unipot.units import unit_factor, voigt_to_matrix
 
@@ -65,15 +66,15 @@ class LabelSource:
         """
         prop = property_named(property_name)
         if not self.unit:
-            raise ValueError(f"labels.{prop.name}.unit is not stated for key {self.key!r}; state one of: {', '.join(self._units(prop))}")
+            raise InputError(f"labels.{prop.name}.unit is not stated for key {self.key!r}; state one of: {', '.join(self._units(prop))}")
         factor = unit_factor(self.unit, self._units(prop), f"labels.{prop.name} (key {self.key!r})")
         if prop.name != "stress":
             if self.sign != "positive" or self.virial or self.order != "voigt":
                 what = "virial" if self.virial else f"order {self.order!r}" if self.sign == "positive" else f"sign {self.sign!r}"
-                raise ValueError(f"labels.{prop.name}: {what} is for stress only; leave it out ({prop.sign})")
+                raise InputError(f"labels.{prop.name}: {what} is for stress only; leave it out ({prop.sign})")
             return factor
         if self.sign not in STRESS_SIGNS:
-            raise ValueError(
+            raise InputError(
                 f"labels.stress.sign is {self.sign!r} for key {self.key!r}; state 'tension' (positive when the cell is stretched, as in "
                 "ASE) or 'compression' (positive when it is compressed)"
             )
@@ -134,17 +135,17 @@ def convert_label(property_name: str, source: LabelSource, value: Any, n_atoms: 
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{property_name} (key {source.key!r}) is not numeric") from error
+        raise InputError(f"{property_name} (key {source.key!r}) is not numeric") from error
     if property_name == "stress":
         array = _stress_matrix(array, source)
     shape = property_named(property_name).label_shape(n_atoms)
     # by shape, not by size: (3, n_atoms) forces would come out scrambled
     if array.shape not in (shape, (int(np.prod(shape)),)):
-        raise ValueError(f"{property_name} (key {source.key!r}) has shape {array.shape}, expected {shape}")
+        raise InputError(f"{property_name} (key {source.key!r}) has shape {array.shape}, expected {shape}")
     array = array.reshape(shape) * source.factor(property_name)
     if source.virial:
         if not volume > 0:
-            raise ValueError(f"{property_name} (key {source.key!r}) is a virial but the structure has no cell volume")
+            raise InputError(f"{property_name} (key {source.key!r}) is a virial but the structure has no cell volume")
         array = array / volume
     return array
 
@@ -189,7 +190,7 @@ def voigt_places(order: str) -> list[int]:
     found = ["".join(sorted(word)) for word in words]
     if sorted(found) != sorted(_VOIGT):
         names = ", ".join(f"{name} ({components})" for name, components in STRESS_ORDERS.items())
-        raise ValueError(f"labels.stress.order is {order!r}; state one of {names}, or the six components in their order")
+        raise InputError(f"labels.stress.order is {order!r}; state one of {names}, or the six components in their order")
     return [found.index(component) for component in _VOIGT]
 
 
@@ -220,12 +221,12 @@ def check_sources(labels: Mapping[str, LabelSource]) -> None:
         ValueError: no labels, or one of them is not understood.
     """
     if not labels:
-        raise ValueError("no labels are stated; name at least one, for example labels.energy.key=energy labels.energy.unit=eV")
+        raise InputError("no labels are stated; name at least one, for example labels.energy.key=energy labels.energy.unit=eV")
     for name, source in labels.items():
         try:
             source.factor(name)
         except KeyError as error:
-            raise ValueError(error.args[0]) from error
+            raise InputError(error.args[0]) from error
 
 
 def missing_keys_message(path: str, missing: Mapping[str, LabelSource], available: Iterable[str]) -> str:
@@ -240,8 +241,8 @@ def _stress_matrix(array: np.ndarray, source: LabelSource) -> np.ndarray:
         return voigt_to_matrix(array.reshape(6)[voigt_places(source.order)])
     if array.size != 9:
         order = STRESS_ORDERS.get(source.order, source.order)
-        raise ValueError(f"stress (key {source.key!r}) has shape {array.shape}, expected (3, 3), (9,) or (6,) in the order {order}")
+        raise InputError(f"stress (key {source.key!r}) has shape {array.shape}, expected (3, 3), (9,) or (6,) in the order {order}")
     matrix = array.reshape(3, 3)
     if np.isfinite(matrix).all() and np.abs(matrix - matrix.T).max() > 1e-3 * max(np.abs(matrix).max(), 1e-12):
-        raise ValueError(f"stress (key {source.key!r}) is not symmetric; check the order of its components")
+        raise InputError(f"stress (key {source.key!r}) is not symmetric; check the order of its components")
     return 0.5 * (matrix + matrix.T)

@@ -19,6 +19,7 @@ import numpy as np
 
 from unipot.data.storage.checksums import seal_is_broken, sealed
 from unipot.data.storage.columns import TextColumn, load_column
+from unipot.errors import InputError
 from unipot.properties import ScalarProperty
 
 FILE_NAME = "scalars.json"
@@ -39,10 +40,10 @@ def read_scalars(path: Path) -> dict[str, dict[str, Any]]:
         described = json.loads(file.read_text(encoding="utf-8"))
         for name, entry in described.items():
             if seal_is_broken(entry) or not _NAME.fullmatch(name):
-                raise ValueError(f"the entry {name!r} does not match its own checksum")
+                raise InputError(f"the entry {name!r} does not match its own checksum")
         return {name: {**d, "key": str(d["key"]), "unit": str(d["unit"]), "n": int(d["n"])} for name, d in described.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged ({error}); delete it and attach the properties again") from error
+        raise InputError(f"{file} is damaged ({error}); delete it and attach the properties again") from error
 
 
 def scalar_column(path: Path, name: str, n_structures: int) -> np.ndarray:
@@ -53,10 +54,10 @@ def scalar_column(path: Path, name: str, n_structures: int) -> np.ndarray:
     """
     column = load_column(_file(path, name))
     if column.shape != (n_structures,) or column.dtype != np.dtype("<f8"):
-        raise ValueError(f"{path}: column of property {name!r} does not fit the {n_structures} structures; attach the property again")
+        raise InputError(f"{path}: column of property {name!r} does not fit the {n_structures} structures; attach the property again")
     wanted = read_scalars(path).get(name, {}).get("sha256")
     if wanted is not None and hashlib.sha256(column.tobytes()).hexdigest() != wanted:
-        raise ValueError(f"{path}: column of property {name!r} does not match the recorded hash, it is damaged; attach the property again")
+        raise InputError(f"{path}: column of property {name!r} does not match the recorded hash, it is damaged; attach the property again")
     return column
 
 
@@ -84,10 +85,10 @@ def attach_scalars(path: str | Path, properties: Iterable[ScalarProperty], value
         column = np.array([float(own.get(name, np.nan)) for name in ids], dtype="<f8")
         if np.isinf(column).any():
             where = ids[int(np.flatnonzero(np.isinf(column))[0])]
-            raise ValueError(f"properties.{prop.name}: structure {where!r} has an infinite value; correct it, or leave it out")
+            raise InputError(f"properties.{prop.name}: structure {where!r} has an infinite value; correct it, or leave it out")
         counts[prop.name] = int(np.isfinite(column).sum())
         if not counts[prop.name]:
-            raise ValueError(f"properties.{prop.name}: no structure of {path} has a value; check the key {prop.key!r}")
+            raise InputError(f"properties.{prop.name}: no structure of {path} has a value; check the key {prop.key!r}")
         partial = path / f".scalar_{prop.name}.{os.getpid()}.npy"
         np.save(partial, column, allow_pickle=False)
         os.replace(partial, _file(path, prop.name))

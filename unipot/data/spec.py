@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from unipot.data.mixture.permutation import mix64
+from unipot.errors import InputError
 from unipot.properties import check_energy_kind, property_named
 from unipot.structure import MAX_ATOMIC_NUMBER, SYMBOLS
 
@@ -65,24 +66,24 @@ class DatasetSpec:
         object.__setattr__(self, "head", self.head or head_name_for(self.name))
         object.__setattr__(self, "labels", tuple(self.labels))
         if not _HEAD_NAME.fullmatch(self.head):
-            raise ValueError(f"dataset {self.name!r}: head {self.head!r} is not allowed; use lower-case letters, digits and '-'")
+            raise InputError(f"dataset {self.name!r}: head {self.head!r} is not allowed; use lower-case letters, digits and '-'")
         for label in self.labels:
             try:
                 property_named(label)
             except KeyError as error:
-                raise ValueError(f"dataset {self.name!r}: {error.args[0]}") from error
+                raise InputError(f"dataset {self.name!r}: {error.args[0]}") from error
         if not self.labels and not self.scalars:
-            raise ValueError(f"dataset {self.name!r}: labels is empty; name at least one property to train on, such as energy")
+            raise InputError(f"dataset {self.name!r}: labels is empty; name at least one property to train on, such as energy")
         if self.weight is not None and not self.weight > 0:
-            raise ValueError(f"dataset {self.name!r}: weight is {self.weight}; give a positive number, or leave the dataset out")
+            raise InputError(f"dataset {self.name!r}: weight is {self.weight}; give a positive number, or leave the dataset out")
         if not 0 <= self.validation_fraction < 1:
-            raise ValueError(f"dataset {self.name!r}: validation_fraction is {self.validation_fraction}; it must be in [0, 1)")
+            raise InputError(f"dataset {self.name!r}: validation_fraction is {self.validation_fraction}; it must be in [0, 1)")
         try:
             self.split(seed=0)
         except ValueError as error:
-            raise ValueError(f"dataset {self.name!r}: {error}") from error
+            raise InputError(f"dataset {self.name!r}: {error}") from error
         if not self.level_of_theory:
-            raise ValueError(f"dataset {self.name!r}: level_of_theory is empty; state it, for example 'PBE/520eV'")
+            raise InputError(f"dataset {self.name!r}: level_of_theory is empty; state it, for example 'PBE/520eV'")
         if self.energy_kind is not None:
             check_energy_kind(self.energy_kind, f"dataset {self.name!r}")
 
@@ -121,16 +122,16 @@ class MixtureSpec:
         for name in ("structures_per_step", "max_atoms", "max_edges", "micro_batches_per_step"):
             value = getattr(self, name)
             if isinstance(value, bool) or int(value) != value or value < 1:
-                raise ValueError(f"mixture: {name} is {value}; it must be a whole number of at least 1")
+                raise InputError(f"mixture: {name} is {value}; it must be a whole number of at least 1")
         if self.structures_per_step < self.micro_batches_per_step:
-            raise ValueError(
+            raise InputError(
                 f"mixture: structures_per_step is {self.structures_per_step} but micro_batches_per_step is "
                 f"{self.micro_batches_per_step}; every micro-batch needs at least one structure, so lower the latter"
             )
         if self.max_cost is not None and not self.max_cost > 0:
-            raise ValueError(f"mixture: max_cost is {self.max_cost}; it must be positive, or null for no limit")
+            raise InputError(f"mixture: max_cost is {self.max_cost}; it must be positive, or null for no limit")
         if not self.temperature >= 1:
-            raise ValueError(f"mixture: temperature is {self.temperature}; it must be at least 1 (1 draws in proportion to size)")
+            raise InputError(f"mixture: temperature is {self.temperature}; it must be at least 1 (1 draws in proportion to size)")
 
 
 def check_dataset_name(name: str) -> None:
@@ -140,7 +141,7 @@ def check_dataset_name(name: str) -> None:
         ValueError: the name has other characters than letters, digits, `_`, `-`, `.`.
     """
     if not _DATASET_NAME.fullmatch(name):
-        raise ValueError(f"dataset name {name!r} is not allowed; use letters, digits, '_', '-' and '.', beginning with a letter or digit")
+        raise InputError(f"dataset name {name!r} is not allowed; use letters, digits, '_', '-' and '.', beginning with a letter or digit")
 
 
 def allowed_name(text: str) -> str:
@@ -167,7 +168,7 @@ def levels_of_heads(specs: Sequence[DatasetSpec]) -> dict[str, str]:
     seen: set[str] = set()
     for spec in specs:
         if spec.name in seen:
-            raise ValueError(f"dataset name {spec.name!r} appears twice in the mixture; give each dataset its own name")
+            raise InputError(f"dataset name {spec.name!r} appears twice in the mixture; give each dataset its own name")
         seen.add(spec.name)
     return _one_per_head(specs, "level_of_theory", "levels of theory")
 
@@ -187,7 +188,7 @@ def _one_per_head(specs: Sequence[DatasetSpec], attribute: str, what: str) -> di
         other = first.setdefault(spec.head, spec)
         mine, theirs = getattr(spec, attribute), getattr(other, attribute)
         if mine != theirs:
-            raise ValueError(
+            raise InputError(
                 f"head {spec.head!r} mixes {what}: dataset {other.name!r} is {theirs!r}, dataset {spec.name!r} is {mine!r}; "
                 f"give {spec.name!r} a head of its own"
             )
@@ -227,16 +228,16 @@ class SplitSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "elements", tuple(self.elements))
         if self.by not in SPLITS_BY:
-            raise ValueError(f"split by {self.by!r} is not known; it is one of: {', '.join(SPLITS_BY)}")
+            raise InputError(f"split by {self.by!r} is not known; it is one of: {', '.join(SPLITS_BY)}")
         if not 0 <= self.fraction < 1:
-            raise ValueError(f"validation fraction is {self.fraction}; it must be in [0, 1)")
+            raise InputError(f"validation fraction is {self.fraction}; it must be in [0, 1)")
         if self.elements and self.by != "elements":
-            raise ValueError(
+            raise InputError(
                 f"held-out elements {', '.join(self.elements)} are given but the split is by {self.by!r}; split by 'elements', or give none"
             )
         for symbol in self.elements:
             if symbol not in SYMBOLS[1:]:
-                raise ValueError(f"held-out element {symbol!r} is not known; write chemical symbols such as 'Pt'")
+                raise InputError(f"held-out element {symbol!r} is not known; write chemical symbols such as 'Pt'")
 
     def held_out_numbers(self) -> tuple[int, ...]:
         """Atomic numbers that are held out, ascending; for `by="elements"`."""

@@ -25,6 +25,7 @@ from unipot.data.storage.metadata_checks import check_metadata
 from unipot.data.storage.record import BYTES_PER_ATOM, CELL_OFFSET, RecordCodec, checksum_in
 from unipot.data.storage.shard_reader import ShardReader
 from unipot.data.storage.writer import StoreWriter
+from unipot.errors import InputError, UnknownName
 from unipot.structure import SYMBOLS, Structure
 
 __all__ = ["SUFFIX", "Store", "StoreWriter", "open_dataset"]
@@ -135,7 +136,7 @@ class Store:
             ValueError: its file is missing or damaged.
         """
         if name not in COLUMNS:
-            raise KeyError(f"column {name!r} is not known; known are: {', '.join(COLUMNS)}")
+            raise UnknownName(f"column {name!r} is not known; known are: {', '.join(COLUMNS)}")
         if name not in self._columns:
             self._columns[name] = self._file(name)
         return self._columns[name]
@@ -148,7 +149,7 @@ class Store:
             ValueError: its column is damaged.
         """
         if name not in self.scalars:
-            raise KeyError(f"{self.path}: property {name!r} is not there; it has: {', '.join(self.scalars) or 'none'}")
+            raise UnknownName(f"{self.path}: property {name!r} is not there; it has: {', '.join(self.scalars) or 'none'}")
         column = f"scalar_{name}"
         if column not in self._columns:
             self._columns[column] = scalar_column(self.path, name, len(self))
@@ -225,7 +226,7 @@ class Store:
     def unreadable(self, index: int, error: Exception) -> ValueError:
         """The sentence for a structure that cannot be read; names shard and id."""
         shard, number = self.shard_of(index)
-        return ValueError(
+        return InputError(
             f"{self.path}, shard {shard}, structure {index} ({self.ids[index]!r}, number {number} of the shard) cannot be read: {error}; "
             "prepare the store again, or copy it again from where it came"
         )
@@ -255,7 +256,7 @@ class Store:
             for record in self._shard(number).all_records():
                 update_content_hash(digest, record)
             if digest.hexdigest() != shard["sha256"]:
-                raise ValueError(
+                raise InputError(
                     f"{self.path}: the contents of shard {shard['file']} do not match the recorded hash; the store was altered or damaged, "
                     "prepare it again"
                 )
@@ -268,7 +269,7 @@ class Store:
                 with open_regular(file) as handle:
                     require_recorded(handle, self._recorded[name])
             except (ValueError, OSError) as error:
-                raise ValueError(f"{self.path}: {name} does not match the recorded hash ({error}); the store was altered or damaged, "
+                raise InputError(f"{self.path}: {name} does not match the recorded hash ({error}); the store was altered or damaged, "
                                  "prepare it again") from error  # fmt: skip
         return file
 
@@ -280,7 +281,7 @@ class Store:
         else:  # a store of an earlier version: the record's own checksum, of all but its header
             damaged = [zlib.crc32(record[CELL_OFFSET:]) != checksum_in(record) for record in records]
         if any(damaged):
-            raise self.unreadable(int(indices[damaged.index(True)]), ValueError("record is damaged: its checksum differs"))
+            raise self.unreadable(int(indices[damaged.index(True)]), InputError("record is damaged: its checksum differs"))
 
     @cached_property
     def _record_checksums(self) -> np.ndarray | None:
@@ -313,7 +314,7 @@ class Store:
             try:
                 self._shards[number] = ShardReader(file, self.metadata["compression"])
             except ValueError as error:
-                raise ValueError(f"{self.path}: shard {error}; prepare the store again") from error
+                raise InputError(f"{self.path}: shard {error}; prepare the store again") from error
         return self._shards[number]
 
     def _count_edges(self, cutoff: float) -> np.ndarray:
@@ -327,16 +328,16 @@ class Store:
         file = file_inside(self.path, f"index/{name}.npy")
         array = load_column(file, self._recorded.get(f"index/{name}.npy"))
         if name not in RAGGED and len(array) != len(self) + (name in OFFSETS_OF.values()):
-            raise ValueError(f"{self.path}: {name}.npy has {len(array)} rows for {len(self)} structures; prepare the store again")
+            raise InputError(f"{self.path}: {name}.npy has {len(array)} rows for {len(self)} structures; prepare the store again")
         if name == "n_atoms" and f"index/{name}.npy" not in self._recorded and (array * BYTES_PER_ATOM > self.column("length")).any():
-            raise ValueError(f"{self.path}: n_atoms.npy counts more atoms than a record has room for; prepare the store again")
+            raise InputError(f"{self.path}: n_atoms.npy counts more atoms than a record has room for; prepare the store again")
         return array
 
     def _offsets(self, name: str) -> np.ndarray:
         """(n_structures + 1,) int64, where the items of each structure begin in the column `name`."""
         offsets, n_items = self._file(OFFSETS_OF[name]), len(self._file(name))
         if offsets[-1] != n_items:
-            raise ValueError(f"{self.path}: {OFFSETS_OF[name]}.npy ends at {offsets[-1]}, {name}.npy at {n_items}; prepare the store again")
+            raise InputError(f"{self.path}: {OFFSETS_OF[name]}.npy ends at {offsets[-1]}, {name}.npy at {n_items}; prepare the store again")
         return offsets
 
     def _check_files(self) -> None:
@@ -344,7 +345,7 @@ class Store:
             # a shard that was cut short would be noticed only when a record is read
             size, expected = file_inside(self.path, f"shards/{shard['file']}").stat().st_size, shard["data_bytes"]
             if size != expected:
-                raise ValueError(
+                raise InputError(
                     f"{self.path}: shard {shard['file']} has {size} bytes instead of {expected}, it is truncated or altered; "
                     "prepare the store again"
                 )
@@ -359,25 +360,25 @@ def open_dataset(spec: DatasetSpec) -> Store:
     """
     store = Store(spec.path)
     if store.level_of_theory != spec.level_of_theory:
-        raise ValueError(
+        raise InputError(
             f"dataset {spec.name!r}: level_of_theory is {spec.level_of_theory!r}, but {store.path} was prepared with "
             f"{store.level_of_theory!r}; correct one of them"
         )
     if spec.energy_kind not in (None, store.energy_kind):
-        raise ValueError(
+        raise InputError(
             f"dataset {spec.name!r}: energy_kind is {spec.energy_kind!r}, but {store.path} was prepared with {store.energy_kind!r}; "
             "correct one of them"
         )
     counts = store.metadata["label_counts"]
     for label in spec.labels:
         if not counts.get(label):
-            raise ValueError(
+            raise InputError(
                 f"dataset {spec.name!r}: no structure in {store.path} carries the label {label!r}; it has: {', '.join(counts)}; "
                 "leave it out of labels, or prepare the store with it"
             )
     for name in spec.scalars:
         if not store.scalars.get(name, {}).get("n"):
-            raise ValueError(
+            raise InputError(
                 f"dataset {spec.name!r}: no structure in {store.path} has the property {name!r}; it has: "
                 f"{', '.join(store.scalars) or 'none'}; attach it with unipot.data.scalar_columns.attach_scalars, or leave it out"
             )

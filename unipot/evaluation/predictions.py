@@ -11,6 +11,7 @@ import numpy as np
 
 from unipot.batch import Predictions, collate
 from unipot.data.mixture.budget import Budget, pack_in_order
+from unipot.errors import InputError
 from unipot.models.boundary import require_room
 from unipot.models.potential import Potential
 from unipot.models.trained_elements import ElementGuard
@@ -84,7 +85,7 @@ def evaluate_structures(
 
 def _head_index(potential: Potential, head: str | None) -> int:
     if head is None and len(potential.head_names) != 1:
-        raise ValueError(f"the model has {len(potential.head_names)} heads: {', '.join(potential.head_names)}; say which one with head=...")
+        raise InputError(f"the model has {len(potential.head_names)} heads: {', '.join(potential.head_names)}; say which one with head=...")
     return 0 if head is None else potential.heads.index(head)
 
 
@@ -116,5 +117,5 @@ def _split(predictions: Predictions, structures: Sequence[Structure]) -> Iterato
         stress = arrays["stress"][k] if "stress" in arrays and structure.pbc.all() else None
         found = [arrays["energy"][k], *(part for part in (forces, stress) if part is not None)]
         if not all(np.isfinite(part).all() for part in found):
-            raise ValueError(f"the prediction for structure {structure.id!r} is not finite; check its geometry and the model")
+            raise InputError(f"the prediction for structure {structure.id!r} is not finite; check its geometry and the model")
         yield StructurePrediction(energy=float(arrays["energy"][k]), forces=forces, stress=stress)

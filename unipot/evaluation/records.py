@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from unipot.batch import AtomBatch, Predictions
+from unipot.errors import InputError
 from unipot.training.losses import labelled_mask
 from unipot.training.metrics import MetricRow, MetricTable, evaluate
 
@@ -107,7 +108,7 @@ def evaluate_head(
     with _recorded(potential) as pairs:
         table = evaluate(potential, batches, (dataset,), device=device, thresholds=thresholds)
     if not table.rows:
-        raise ValueError(
+        raise InputError(
             f"dataset {dataset!r} has no labelled structure to compare with; give frames with energy, forces, stress or a property that "
             "the model predicts"
         )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from unipot.errors import InputError
 from unipot.models.backbone import Backbone
 from unipot.models.potential import Potential
 
@@ -48,9 +49,9 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError(f"finetune.lora.rank is {self.rank}; it must be at least 1 (finetune=heads-only trains the head alone)")
+            raise InputError(f"finetune.lora.rank is {self.rank}; it must be at least 1 (finetune=heads-only trains the head alone)")
         if not self.alpha > 0:
-            raise ValueError(f"finetune.lora.alpha is {self.alpha}; it must be positive")
+            raise InputError(f"finetune.lora.alpha is {self.alpha}; it must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +115,10 @@ def lora_matrices(backbone: Backbone, settings: LoraSettings) -> list[str]:
     if settings.patterns:
         for pattern in settings.patterns:
             if not any(fnmatchcase(name, pattern) for name in inside):
-                raise ValueError(f"finetune.lora.patterns: {pattern!r} matches no matrix of the backbone; there are: {_some(inside)}")
+                raise InputError(f"finetune.lora.patterns: {pattern!r} matches no matrix of the backbone; there are: {_some(inside)}")
         return [name for name in inside if any(fnmatchcase(name, pattern) for pattern in settings.patterns)]
     if not matrices:
-        raise ValueError(f"finetune.lora.groups [{', '.join(settings.groups)}] hold no matrix that multiplies features; leave them out")
+        raise InputError(f"finetune.lora.groups [{', '.join(settings.groups)}] hold no matrix that multiplies features; leave them out")
     return matrices
 
 
@@ -133,7 +134,7 @@ def inject_lora(potential: Potential, settings: LoraSettings, *, seed: int) -> L
         ValueError: see `lora_matrices`; or the potential has updates already.
     """
     if has_updates(potential):
-        raise ValueError("this potential has low-rank updates already; merge them first: merged(potential)")
+        raise InputError("this potential has low-rank updates already; merge them first: merged(potential)")
     backbone, rows, n_numbers = potential.backbone, [], 0
     for name in lora_matrices(backbone, settings):
         owner, _, attribute = name.rpartition(".")
@@ -181,7 +182,7 @@ def _prefixes(backbone: Backbone, groups: Sequence[str]) -> tuple[str, ...]:
     known = dict(backbone.layer_groups())
     for group in groups:
         if group not in known:
-            raise ValueError(f"finetune.lora.groups: {group!r} is not a layer group of the backbone; it has: {', '.join(known)}")
+            raise InputError(f"finetune.lora.groups: {group!r} is not a layer group of the backbone; it has: {', '.join(known)}")
     return tuple(prefix for group in groups or known for prefix in known[group])
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unipot.batch import AtomBatch
+from unipot.errors import InputError
 from unipot.neighbors.limits import estimated_edges, machine_memory
 from unipot.structure import MAX_ATOMIC_NUMBER, Structure
 
@@ -33,7 +34,7 @@ def require_sound(batch: AtomBatch, lengths: Tensor, head_names: Sequence[str]) 
             is not finite; a periodic axis has no lattice vector; two atoms coincide; or a head does not exist.
     """
     if batch.n_atoms == 0:
-        raise ValueError("the batch has no atoms; drop it, or collate at least one structure")
+        raise InputError("the batch has no atoms; drop it, or collate at least one structure")
     with torch.no_grad():
         wrong = torch.stack([
             # a sum is finite only if all its terms are
@@ -47,7 +48,7 @@ def require_sound(batch: AtomBatch, lengths: Tensor, head_names: Sequence[str]) 
             (lengths < COINCIDENT).any(),
         ])  # fmt: skip
         if bool(wrong.any()):
-            raise ValueError(_sentence(batch, lengths, head_names))
+            raise InputError(_sentence(batch, lengths, head_names))
 
 
 def require_room(structures: Sequence[Structure], model: Any) -> None:
@@ -82,7 +83,7 @@ def _require_memory(name: str, n_atoms: int, n_edges: float, model: Any) -> None
     device = model.device
     memory = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else machine_memory()
     if needed > memory:
-        raise ValueError(
+        raise InputError(
             f"{name}: {n_atoms} atoms have about {n_edges:.1e} pairs within the cutoff of {model.cutoff:g} Å, which need at least "
             f"{needed / 1e9:.0f} GB in this model, more than the {memory / 1e9:.0f} GB of {device}; check that positions and cell are in "
             "Å, make smaller batches, or use a model with a shorter cutoff"

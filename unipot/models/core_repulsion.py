@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unipot.batch import AtomBatch
+from unipot.errors import InputError
 from unipot.structure import SYMBOLS
 from unipot.units import BOHR, HARTREE
 
@@ -60,15 +61,15 @@ class CoreRepulsion(nn.Module):
     def __init__(self, reach: float = DEFAULT_REACH, closest: Mapping[str, float] | None = None) -> None:
         super().__init__()
         if isinstance(reach, bool) or not 0 < reach <= 1:
-            raise ValueError(f"core_repulsion is {reach}; give the fraction of the sum of covalent radii where it ends, as 0.65, or null")
+            raise InputError(f"core_repulsion is {reach}; give the fraction of the sum of covalent radii where it ends, as 0.65, or null")
         self.reach = float(reach)
         closest = {} if closest is None else closest
         if not isinstance(closest, Mapping):
-            raise ValueError(f"core_repulsion: closest is {closest!r}; give distances by pair of elements, as {{'Mo-Mo': 1.88}}")
+            raise InputError(f"core_repulsion: closest is {closest!r}; give distances by pair of elements, as {{'Mo-Mo': 1.88}}")
         ends, self.closest = end_distances(self.reach, (), torch.device("cpu")), dict[str, float]()
         for pair, distance in sorted(closest.items()):
             if isinstance(distance, bool) or not isinstance(distance, int | float) or not distance > 0:
-                raise ValueError(f"core_repulsion: the closest distance of {pair} is {distance!r}; give one above 0, in Å")
+                raise InputError(f"core_repulsion: the closest distance of {pair} is {distance!r}; give one above 0, in Å")
             if distance < float(ends[elements_of_pair(pair)]):
                 self.closest[pair] = float(distance)
 
@@ -152,7 +153,7 @@ def elements_of_pair(pair: str) -> tuple[int, int]:
     """
     numbers = [SYMBOLS.index(symbol) for symbol in pair.split("-") if symbol in SYMBOLS[1:]]
     if len(numbers) != 2 or pair.count("-") != 1 or numbers != sorted(numbers):
-        raise ValueError(f"core_repulsion: {pair!r} is not a pair of elements; write two symbols, the lighter element first, as O-Cr")
+        raise InputError(f"core_repulsion: {pair!r} is not a pair of elements; write two symbols, the lighter element first, as O-Cr")
     return numbers[0], numbers[1]
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from unipot.batch import AtomBatch
+from unipot.errors import InputError, MissingPackage
 from unipot.models.backbone import AtomFeatures
 from unipot.models.fairchem_checkpoint import read_fairchem_checkpoint
 from unipot.structure import symbols_of
@@ -116,7 +117,7 @@ class EscnMdBackbone(nn.Module):
         source = read_fairchem_checkpoint(checkpoint, checkpoint_dataset, checkpoint_composition) if checkpoint else None
         for key, value in (("checkpoint_dataset", checkpoint_dataset), ("checkpoint_composition", checkpoint_composition)):
             if value and not checkpoint:
-                raise ValueError(f"backbone 'escn-md': {key}={value!r} needs a checkpoint; give its path")
+                raise InputError(f"backbone 'escn-md': {key}={value!r} needs a checkpoint; give its path")
         self.hyperparameters = _resolved(given, source.hyperparameters if source else {}, checkpoint)
         self.model = _fairchem_model(self.hyperparameters)
         if source:
@@ -182,12 +183,12 @@ class EscnMdBackbone(nn.Module):
         structure = int(wrong.nonzero()[0] if wrong.any() else batch.structure_index[unknown.nonzero()[0]])
         where = f"structure {batch.ids[structure]!r}" if structure < len(batch.ids) else f"structure {structure} of the batch"
         if wrong.any():
-            raise ValueError(
+            raise InputError(
                 f"{where}: total charge {float(batch.total_charge[structure]):g}, spin multiplicity "
                 f"{int(batch.spin_multiplicity[structure])}; backbone 'escn-md' takes integer charges from "
                 f"-{CHARGE_LIMIT} to {CHARGE_LIMIT} and multiplicities from 0 (not stated) to {SPIN_LIMIT}; correct or drop it"
             )
-        raise ValueError(
+        raise InputError(
             f"{where}: element(s) {symbols_of(batch.atomic_numbers[unknown].cpu())} unknown to backbone 'escn-md', which "
             f"knows Z = 1 to {self.elements[-1]}; drop the structure or build the backbone with a larger max_num_elements"
         )
@@ -209,23 +210,23 @@ def _resolved(given: dict[str, Any], from_checkpoint: dict[str, Any], checkpoint
     """Hyperparameters from the caller, the checkpoint and the defaults, checked."""
     for key, value in from_checkpoint.items():
         if given.get(key, value) != value:
-            raise ValueError(f"backbone 'escn-md': {key}={given[key]!r}, but checkpoint {checkpoint} has {value!r}; leave {key} out")
+            raise InputError(f"backbone 'escn-md': {key}={given[key]!r}, but checkpoint {checkpoint} has {value!r}; leave {key} out")
     resolved = {**DEFAULTS, **given, **from_checkpoint}
     for key, allowed in ALLOWED.items():
         if resolved[key] not in allowed:
-            raise ValueError(f"backbone 'escn-md': {key}={resolved[key]!r} is not supported; use one of: {', '.join(allowed)}")
+            raise InputError(f"backbone 'escn-md': {key}={resolved[key]!r} is not supported; use one of: {', '.join(allowed)}")
     for key, largest in LARGEST.items():
         value, kinds = resolved[key], (int, float) if key == "cutoff" else (int,)
         if value is None and DEFAULTS[key] is None:
             continue
         if not isinstance(value, kinds) or not value > 0:
-            raise ValueError(f"backbone 'escn-md': {key}={repr(value)[:60]}; it must be positive{' and whole' * (key != 'cutoff')}")
+            raise InputError(f"backbone 'escn-md': {key}={repr(value)[:60]}; it must be positive{' and whole' * (key != 'cutoff')}")
         if value > largest:
-            raise ValueError(f"backbone 'escn-md': {key}={value!r}; it must be at most {largest}")
+            raise InputError(f"backbone 'escn-md': {key}={value!r}; it must be at most {largest}")
     if resolved["mmax"] > resolved["lmax"]:
-        raise ValueError(f"backbone 'escn-md': mmax={resolved['mmax']} exceeds lmax={resolved['lmax']}; lower mmax")
+        raise InputError(f"backbone 'escn-md': mmax={resolved['mmax']} exceeds lmax={resolved['lmax']}; lower mmax")
     if resolved["sphere_channels"] % 2:
-        raise ValueError(f"backbone 'escn-md': sphere_channels={resolved['sphere_channels']} is odd; fairchem needs an even number")
+        raise InputError(f"backbone 'escn-md': sphere_channels={resolved['sphere_channels']} is odd; fairchem needs an even number")
     return resolved
 
 
@@ -255,7 +256,7 @@ def _network_class() -> type[nn.Module]:
             from fairchem.core.models.uma.common.quaternion.wigner_d_hybrid import axis_angle_wigner_hybrid
             from fairchem.core.models.uma.escn_md import eSCNMDBackbone
     except ImportError as error:
-        raise ImportError(f"backbone 'escn-md' needs fairchem-core ({error}); install it with: pip install 'unipot[fairchem]'") from error
+        raise MissingPackage(f"backbone 'escn-md' needs fairchem-core ({error}); install it with: pip install 'unipot[fairchem]'") from error
 
     class EscnMdNetwork(eSCNMDBackbone):
         def _get_rotmat_and_wigner(self, edge_distance_vecs: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unipot.errors import InputError, MissingPackage
 from unipot.structure import SYMBOLS
 
 #: hyperparameters with which fairchem's backbone is built again, and fairchem's defaults (fairchem-core 2.24.0)
@@ -76,7 +77,7 @@ class FairchemBackboneState:
         try:
             model.load_state_dict(self.weights, strict=True)
         except RuntimeError as error:
-            raise ValueError(f"fairchem checkpoint {self.path}: the weights do not fit its own hyperparameters: {error}") from error
+            raise InputError(f"fairchem checkpoint {self.path}: the weights do not fit its own hyperparameters: {error}") from error
 
 
 def read_fairchem_checkpoint(path: str | Path, dataset: str | None = None, composition: str | None = None) -> FairchemBackboneState:
@@ -101,7 +102,7 @@ def read_fairchem_checkpoint(path: str | Path, dataset: str | None = None, compo
     stored = _load(Path(path))
     model_config = _plain(getattr(stored, "model_config", None))
     if not isinstance(model_config, dict) or not isinstance(model_config.get("backbone"), dict):
-        raise ValueError(f"{path} is not a fairchem inference checkpoint: it has no model_config.backbone; give an inference_ckpt.pt")
+        raise InputError(f"{path} is not a fairchem inference checkpoint: it has no model_config.backbone; give an inference_ckpt.pt")
     config = model_config["backbone"]
     hyperparameters = _hyperparameters(config, path)
     mapping, kept = _dataset_mapping(config, dataset, path)
@@ -109,7 +110,7 @@ def read_fairchem_checkpoint(path: str | Path, dataset: str | None = None, compo
     if config.get("num_experts", 8 if "moe" in str(config.get("model")).lower() else 0):  # 8 is fairchem's default
         weights = _merge_experts(weights, config, model_config.get("model_id"), kept, composition, path)
     elif composition is not None:
-        raise ValueError(f"fairchem checkpoint {path} is no mixture of experts; leave checkpoint_composition={composition!r} out")
+        raise InputError(f"fairchem checkpoint {path} is no mixture of experts; leave checkpoint_composition={composition!r} out")
     weights = {key: value for key, value in weights.items() if not key.startswith(("routing_mlp.", "composition_embedding."))}
     if kept is not None:
         weights = _fold_dataset(weights, mapping[kept])
@@ -130,7 +131,7 @@ def _load(path: Path) -> Any:
             warnings.simplefilter("ignore")
             from fairchem.core.units.mlip_unit.api.inference import MLIPInferenceCheckpoint
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackage(
             f"a fairchem checkpoint needs fairchem-core ({error}); install it with: pip install 'unipot[fairchem]'"
         ) from error
     containers = [DictConfig, ListConfig, ContainerMetadata, Metadata, AnyNode, typing.Any, defaultdict, dict, list, int]
@@ -139,7 +140,7 @@ def _load(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(
+        raise InputError(
             f"fairchem checkpoint {path} cannot be read safely (truncated, or not an inference checkpoint): {reason}"
         ) from error
 
@@ -153,16 +154,16 @@ def _plain(config: Any) -> Any:
 def _hyperparameters(config: dict[str, Any], path: str | Path) -> dict[str, Any]:
     target = str(config.get("model", ""))
     if target and "escn" not in target.lower():
-        raise ValueError(f"fairchem checkpoint {path}: its backbone is {target!r}; only eSCN-MD (eSEN) can be taken over")
+        raise InputError(f"fairchem checkpoint {path}: its backbone is {target!r}; only eSCN-MD (eSEN) can be taken over")
     for key, (default, wanted, why) in REQUIRED.items():
         value = config.get(key, default)
         if value != wanted and not (wanted is None and not value):
-            raise ValueError(
+            raise InputError(
                 f"fairchem checkpoint {path}: {key}={value!r} is not supported, because {why}; use a checkpoint with {wanted!r}"
             )
     unknown = sorted(set(config) - set(ARCHITECTURE) - set(REQUIRED) - IGNORED)
     if unknown:
-        raise ValueError(f"fairchem checkpoint {path}: backbone setting(s) {', '.join(unknown)} are newer than this adapter knows")
+        raise InputError(f"fairchem checkpoint {path}: backbone setting(s) {', '.join(unknown)} are newer than this adapter knows")
     return {key: config.get(key, default) for key, default in ARCHITECTURE.items()}
 
 
@@ -175,7 +176,7 @@ def _backbone_weights(stored: Any, path: str | Path) -> dict[str, Tensor]:
         weights = {key.removeprefix(prefix): value for key, value in (state or {}).items() if key.startswith(prefix)}
         if weights:
             return weights
-    raise ValueError(f"fairchem checkpoint {path} holds no backbone weights; it may be a checkpoint of heads only")
+    raise InputError(f"fairchem checkpoint {path} holds no backbone weights; it may be a checkpoint of heads only")
 
 
 def _dataset_mapping(config: dict[str, Any], dataset: str | None, path: str | Path) -> tuple[dict[str, str], str | None]:
@@ -185,9 +186,9 @@ def _dataset_mapping(config: dict[str, Any], dataset: str | None, path: str | Pa
         mapping = {}
     names = ", ".join(sorted(mapping)) or "none"
     if dataset is None and len(set(mapping.values())) > 1:
-        raise ValueError(f"fairchem checkpoint {path} has embeddings for several datasets; set checkpoint_dataset to one of: {names}")
+        raise InputError(f"fairchem checkpoint {path} has embeddings for several datasets; set checkpoint_dataset to one of: {names}")
     if dataset is not None and dataset not in mapping:
-        raise ValueError(f"fairchem checkpoint {path} has no dataset {dataset!r}; its datasets are: {names}")
+        raise InputError(f"fairchem checkpoint {path} has no dataset {dataset!r}; its datasets are: {names}")
     return mapping, dataset if dataset is not None else next(iter(mapping), None)
 
 
@@ -207,14 +208,14 @@ def _merge_experts(
     from ase.formula import Formula
 
     if composition is None:
-        raise ValueError(
+        raise InputError(
             f"fairchem checkpoint {path} is a mixture of experts, whose weights depend on the composition of each "
             "structure; set checkpoint_composition to a formula typical of your data, such as H2O, to merge the experts for it"
         )
     try:
         numbers = [SYMBOLS.index(symbol) for symbol, count in Formula(composition).count().items() for _ in range(count)]
     except ValueError as error:
-        raise ValueError(f"checkpoint_composition={composition!r} is not a chemical formula; write it as in H2O or TiO2") from error
+        raise InputError(f"checkpoint_composition={composition!r} is not a chemical formula; write it as in H2O or TiO2") from error
     zero = torch.zeros(1, dtype=torch.int64)
     atoms = torch.tensor(numbers)
     record = {"atomic_numbers": atoms, "batch": torch.zeros_like(atoms), "charge": zero, "spin": zero, "dataset": [dataset]}
@@ -228,4 +229,4 @@ def _merge_experts(
             model.load_state_dict(weights, strict=True)
             return model.merge_MOLE_model(record).state_dict()
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"fairchem checkpoint {path}: its experts cannot be merged: {error}") from error
+        raise InputError(f"fairchem checkpoint {path}: its experts cannot be merged: {error}") from error

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unipot.batch import AtomBatch
+from unipot.errors import InputError, UnknownName
 from unipot.models.backbone import AtomFeatures
 from unipot.models.posterior import POSTERIOR_VERSIONS, LastLayerPosterior
 from unipot.models.references import CompositionReference
@@ -87,11 +88,11 @@ class Head(nn.Module):
     ) -> None:
         super().__init__()
         if not _NAME.fullmatch(name):
-            raise ValueError(f"head name {name!r} is not allowed; use lower-case letters, digits and single dashes, as in 'oc20-rpbe'")
+            raise InputError(f"head name {name!r} is not allowed; use lower-case letters, digits and single dashes, as in 'oc20-rpbe'")
         if not scale > 0:
-            raise ValueError(f"scale of head {name!r} is {scale}; it must be positive (eV)")
+            raise InputError(f"scale of head {name!r} is {scale}; it must be positive (eV)")
         if direct_forces and n_vector_channels == 0:
-            raise ValueError(f"head {name!r} asks for direct forces, but the backbone has no vector features; set direct_forces to false")
+            raise InputError(f"head {name!r} asks for direct forces, but the backbone has no vector features; set direct_forces to false")
         self.name = name
         self.level_of_theory = level_of_theory
         self.energy_kind = check_energy_kind(energy_kind, f"head {name!r}")
@@ -102,7 +103,7 @@ class Head(nn.Module):
         self.register_buffer("scale", torch.tensor(float(scale), dtype=torch.float64))
         self.force_readout = nn.Linear(n_vector_channels, 1, bias=False) if direct_forces else None
         if posterior not in (None, *POSTERIOR_VERSIONS):
-            raise ValueError(
+            raise InputError(
                 f"head {name!r} has a posterior of version {posterior}, this unipot reads up to version {max(POSTERIOR_VERSIONS)}; "
                 "upgrade unipot"
             )
@@ -129,7 +130,7 @@ class Head(nn.Module):
         try:
             return self.reference(atomic_numbers)
         except ValueError as error:
-            raise ValueError(f"head {self.name!r} ({self.level_of_theory}): {error}") from None
+            raise InputError(f"head {self.name!r} ({self.level_of_theory}): {error}") from None
 
     def copy(self, name: str, level_of_theory: str | None = None, energy_kind: str | None = None) -> Head:
         """An independent head with equal weights under another name, without what belongs to the frames of this one.
@@ -137,7 +138,7 @@ class Head(nn.Module):
         That is the posterior, and the elements that it was trained on.
         """
         if not _NAME.fullmatch(name):
-            raise ValueError(f"head name {name!r} is not allowed; use lower-case letters, digits and single dashes")
+            raise InputError(f"head name {name!r} is not allowed; use lower-case letters, digits and single dashes")
         twin = copy.deepcopy(self)
         twin.name = name
         twin.posterior = None
@@ -181,7 +182,7 @@ class HeadBank(nn.Module):
             ValueError: the name is taken.
         """
         if head.name in self.heads:
-            raise ValueError(f"a head called {head.name!r} is there already; choose another name")
+            raise InputError(f"a head called {head.name!r} is there already; choose another name")
         self.heads[head.name] = head
 
     def __getitem__(self, name: str) -> Head:
@@ -200,7 +201,7 @@ class HeadBank(nn.Module):
         if name not in self.heads:
             close = get_close_matches(name, self.names, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise KeyError(f"head {name!r} is not in this model{hint}; available: {', '.join(self.names) or 'none'}")
+            raise UnknownName(f"head {name!r} is not in this model{hint}; available: {', '.join(self.names) or 'none'}")
         return self.names.index(name)
 
     def forward(self, features: AtomFeatures, batch: AtomBatch) -> Tensor:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from unipot.batch import AtomBatch, collate
+from unipot.errors import InputError
 from unipot.models.derivatives import feature_forces, make_deformable
 from unipot.models.posterior import POSTERIOR_VERSIONS, LastLayerPosterior
 from unipot.structure import Structure
@@ -66,7 +67,7 @@ def predict_uncertainty(potential: Potential, batch: AtomBatch, *, forces: bool 
     head = _head_of(potential, batch)
     posterior = require_posterior(head)
     if torch.is_inference_mode_enabled() and forces:
-        raise ValueError("uncertainties of forces need gradients, which torch.inference_mode forbids; use torch.no_grad instead")
+        raise InputError("uncertainties of forces need gradients, which torch.inference_mode forbids; use torch.no_grad instead")
     with torch.set_grad_enabled(forces):
         geometry = make_deformable(batch, stress=False)
         features = structure_features(head, potential.backbone(geometry.batch).scalars, batch)
@@ -98,9 +99,9 @@ def energy_difference_uncertainty(
     """
     numbers = torch.tensor([float(c) for c in coefficients], dtype=torch.float64)
     if len(structures) == 0 or len(structures) != len(numbers):
-        raise ValueError(f"{len(structures)} structures and {len(numbers)} coefficients are given; give one coefficient per structure")
+        raise InputError(f"{len(structures)} structures and {len(numbers)} coefficients are given; give one coefficient per structure")
     if not bool(torch.isfinite(numbers).all()):
-        raise ValueError(f"coefficients are {list(coefficients)}; all must be finite")
+        raise InputError(f"coefficients are {list(coefficients)}; all must be finite")
     name = _only_head(potential) if head is None else head
     chosen, index = potential.heads[name], potential.heads.index(name)
     posterior = require_posterior(chosen)
@@ -126,7 +127,7 @@ def require_posterior(head: Head) -> LastLayerPosterior:
         ValueError: it has none.
     """
     if head.posterior is None:
-        raise ValueError(
+        raise InputError(
             f"head {head.name!r} has no last-layer posterior, so there are no uncertainties; fine-tune with uncertainty=last-layer "
             "(or ensemble)"
         )
@@ -169,14 +170,14 @@ def drop_posteriors_of_learners(potential: Potential) -> list[str]:
 def _head_of(potential: Potential, batch: AtomBatch) -> Head:
     indices = batch.head_index.unique().tolist()
     if len(indices) != 1:
-        raise ValueError(f"the batch has structures of {len(indices)} heads; uncertainties are computed for one head at a time")
+        raise InputError(f"the batch has structures of {len(indices)} heads; uncertainties are computed for one head at a time")
     return potential.heads[potential.head_names[indices[0]]]
 
 
 def _only_head(potential: Potential) -> str:
     able = [name for name in potential.head_names if potential.heads[name].posterior is not None]
     if len(able) != 1:
-        raise ValueError(
+        raise InputError(
             f"{len(able)} heads of this model have a last-layer posterior ({', '.join(able) or 'none'}); say which one with head=..."
         )
     return able[0]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unipot.batch import AtomBatch
+from unipot.errors import InputError
 from unipot.structure import MAX_ATOMIC_NUMBER
 
 #: of the tensors of a posterior in an artifact: 1 does not know which compositions are open, 2 not what a shift per element takes away
@@ -65,10 +66,10 @@ class LastLayerPosterior(nn.Module):
         for name, value in values.items():
             buffer = getattr(self, name)
             if value.shape != buffer.shape or not bool(torch.isfinite(value).all()):
-                raise ValueError(f"{name} of a posterior must be finite and of shape {tuple(buffer.shape)}, got {tuple(value.shape)}")
+                raise InputError(f"{name} of a posterior must be finite and of shape {tuple(buffer.shape)}, got {tuple(value.shape)}")
             buffer.copy_(value)
         if not bool((self.calibration > 0).all()):
-            raise ValueError(f"calibration factors are {list(calibration)}; they must be positive")
+            raise InputError(f"calibration factors are {list(calibration)}; they must be positive")
         self.fingerprint.copy_(torch.tensor(list(fingerprint), dtype=torch.uint8))
 
     def set_zero(self, elements: Sequence[int], average_features: Tensor, zero: Tensor) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unipot.batch import AtomBatch, Predictions
+from unipot.errors import InputError
 from unipot.models.backbone import AtomFeatures, Backbone
 from unipot.models.boundary import require_room_for_edges, require_sound
 from unipot.models.core_repulsion import CoreRepulsion, edge_lengths
@@ -110,7 +111,7 @@ class Potential(nn.Module):
             energy, features = self._energy(batch, lengths)
             return Predictions(energy=energy, members=self.property_heads(features, batch, scalars))
         if torch.is_inference_mode_enabled():
-            raise ValueError("forces need gradients, which torch.inference_mode forbids; use torch.no_grad instead")
+            raise InputError("forces need gradients, which torch.inference_mode forbids; use torch.no_grad instead")
         with torch.enable_grad():
             geometry = make_deformable(batch, stress=want_stress)
             energy, features = self._energy(geometry.batch, lengths)
@@ -162,12 +163,12 @@ class Potential(nn.Module):
             ValueError: see `forward`.
         """
         if batch.positions.dtype != self.dtype:
-            raise ValueError(
+            raise InputError(
                 f"the batch has dtype {batch.positions.dtype}, the model {self.dtype}; collate with dtype=potential.dtype, "
                 "or convert the model with .to(dtype)"
             )
         if batch.cutoff < self.cutoff:
-            raise ValueError(
+            raise InputError(
                 f"the batch was collated with a cutoff of {batch.cutoff} Å, the model needs {self.cutoff} Å; use cutoff=potential.cutoff"
             )
         require_room_for_edges(batch, self)
@@ -196,7 +197,7 @@ class Potential(nn.Module):
         """
         dtypes = {"float32": torch.float32, "float64": torch.float64}
         if description["dtype"] not in dtypes:
-            raise ValueError(f"dtype {description['dtype']!r} is not known; use one of: {', '.join(dtypes)}")
+            raise InputError(f"dtype {description['dtype']!r} is not known; use one of: {', '.join(dtypes)}")
         backbone = build_backbone(description["backbone"]["name"], dict(description["backbone"]["hyperparameters"]))
         heads = HeadBank.from_description(
             description["heads"], n_channels=backbone.n_channels, n_vector_channels=backbone.n_vector_channels

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from unipot.batch import AtomBatch
+from unipot.errors import InputError, UnknownName
 from unipot.models.backbone import AtomFeatures
 from unipot.models.heads import GatedReadout
 from unipot.models.references import CompositionReference
@@ -63,9 +64,9 @@ class PropertyHead(nn.Module):
     def __init__(self, property: ScalarProperty, *, n_channels: int, n_hidden: int = 32, n_members: int = 4, seed: int = 0) -> None:
         super().__init__()
         if not 1 <= n_members <= MAX_MEMBERS:
-            raise ValueError(f"properties.{property.name}.members is {n_members}; it must be from 1 to {MAX_MEMBERS}")
+            raise InputError(f"properties.{property.name}.members is {n_members}; it must be from 1 to {MAX_MEMBERS}")
         if n_hidden < 1:
-            raise ValueError(f"properties.{property.name}.n_hidden is {n_hidden}; it must be at least 1")
+            raise InputError(f"properties.{property.name}.n_hidden is {n_hidden}; it must be at least 1")
         self.property, self.n_hidden, self.n_members = property, n_hidden, n_members
         self.readouts, self.pooling = nn.ModuleList(), nn.ModuleList()
         with torch.random.fork_rng(devices=[]):  # a new head must not move the caller's stream of random numbers
@@ -156,7 +157,7 @@ class PropertyHeads(nn.Module):
 
     def __getitem__(self, name: str) -> PropertyHead:
         if name not in self.heads:
-            raise KeyError(f"property {name!r} is not in this model; available: {', '.join(self.heads) or 'none'}")
+            raise UnknownName(f"property {name!r} is not in this model; available: {', '.join(self.heads) or 'none'}")
         return self.heads[name]  # type: ignore[return-value]
 
     @property
@@ -171,7 +172,7 @@ class PropertyHeads(nn.Module):
             ValueError: the name is taken.
         """
         if head.property.name in self.heads:
-            raise ValueError(f"properties.{head.property.name}: the model has a head of this name already; choose another name")
+            raise InputError(f"properties.{head.property.name}: the model has a head of this name already; choose another name")
         self.heads[head.property.name] = head
 
     def forward(self, features: AtomFeatures, batch: AtomBatch, names: Collection[str]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from unipot.composition import CompositionFit, fit_composition
+from unipot.errors import InputError
 from unipot.structure import MAX_ATOMIC_NUMBER, symbols_of
 
 
@@ -41,7 +42,7 @@ class CompositionReference(nn.Module):
         """
         missing = ~self.known[atomic_numbers]
         if bool(missing.any()):
-            raise ValueError(
+            raise InputError(
                 f"no reference energy for element(s) {symbols_of(atomic_numbers[missing].cpu().numpy())}; "
                 f"known are: {self.known_symbols() or 'none'}"
             )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from unipot.errors import InputError
 from unipot.models.backbone import Backbone
 from unipot.nearest import did_you_mean
 
@@ -28,7 +29,7 @@ def register_backbone(name: str, factory: Callable[..., Backbone]) -> None:
         ValueError: the name is taken.
     """
     if name in _BACKBONES:
-        raise ValueError(f"a backbone called {name!r} is registered already; choose another name")
+        raise InputError(f"a backbone called {name!r} is registered already; choose another name")
     _BACKBONES[name] = factory
 
 
@@ -39,7 +40,7 @@ def build_backbone(name: str, hyperparameters: dict[str, Any]) -> Backbone:
         ValueError: the name or a hyperparameter is unknown (the closest known one is named).
     """
     if name not in _BACKBONES:
-        raise ValueError(f"backbone {name!r} is not known{did_you_mean(name, _BACKBONES)}; known are: {', '.join(_BACKBONES)}")
+        raise InputError(f"backbone {name!r} is not known{did_you_mean(name, _BACKBONES)}; known are: {', '.join(_BACKBONES)}")
     factory = _BACKBONES[name]
     if isinstance(factory, str):
         module, _, attribute = factory.partition(":")
@@ -48,7 +49,7 @@ def build_backbone(name: str, hyperparameters: dict[str, Any]) -> Backbone:
     if not any(p.kind is p.VAR_KEYWORD for p in allowed.values()):
         for key in hyperparameters:
             if key not in allowed:
-                raise ValueError(
+                raise InputError(
                     f"backbone {name!r} has no hyperparameter {key!r}{did_you_mean(key, allowed)}; it takes: {', '.join(allowed)}"
                 )
     return factory(**hyperparameters)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from unipot.errors import InputError
 from unipot.models.heads import Head
 from unipot.structure import SYMBOLS, symbols_of
 
@@ -42,7 +43,7 @@ class ElementGuard:
 
     def __init__(self, head: Head, mode: str = "warn", say: Callable[[str], Any] | None = None) -> None:
         if mode not in MODES:
-            raise ValueError(f"unknown_elements is {mode!r}; use one of: {', '.join(MODES)}")
+            raise InputError(f"unknown_elements is {mode!r}; use one of: {', '.join(MODES)}")
         self.head, self.mode, self._say = head, mode, say
         self._said: set[int] = set()
 
@@ -60,7 +61,7 @@ class ElementGuard:
             f"{symbols_of(sorted(new))}, so that predictions for structures with {'them' if len(new) > 1 else 'it'} are extrapolation"
         )
         if self.mode == "refuse":
-            raise ValueError(f"{sentence}; take another head, or allow it with unknown_elements=warn")
+            raise InputError(f"{sentence}; take another head, or allow it with unknown_elements=warn")
         self._said |= new
         if self._say is None:
             warnings.warn(f"{sentence} (unknown_elements='refuse' stops here, 'allow' says nothing)", stacklevel=4)

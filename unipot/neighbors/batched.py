@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from unipot.errors import InputError
 from unipot.neighbors import limits
 from unipot.neighbors.engines import COMPILED, Edges, chosen_engine, pairs_of_structure
 
@@ -118,7 +119,7 @@ def batch_edge_counts(
     """
     positions, cell, pbc, n_atoms = _arrays(positions, cell, pbc, n_atoms)
     if len(cutoffs) == 0:
-        raise ValueError("cutoffs are empty; state at least one length in Å")
+        raise InputError("cutoffs are empty; state at least one length in Å")
     for cutoff in cutoffs:
         limits.check_cutoff(cutoff)
     order = np.argsort(cutoffs)

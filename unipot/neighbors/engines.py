@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
+from unipot.errors import InputError
 from unipot.neighbors import limits
 
 #: cells of more cutoff³ than this go to the reference engine: the others divide them into boxes, and would run out of memory
@@ -53,9 +54,9 @@ def chosen_engine(engine: str) -> str:
     if engine == "auto":
         return default_engine()
     if engine not in ENGINES:
-        raise ValueError(f"neighbour engine {engine!r} is not known; use one of: auto, {', '.join(ENGINES)}")
+        raise InputError(f"neighbour engine {engine!r} is not known; use one of: auto, {', '.join(ENGINES)}")
     if engine != "reference" and not find_spec(engine):
-        raise ValueError(f"neighbour engine {engine!r} needs a package that is not installed: pip install {engine}, or use engine 'auto'")
+        raise InputError(f"neighbour engine {engine!r} needs a package that is not installed: pip install {engine}, or use engine 'auto'")
     return engine
 
 

@@ -8,6 +8,8 @@ from functools import cache
 
 import numpy as np
 
+from unipot.errors import InputError
+
 #: bytes an edge takes while a list is made: two int64 atoms, three int64 offsets, and its half of a pair of four int32
 BYTES_PER_EDGE = 48
 
@@ -41,7 +43,7 @@ def check_cutoff(cutoff: float) -> None:
     ValueError: the cutoff is not a positive, finite length.
     """
     if not 0 < cutoff < np.inf:
-        raise ValueError(f"cutoff is {cutoff}; it must be a positive length in Å")
+        raise InputError(f"cutoff is {cutoff}; it must be a positive length in Å")
 
 
 def check_shapes(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, n_atoms: np.ndarray) -> None:
@@ -52,7 +54,7 @@ def check_shapes(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, n_ato
     expected = {"positions": (int(n_atoms.sum()), 3), "cell": (n_structures, 3, 3), "pbc": (n_structures, 3)}
     for name, array in (("positions", positions), ("cell", cell), ("pbc", pbc)):
         if array.shape != expected[name]:
-            raise ValueError(f"{name} has shape {array.shape}; n_atoms says {n_structures} structures, so it must be {expected[name]}")
+            raise InputError(f"{name} has shape {array.shape}; n_atoms says {n_structures} structures, so it must be {expected[name]}")
 
 
 def check_structure(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, name: str) -> None:
@@ -83,25 +85,25 @@ def estimated_edges(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cu
 
 
 def not_finite(name: str) -> ValueError:
-    return ValueError(f"{name}: positions or cell contain a number that is not finite; correct or drop the structure")
+    return InputError(f"{name}: positions or cell contain a number that is not finite; correct or drop the structure")
 
 
 def flat_cell(name: str, cell: np.ndarray, pbc: np.ndarray) -> ValueError:
-    return ValueError(
+    return InputError(
         f"{name}: the lattice vectors along the periodic axes (pbc {pbc.tolist()}) span no volume: cell {cell.tolist()}; "
         "correct the cell, or set pbc to False where there is no lattice"
     )
 
 
 def too_far(name: str) -> ValueError:
-    return ValueError(
+    return InputError(
         f"{name}: atoms lie more than {MAX_CELLS_AWAY / 4:.0e} cells outside the periodic cell; "
         "wrap them, or correct positions and cell (Å)"
     )
 
 
 def too_many(name: str, edges: float, cutoff: float, n_atoms: int) -> ValueError:
-    return ValueError(
+    return InputError(
         f"{name}: {n_atoms} atoms have about {edges:.1e} pairs within the cutoff of {cutoff:g} Å, "
         f"which need {edges * BYTES_PER_EDGE / 1e9:.0f} GB; at most {max_edges():.1e} fit this machine; "
         f"check that positions and cell are in Å, or lower the cutoff"

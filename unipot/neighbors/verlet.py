@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unipot.errors import InputError
 from unipot.neighbors import limits
 from unipot.neighbors.batched import batch_neighbor_list
 from unipot.neighbors.device import device_neighbor_list
@@ -245,7 +246,7 @@ def check_skin(skin: float) -> None:
     ValueError: the skin is negative or not finite.
     """
     if not 0 <= skin < np.inf:
-        raise ValueError(f"skin is {skin}; it must be a length in Å, 0 or more")
+        raise InputError(f"skin is {skin}; it must be a length in Å, 0 or more")
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from unipot.errors import InputError
 from unipot.finetune.uncertainty.calibration import COVERAGE, ErrorsAndWidths, calibration_of
 from unipot.models.posterior import NORMAL_90
 from unipot.reporting.canvas import colour_of, new_figure, png_bytes
@@ -80,7 +81,7 @@ def error_bar_quality(name: str, found: ErrorsAndWidths, factor: float) -> Error
     """
     found = found.informative()
     if not len(found.errors):
-        raise ValueError(f"no structure has a label of {name} that symmetry leaves open, so its error bars cannot be judged")
+        raise InputError(f"no structure has a label of {name} that symmetry leaves open, so its error bars cannot be judged")
     after, before = observed_coverage(found.ratios), observed_coverage(found.ratios * factor)
     varied = np.ptp(found.errors) > 0 and np.ptp(found.widths) > 0
     return ErrorBarQuality(
@@ -137,7 +138,7 @@ def calibration_figure(found: Mapping[str, Sequence[ErrorBarQuality]], title: st
     """
     panels = [name for name in UNITS if any(q.property == name for own in found.values() for q in own)]
     if not panels:
-        raise ValueError("a calibration plot needs error bars of at least one property")
+        raise InputError("a calibration plot needs error bars of at least one property")
     figure, axes = new_figure(len(panels), title, size=(4.0 * len(panels), 3.9))
     for axis, name in zip(axes, panels, strict=True):
         axis.plot((0, 1), (0, 1), color="#888888", linewidth=0.8)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unipot.errors import InputError
 from unipot.training.metrics_log import read_metrics
 
 #: name of the file in a run folder
@@ -27,7 +28,7 @@ def read_curves(run: str | Path) -> dict[str, Curve]:
         raise FileNotFoundError(f"{path} is missing; give the folder of a finished `unipot pretrain` or `unipot finetune` run")
     rows = read_metrics(path)
     if rows and "step" not in rows[0]:
-        raise ValueError(f"{path} has no column 'step'; its columns are: {', '.join(rows[0])}")
+        raise InputError(f"{path} has no column 'step'; its columns are: {', '.join(rows[0])}")
     columns: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         for name, text in row.items():

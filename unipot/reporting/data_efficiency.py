@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from unipot.errors import InputError
+
 EXACT, LOWER, UPPER = "exact", "lower", "upper"
 
 
@@ -92,9 +94,9 @@ def frames_needed(reference: Mapping[int, float], error: float) -> Bounded:
         ('100.', '> 1e+03')
     """
     if not reference:
-        raise ValueError("the reference has no finished run; frames cannot be compared")
+        raise InputError("the reference has no finished run; frames cannot be compared")
     if min(*reference, *reference.values(), error) <= 0:
-        raise ValueError(f"frames and errors must be positive, found {min(*reference, *reference.values(), error)}")
+        raise InputError(f"frames and errors must be positive, found {min(*reference, *reference.values(), error)}")
     points = list(monotone(reference).items())
     first, last = points[0], points[-1]
     if error > first[1]:
@@ -121,7 +123,7 @@ def median_of(factors: Sequence[Bounded]) -> Median:
         ValueError: there are none.
     """
     if not factors:
-        raise ValueError("a median needs at least one number")
+        raise InputError("a median needs at least one number")
     low = [0.0 if f.bound == UPPER else f.value for f in factors]
     high = [math.inf if f.bound == LOWER else f.value for f in factors]
     return Median(low=_median(low), high=_median(high), n=len(factors), n_bounds=sum(f.bound != EXACT for f in factors))

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from unipot.errors import InputError
 from unipot.reporting.tables import ReportTable
 
 
@@ -49,7 +50,7 @@ def write_report(path: str | Path, title: str, subtitle: str, sections: Sequence
         ValueError: there is nothing to report, or an image is neither SVG nor PNG.
     """
     if not sections:
-        raise ValueError(f"report {str(path)!r}: there is no section to write")
+        raise InputError(f"report {str(path)!r}: there is no section to write")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     contents = "".join(f'<li><a href="#section-{k}">{escape(s.title)}</a></li>' for k, s in enumerate(sections))
@@ -73,7 +74,7 @@ def _figure(figure: Figure) -> str:
     elif b"<svg" in figure.image[:1000]:
         kind = "image/svg+xml"
     else:
-        raise ValueError(f"figure {figure.caption!r} is neither SVG nor PNG; save it in one of these formats")
+        raise InputError(f"figure {figure.caption!r} is neither SVG nor PNG; save it in one of these formats")
     data = base64.b64encode(figure.image).decode("ascii")
     caption = escape(figure.caption)
     return f'<figure><img alt="{caption}" src="data:{kind};base64,{data}"><figcaption>{caption}</figcaption></figure>'

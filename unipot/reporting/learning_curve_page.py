@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unipot.errors import InputError
 from unipot.reporting.calibration import DIFFERENCES
 from unipot.reporting.canvas import colour_of, new_figure, png_bytes, styled
 from unipot.reporting.data_efficiency import Median
@@ -109,7 +110,7 @@ def learning_curve_figure(points: Sequence[CurvePoint]) -> bytes:
         ValueError: there is no point.
     """
     if not points:
-        raise ValueError("a learning curve needs at least one finished run")
+        raise InputError("a learning curve needs at least one finished run")
     targets = list(dict.fromkeys(p.target for p in points))
     strategies = list(dict.fromkeys(p.strategy for p in points))
     n_columns = min(3, len(targets))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unipot.errors import InputError
 from unipot.reporting.canvas import new_figure, styled, svg_bytes
 from unipot.structure import MAX_ATOMIC_NUMBER, SYMBOLS
 
@@ -49,7 +50,7 @@ def periodic_table_figure(structures: np.ndarray, atoms: np.ndarray) -> bytes:
     from matplotlib.colors import LogNorm
 
     if not structures.any():
-        raise ValueError("a periodic table needs at least one element that occurs")
+        raise InputError("a periodic table needs at least one element that occurs")
     figure, (axis,) = new_figure(1, size=(10.4, 5.3))
     scale = LogNorm(1, max(float(structures.max()), 10.0))
     colours = colormaps[_MAP]

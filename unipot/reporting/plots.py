@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unipot.errors import InputError
 from unipot.evaluation.records import ParityPoints
 from unipot.reporting.canvas import colour_of, new_figure, svg_bytes
 
@@ -31,7 +32,7 @@ def parity_figure(points: Sequence[ParityPoints], title: str = "", colours: Mapp
         ValueError: there are no points.
     """
     if not points:
-        raise ValueError("a parity plot needs at least one set of labels and predictions")
+        raise InputError("a parity plot needs at least one set of labels and predictions")
     panels = [p for p in AXES if any(q.property == p for q in points)]
     figure, axes = _row(len(panels), title)
     for axis, prop in zip(axes, panels, strict=True):
@@ -49,7 +50,7 @@ def element_error_figure(
     """
     symbols = list(dict.fromkeys(symbol for table in errors.values() for symbol in table))
     if not symbols:
-        raise ValueError("a plot of errors per element needs at least one element")
+        raise InputError("a plot of errors per element needs at least one element")
     figure, (axis,) = _row(1, title, width=max(4.0, 0.35 * len(symbols) * max(1, 0.5 * len(errors)) + 2))
     width = 0.8 / len(errors)
     for k, (name, table) in enumerate(errors.items()):
@@ -73,7 +74,7 @@ def curve_figure(
     """
     panels = {label: curves for label, curves in panels.items() if curves}
     if not panels:
-        raise ValueError("learning curves need at least one curve")
+        raise InputError("learning curves need at least one curve")
     figure, axes = _row(len(panels), title)
     for axis, (label, curves) in zip(axes, panels.items(), strict=True):
         for k, (name, (steps, values)) in enumerate(curves.items()):

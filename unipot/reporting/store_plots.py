@@ -10,6 +10,7 @@ import numpy as np
 from unipot.data.overview.coverage import CoverageMap
 from unipot.data.overview.distributions import Distribution, Quantity
 from unipot.data.overview.pair_distances import PairDistances
+from unipot.errors import InputError
 from unipot.reporting.canvas import COLOURS, colour_of, new_figure, styled, svg_bytes
 from unipot.structure import SYMBOLS
 
@@ -38,7 +39,7 @@ def distribution_figure(panels: Sequence[Panel], names: Sequence[str], n_columns
     """
     panels = [panel for panel in panels if any(d is not None for d in panel[1])]
     if not panels:
-        raise ValueError("a figure of distributions needs at least one quantity that is defined somewhere")
+        raise InputError("a figure of distributions needs at least one quantity that is defined somewhere")
     n_rows = -(-len(panels) // n_columns)
     figure, axes = new_figure(len(panels), n_columns=n_columns, size=(10.4, 2.75 * n_rows + 0.35))
     for axis, (quantity, found) in zip(axes, panels, strict=True):
@@ -67,7 +68,7 @@ def own_axis_figure(text: str, found: Sequence[Distribution | None], names: Sequ
     """
     shown = [(k, distribution) for k, distribution in enumerate(found) if distribution is not None]
     if not shown:
-        raise ValueError("a figure of distributions needs at least one quantity that is defined somewhere")
+        raise InputError("a figure of distributions needs at least one quantity that is defined somewhere")
     n_columns = min(len(shown), 3)
     figure, axes = new_figure(len(shown), n_columns=n_columns, size=(10.4 if n_columns > 1 else 5.2, 2.8 * -(-len(shown) // n_columns)))
     for axis, (k, distribution) in zip(axes, shown, strict=True):
@@ -132,7 +133,7 @@ def pair_violin_figure(distances: PairDistances) -> bytes:
     order = np.argsort(counts, axis=None)[::-1][:MAX_VIOLINS]
     pairs = [(int(a), int(b)) for a, b in zip(*np.unravel_index(order, counts.shape), strict=True) if counts[a, b] > 0]
     if not pairs:
-        raise ValueError("a figure of pair distances needs at least one pair of atoms within the cutoff")
+        raise InputError("a figure of pair distances needs at least one pair of atoms within the cutoff")
     figure, (axis,) = new_figure(1, size=(max(4.0, 0.56 * len(pairs) + 1.2), 3.6))
     for place, pair in enumerate(pairs):
         _violin(axis, place, distances.of_pair(*pair))
@@ -199,7 +200,7 @@ def _histogram(axis: Axes, distribution: Distribution, number: int, name: str, *
 def _most_frequent(counts: np.ndarray) -> np.ndarray:
     present = np.flatnonzero(counts.any(axis=0))
     if len(present) == 0:
-        raise ValueError("a figure of pair distances needs at least one pair of atoms within the cutoff")
+        raise InputError("a figure of pair distances needs at least one pair of atoms within the cutoff")
     return np.sort(present[np.argsort(counts[present].sum(axis=1))[::-1][:MAX_ELEMENTS]])
 
 

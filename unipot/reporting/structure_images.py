@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unipot.errors import InputError
 from unipot.reporting.canvas import new_figure, png_bytes, styled
 from unipot.structure import Structure
 
@@ -36,7 +37,7 @@ def structure_figure(structures: Sequence[Structure], titles: Sequence[str], n_c
         ValueError: there is no structure.
     """
     if not structures:
-        raise ValueError("a figure of structures needs at least one")
+        raise InputError("a figure of structures needs at least one")
     n_rows = -(-len(structures) // n_columns)
     figure, axes = new_figure(len(structures), n_columns=n_columns, size=(10.4, 10.4 / n_columns * 1.13 * n_rows))
     for axis, structure, title in zip(axes, structures, titles, strict=True):

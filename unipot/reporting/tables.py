@@ -8,6 +8,7 @@ from html import escape
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from unipot.errors import InputError
 from unipot.structure import SYMBOLS
 from unipot.terminal import printable
 
@@ -51,7 +52,7 @@ class ReportTable:
     def __post_init__(self) -> None:
         for row in self.rows:
             if len(row) != len(self.columns):
-                raise ValueError(f"table {self.title!r}: a row has {len(row)} cells for {len(self.columns)} columns: {row}")
+                raise InputError(f"table {self.title!r}: a row has {len(row)} cells for {len(self.columns)} columns: {row}")
 
     def to_markdown(self) -> str:
         """GitHub table without its title."""

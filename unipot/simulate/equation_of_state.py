@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms
 
+from unipot.errors import InputError
 from unipot.units import GPA
 
 
@@ -57,11 +58,11 @@ def equation_of_state(atoms: Atoms, *, volume_range: float = 0.06, n_points: int
         ValueError: the atoms are not fully periodic, or the scan has no minimum inside.
     """
     if atoms.calc is None:
-        raise ValueError("atoms have no calculator; set atoms.calc = UnipotCalculator(...) first")
+        raise InputError("atoms have no calculator; set atoms.calc = UnipotCalculator(...) first")
     if not atoms.pbc.all():
-        raise ValueError(f"an equation of state needs three periodic axes, pbc is {atoms.pbc.tolist()}")
+        raise InputError(f"an equation of state needs three periodic axes, pbc is {atoms.pbc.tolist()}")
     if n_points < 5 or not 0 < volume_range < 0.5:
-        raise ValueError(f"n_points is {n_points} (at least 5) and volume_range {volume_range} (between 0 and 0.5)")
+        raise InputError(f"n_points is {n_points} (at least 5) and volume_range {volume_range} (between 0 and 0.5)")
     volumes, energies = [], []
     for factor in np.linspace(1 - volume_range, 1 + volume_range, n_points):
         scaled = _scaled(atoms, factor, fmax)
@@ -80,7 +81,7 @@ def _scaled(atoms: Atoms, factor: float, fmax: float | None) -> Atoms:
         return scaled
     relaxation = relax(scaled, fmax=fmax)
     if not relaxation.converged:
-        raise ValueError(f"at {factor:.3f} of the volume the positions do not relax below {fmax} eV/A; raise fmax or narrow the scan")
+        raise InputError(f"at {factor:.3f} of the volume the positions do not relax below {fmax} eV/A; raise fmax or narrow the scan")
     return relaxation.atoms
 
 
@@ -91,7 +92,7 @@ def _fitted(volumes: np.ndarray, energies: np.ndarray) -> EquationOfState:
     lowest = int(np.argmin(energies))
     if lowest in (0, len(energies) - 1):
         side = "smallest" if lowest == 0 else "largest"
-        raise ValueError(
+        raise InputError(
             f"the energy is lowest at the {side} volume of the scan, {volumes[lowest]:.3f} A^3, so the minimum lies outside "
             f"{volumes[0]:.3f}..{volumes[-1]:.3f} A^3; relax the cell first, or widen volume_range"
         )

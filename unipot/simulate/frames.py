@@ -13,6 +13,8 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import all_properties
 
+from unipot.errors import InputError
+
 #: keys of `atoms.info` that say which model a frame is from
 MODEL_KEYS = ("model", "model_sha256", "head", "level_of_theory")
 #: keys of `atoms.info` that say how far a run had come
@@ -91,16 +93,16 @@ class FrameWriter:
                     _add(file, self.format, frame, first=number == 0)
                 except Exception as error:  # ASE's writers raise whatever their formats make them raise
                     if number:
-                        raise ValueError(self._cannot_add()) from error
+                        raise InputError(self._cannot_add()) from error
                     reason = " ".join(f"{type(error).__name__}: {error}".split())
                     what = f"ASE cannot write {frame.get_chemical_formula()} as {self.format} ({reason})"
-                    raise ValueError(f"{self.path}: {what}; use {APPENDABLE}") from error
+                    raise InputError(f"{self.path}: {what}; use {APPENDABLE}") from error
             try:
                 back = _read_back(file, self.format)
             except ValueError as error:
-                raise ValueError(self._cannot_add() if several else f"{self.path}: {error}") from error
+                raise InputError(self._cannot_add() if several else f"{self.path}: {error}") from error
         if several and [len(one) for one in back] != [len(one) for one in trial]:
-            raise ValueError(self._cannot_add())
+            raise InputError(self._cannot_add())
         results, info = (back[-1].calc.results if back and back[-1].calc else {}), (back[-1].info if back else {})
         return tuple(name for name in _zeros(trial[-1]) if name not in results) + (() if "model" in info else ("model",))
 
@@ -123,7 +125,7 @@ def _read_back(path: Path, format: str) -> list[Atoms]:
     try:
         return read(path, ":", format=format)
     except Exception as error:  # ASE's readers raise whatever their formats make them raise
-        raise ValueError(f"ASE cannot read what it writes as {format} ({type(error).__name__}); use {APPENDABLE}") from error
+        raise InputError(f"ASE cannot read what it writes as {format} ({type(error).__name__}); use {APPENDABLE}") from error
 
 
 def _zeros(atoms: Atoms) -> dict[str, Any]:
@@ -190,7 +192,7 @@ def _format_of(path: Path) -> str:
     except UnknownFileTypeError:
         name = ""
     if name not in ioformats or not ioformats[name].can_write:
-        raise ValueError(f"{path}: ASE writes no format that this name tells; give one that ends in {APPENDABLE}")
+        raise InputError(f"{path}: ASE writes no format that this name tells; give one that ends in {APPENDABLE}")
     return name
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms, units
 
+from unipot.errors import InputError
 from unipot.simulate.frames import FrameWriter, without_labels
 
 ENSEMBLES = ("nve", "nvt")
@@ -69,7 +70,7 @@ class Trajectory:
         )
 
 
-class ExplodedError(ValueError):
+class ExplodedError(InputError):
     """Dynamics that ended because they mean nothing any more: too hot, atoms that jump, numbers that are not finite."""
 
 
@@ -215,18 +216,18 @@ def _keep(writer: FrameWriter, watch: _Watch, error: ValueError, step: int, time
 
 def _check(atoms: Atoms, ensemble: str, positive: Mapping[str, float], temperature: float, friction: float) -> None:
     if atoms.calc is None:
-        raise ValueError("atoms have no calculator; set atoms.calc = UnipotCalculator(...) first")
+        raise InputError("atoms have no calculator; set atoms.calc = UnipotCalculator(...) first")
     if ensemble not in ENSEMBLES:
-        raise ValueError(f"ensemble {ensemble!r} is not known; use one of: {', '.join(ENSEMBLES)}")
+        raise InputError(f"ensemble {ensemble!r} is not known; use one of: {', '.join(ENSEMBLES)}")
     for name, value in positive.items():
         if not value > 0:
-            raise ValueError(f"{name} is {value}; it must be positive")
+            raise InputError(f"{name} is {value}; it must be positive")
     if not temperature >= 0:
-        raise ValueError(f"temperature is {temperature}; it must not be negative (K)")
+        raise InputError(f"temperature is {temperature}; it must not be negative (K)")
     if not friction >= 0:
-        raise ValueError(f"friction is {friction}; it must not be negative (1/fs)")
+        raise InputError(f"friction is {friction}; it must not be negative (1/fs)")
     if len(atoms) and atoms.get_number_of_degrees_of_freedom() < 1:  # their temperature would be no number
-        raise ValueError(f"none of the {len(atoms)} atoms can move, constraints hold them all; free some, or compute the energy alone")
+        raise InputError(f"none of the {len(atoms)} atoms can move, constraints hold them all; free some, or compute the energy alone")
 
 
 def thermalise(atoms: Atoms, temperature: float, generator: np.random.Generator) -> None:

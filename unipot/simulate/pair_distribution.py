@@ -8,6 +8,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
 
+from unipot.errors import InputError
 from unipot.neighbors import neighbor_list
 
 
@@ -50,7 +51,7 @@ class PairDistribution:
             ValueError: an axis is not periodic, so that there is no density.
         """
         if not atoms.pbc.all():
-            raise ValueError(f"a pair distribution needs three periodic axes, pbc is {atoms.pbc.tolist()}")
+            raise InputError(f"a pair distribution needs three periodic axes, pbc is {atoms.pbc.tolist()}")
         first, second = (atoms.numbers == atomic_numbers[symbol] for symbol in self.symbols)
         (centre, neighbor), shifts = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, self.longest)
         own = first[centre] & second[neighbor]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from unipot.errors import InputError
 from unipot.simulate.frames import FrameWriter, without_labels
 
 #: name -> attribute of `ase.optimize`
@@ -49,7 +50,7 @@ class Relaxation:
         )
 
 
-class NotConvergedError(ValueError):
+class NotConvergedError(InputError):
     """Relaxations ended before the forces were small. Everything is written; the command ends with this exit code."""
 
     exit_code = 3
@@ -116,13 +117,13 @@ def relax(
 
 def _check(atoms: Atoms, fmax: float, max_steps: int, relax_cell: bool) -> None:
     if not fmax > 0:
-        raise ValueError(f"fmax is {fmax}; it must be positive (eV/Å)")
+        raise InputError(f"fmax is {fmax}; it must be positive (eV/Å)")
     if max_steps < 1:
-        raise ValueError(f"max_steps is {max_steps}; it must be at least 1")
+        raise InputError(f"max_steps is {max_steps}; it must be at least 1")
     if atoms.calc is None:
-        raise ValueError("atoms have no calculator; set atoms.calc = UnipotCalculator(...) first")
+        raise InputError("atoms have no calculator; set atoms.calc = UnipotCalculator(...) first")
     if relax_cell and not atoms.pbc.all():
-        raise ValueError(f"pbc is {atoms.pbc.tolist()}: the cell can be relaxed only if all axes are periodic; set relax_cell to false")
+        raise InputError(f"pbc is {atoms.pbc.tolist()}: the cell can be relaxed only if all axes are periodic; set relax_cell to false")
 
 
 def _optimizer(name: str) -> Any:
@@ -131,5 +132,5 @@ def _optimizer(name: str) -> Any:
     if name not in OPTIMIZERS:
         close = get_close_matches(name, OPTIMIZERS, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"optimizer {name!r} is not known{hint}; use one of: {', '.join(OPTIMIZERS)}")
+        raise InputError(f"optimizer {name!r} is not known{hint}; use one of: {', '.join(OPTIMIZERS)}")
     return getattr(ase.optimize, OPTIMIZERS[name])

@@ -10,6 +10,8 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, covalent_radii
 
+from unipot.errors import InputError
+
 #: of the sum of covalent radii; two atoms closer than that must push each other apart
 REPULSIVE_BELOW = 0.5
 #: of the volume; a crystal compressed below that must push back
@@ -124,7 +126,7 @@ def volume_scan(atoms: Atoms, *, smallest: float = 0.6, largest: float = 1.6, n_
     """
     _check_grid(smallest, largest, n_points)
     if not atoms.pbc.all():
-        raise ValueError(f"a volume scan needs three periodic axes, pbc is {atoms.pbc.tolist()}")
+        raise InputError(f"a volume scan needs three periodic axes, pbc is {atoms.pbc.tolist()}")
     factors, images = np.linspace(smallest, largest, n_points), []
     for factor in factors:
         image = atoms.copy()
@@ -141,7 +143,7 @@ def volume_scan(atoms: Atoms, *, smallest: float = 0.6, largest: float = 1.6, n_
 
 def _check_grid(low: float, high: float, n_points: int) -> None:
     if not 0 < low < high or n_points < 9 or n_points % 2 == 0:
-        raise ValueError(f"a scan from {low} to {high} in {n_points} points: give 0 < low < high and an odd number of points, at least 9")
+        raise InputError(f"a scan from {low} to {high} in {n_points} points: give 0 < low < high and an odd number of points, at least 9")
 
 
 def _evaluated(calculator: Any, images: Sequence[Atoms], *, stress: bool) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:

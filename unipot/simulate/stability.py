@@ -14,6 +14,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
 
+from unipot.errors import InputError
 from unipot.neighbors import neighbor_list
 from unipot.simulate.md import ENSEMBLES, integrator, thermalise
 from unipot.simulate.pair_distribution import PairDistribution
@@ -56,10 +57,10 @@ class Stage:
 
     def __post_init__(self) -> None:
         if self.ensemble not in ENSEMBLES:
-            raise ValueError(f"stage {self.name!r}: ensemble {self.ensemble!r} is not known; use one of: {', '.join(ENSEMBLES)}")
+            raise InputError(f"stage {self.name!r}: ensemble {self.ensemble!r} is not known; use one of: {', '.join(ENSEMBLES)}")
         for name in ("duration", "timestep", "interval", "temperature"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"stage {self.name!r}: {name} is {getattr(self, name)}; it must be positive")
+                raise InputError(f"stage {self.name!r}: {name} is {getattr(self, name)}; it must be positive")
 
     @property
     def n_steps(self) -> int:
@@ -209,7 +210,7 @@ class StageRun:
             text = json.loads(saved["text"].tobytes())
             # a longer run of the same dynamics goes on from the shorter one
             if {**text["stage"], "duration": None} != {**json.loads(json.dumps(asdict(self.stage))), "duration": None}:
-                raise ValueError(f"{self._state_file} belongs to a stage with other settings; remove it, or choose another folder")
+                raise InputError(f"{self._state_file} belongs to a stage with other settings; remove it, or choose another folder")
             self.atoms.set_cell(saved["cell"])
             self.atoms.positions[:] = saved["positions"]
             self.atoms.set_momenta(saved["momenta"], apply_constraint=False)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unipot.batch import AtomBatch
+from unipot.errors import InputError
 from unipot.models.potential import Potential
 from unipot.structure import Structure
 from unipot.testing.probes import moved, probe_elements, probe_structures, triclinic_crystal
@@ -74,7 +75,7 @@ def check_stress_is_strain_derivative(
     potential = in_dtype(potential, torch.float64)
     structure = structure or triclinic_crystal(probe_elements(potential))
     if not structure.pbc.all():
-        raise ValueError(f"structure {structure.id!r} has pbc {structure.pbc.tolist()}; stress needs all three axes periodic")
+        raise InputError(f"structure {structure.id!r} has pbc {structure.pbc.tolist()}; stress needs all three axes periodic")
     stress = potential(batch_of(potential, [structure], [head]), properties=("stress",), create_graph=False)["stress"][0]
     require_signal("stress = dE/d(strain)/V", [stress])
     pairs = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from unipot.errors import InputError
 from unipot.models.potential import Potential
 from unipot.structure import Structure
 from unipot.testing.response import Model, backbone_of
@@ -36,7 +37,7 @@ def probe_elements(model: Model, n_elements: int = 4) -> tuple[int, ...]:
         for name in model.heads.names:
             known &= {z for z, is_known in enumerate(model.heads[name].reference.known.tolist()) if is_known}
     if not known:
-        raise ValueError("the heads of this potential have no element in common; give the probe structures yourself")
+        raise InputError("the heads of this potential have no element in common; give the probe structures yourself")
     ordered = [z for z in _PREFERRED if z in known] + sorted(known - set(_PREFERRED))
     return tuple(ordered[:n_elements])
 

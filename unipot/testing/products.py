@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from unipot.errors import InputError
 from unipot.models.native.neighborhood import NEIGHBOR_SUMS_VARIABLE
 
 #: bits of a float32 mantissa that `torch.set_float32_matmul_precision` leaves of the factors: TF32, bfloat16
@@ -51,7 +52,7 @@ def rounded_products(precision: str) -> Iterator[None]:
         1.0
     """
     if precision not in MANTISSA_BITS:
-        raise ValueError(f"precision is {precision!r}; use one of: {', '.join(MANTISSA_BITS)}")
+        raise InputError(f"precision is {precision!r}; use one of: {', '.join(MANTISSA_BITS)}")
     before = os.environ.get(NEIGHBOR_SUMS_VARIABLE)
     os.environ[NEIGHBOR_SUMS_VARIABLE] = "slots"
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from unipot.errors import InputError
 from unipot.models.backbone import Backbone
 from unipot.models.potential import Potential
 from unipot.testing import batches, conditions, declarations, derivatives, devices, locality, symmetry
@@ -77,7 +78,7 @@ def _run(checks: dict[str, _Check], model: Model, skip: Sequence[str]) -> dict[s
         checks = {**checks, "reflection": symmetry.check_reflection}
     for name in skip:
         if name not in checks:
-            raise ValueError(f"there is no contract {name!r} to skip; there are: {', '.join(checks)}")
+            raise InputError(f"there is no contract {name!r} to skip; there are: {', '.join(checks)}")
     deviations: dict[str, float] = {}
     violations: list[str] = []
     for name, check in checks.items():

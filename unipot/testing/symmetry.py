@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from unipot.errors import InputError
 from unipot.structure import Structure
 from unipot.testing.probes import moved, probe_elements, probe_structures, repeated, triclinic_crystal
 from unipot.testing.response import Model, Response, backbone_of, head_indices, respond, tolerance_of
@@ -34,7 +35,7 @@ def check_reflection(model: Model, structures: Sequence[Structure] | None = None
         ContractViolation: the deviation exceeds `tolerance`.
     """
     if not backbone_of(model).parity:
-        raise ValueError(f"backbone {backbone_of(model).name!r} states parity=False: it does not claim reflection symmetry")
+        raise InputError(f"backbone {backbone_of(model).name!r} states parity=False: it does not claim reflection symmetry")
     return _check_orthogonal(model, structures, _orthogonal_matrix(seed=2, determinant=-1), "reflection", tolerance)
 
 

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from unipot.errors import InputError
 from unipot.training.checkpoint import LAST, ORIGIN, keep_run_state
 from unipot.training.distributed import sum_over_ranks
 from unipot.training.metrics import MetricAccumulator, MetricTable, labelled_properties, scalars_of
@@ -210,7 +211,7 @@ def selection_value(table: MetricTable, property: str, statistic: str, dataset_w
         return math.exp(sum(weight * term for weight, term in terms) / (sum(weight for weight, _ in terms) or 1.0))
     chosen = next((of_dataset for of_dataset in values.values() if of_dataset), None)
     if chosen is None:
-        raise ValueError(f"trainer.selection.property is {property!r}, but no validation set is labelled with it; choose another, or auto")
+        raise InputError(f"trainer.selection.property is {property!r}, but no validation set is labelled with it; choose another, or auto")
     weights = {name: dataset_weights.get(name, 1.0) for name in chosen}
     total = sum(weights.values()) or 1.0
     return sum(weights[name] * value for name, value in chosen.items()) / total

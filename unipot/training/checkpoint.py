@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unipot.errors import InputError
 from unipot.training.sealed_file import is_sealed, is_whole, seal
 
 #: written by every run at `checkpoint_every`, and the one before it
@@ -55,17 +56,17 @@ def read_run_state(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no run state to resume from")
     if not is_whole(path):
-        raise ValueError(f"{path}: the run state is truncated or damaged: its checksum is another one")
+        raise InputError(f"{path}: the run state is truncated or damaged: its checksum is another one")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damage from before there were checksums shows in many ways, and each means the same to the user
-        raise ValueError(f"{path}: the run state is truncated or damaged ({_first_line(error)})") from error
+        raise InputError(f"{path}: the run state is truncated or damaged ({_first_line(error)})") from error
     keys = ("state_dict", "optimizer_states", "weight_average", "random_state", "global_step")
     missing = [key for key in keys if key not in state] if isinstance(state, dict) else list(keys)
     if missing:
-        raise ValueError(f"{path}: not a run state of unipot ({missing[0]!r} is missing); models to fine-tune from are .safetensors files")
+        raise InputError(f"{path}: not a run state of unipot ({missing[0]!r} is missing); models to fine-tune from are .safetensors files")
     if ORIGIN in state and not is_sealed(path):
-        raise ValueError(f"{path}: the run state is damaged: its checksum is gone")
+        raise InputError(f"{path}: the run state is damaged: its checksum is gone")
     return state
 
 
@@ -88,7 +89,7 @@ def readable_run_state(folder: Path) -> tuple[Path, dict[str, Any], str]:
     try:
         return found[1], read_run_state(found[1]), damage
     except ValueError as error:
-        raise ValueError(f"{damage}; so is the one before it: {error}") from error
+        raise InputError(f"{damage}; so is the one before it: {error}") from error
 
 
 def keep_run_state(temporary: Path, folder: Path) -> None:

@@ -15,6 +15,8 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
+from unipot.errors import InputError
+
 #: strategies by their name in `trainer.strategy`
 STRATEGIES = ("auto", "ddp")
 
@@ -35,12 +37,12 @@ def check_strategy(strategy: str) -> None:
         ValueError: the strategy is not one of `STRATEGIES`.
     """
     if "fsdp" in strategy.lower() or "deepspeed" in strategy.lower():
-        raise ValueError(
+        raise InputError(
             f"trainer.strategy is {strategy!r}: sharded parameters break the second derivatives that training on forces needs "
             "(pytorch issue 172543); use ddp"
         )
     if strategy not in STRATEGIES:
-        raise ValueError(f"trainer.strategy is {strategy!r}; use one of: {', '.join(STRATEGIES)}")
+        raise InputError(f"trainer.strategy is {strategy!r}; use one of: {', '.join(STRATEGIES)}")
 
 
 def is_main_process() -> bool:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from unipot.errors import InputError
+
 
 class WeightAverage:
     """A shadow of every parameter that learns: shadow ← d·shadow + (1 − d)·parameter after each update.
@@ -75,7 +77,7 @@ class WeightAverage:
         shadow: dict[str, Tensor] = state["shadow"]  # type: ignore[assignment]
         if set(shadow) != set(self.shadow):
             differing = sorted(set(shadow) ^ set(self.shadow))
-            raise ValueError(f"the saved weight average lacks or adds {differing[0]!r}; resume with the same configuration")
+            raise InputError(f"the saved weight average lacks or adds {differing[0]!r}; resume with the same configuration")
         for name, value in shadow.items():
             self.shadow[name].copy_(value)
         self.n_updates = int(state["n_updates"])  # type: ignore[call-overload]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from unipot.batch import AtomBatch, Predictions
+from unipot.errors import InputError
 from unipot.properties import property_named
 
 #: kind of residual -> the properties it is defined for
@@ -93,15 +94,15 @@ class PropertyTerm:
         property_named(self.property)
         if self.kind not in KINDS or self.property not in KINDS[self.kind]:
             allowed = [kind for kind, properties in KINDS.items() if self.property in properties]
-            raise ValueError(f"loss.{self.property}.kind is {self.kind!r}; use one of: {', '.join(allowed)}")
+            raise InputError(f"loss.{self.property}.kind is {self.kind!r}; use one of: {', '.join(allowed)}")
         if self.weight < 0:
-            raise ValueError(f"loss.{self.property}.weight is {self.weight}; it must not be negative")
+            raise InputError(f"loss.{self.property}.weight is {self.weight}; it must not be negative")
         if self.kind == "huber" and not self.delta > 0:
-            raise ValueError(f"loss.{self.property}.delta is {self.delta}; it must be positive")
+            raise InputError(f"loss.{self.property}.delta is {self.delta}; it must be positive")
         if not 0 <= self.relative <= 1:
-            raise ValueError(f"loss.forces.relative is {self.relative}; it must be between 0 (off) and 1")
+            raise InputError(f"loss.forces.relative is {self.relative}; it must be between 0 (off) and 1")
         if self.frozen_atoms not in FROZEN_ATOMS:
-            raise ValueError(f"loss.frozen_atoms is {self.frozen_atoms!r}; use one of: {', '.join(FROZEN_ATOMS)}")
+            raise InputError(f"loss.frozen_atoms is {self.frozen_atoms!r}; use one of: {', '.join(FROZEN_ATOMS)}")
 
     def count(self, batch: AtomBatch) -> Tensor:
         """Labelled structures (energy, stress) or atoms (forces) in `batch`: float64 scalar."""
@@ -161,7 +162,7 @@ class StepLoss:
 
     def __post_init__(self) -> None:
         if not any(term.weight > 0 for term in self.terms):
-            raise ValueError("every loss weight is zero, so nothing would be learned; give energy, forces or stress a weight above 0")
+            raise InputError("every loss weight is zero, so nothing would be learned; give energy, forces or stress a weight above 0")
 
     @property
     def properties(self) -> tuple[str, ...]:
@@ -203,10 +204,10 @@ def dataset_factors(names: Sequence[str], factors: Mapping[str, float], what: st
     """
     unknown = sorted(set(factors) - set(names))
     if unknown:
-        raise ValueError(f"{what} names {unknown[0]!r}, which is not a dataset of this run; datasets are: {', '.join(names)}")
+        raise InputError(f"{what} names {unknown[0]!r}, which is not a dataset of this run; datasets are: {', '.join(names)}")
     negative = [name for name, value in factors.items() if value < 0]
     if negative:
-        raise ValueError(f"{what}.{negative[0]} is {factors[negative[0]]}; it must not be negative")
+        raise InputError(f"{what}.{negative[0]} is {factors[negative[0]]}; it must not be negative")
     return torch.tensor([float(factors.get(name, 1.0)) for name in names], dtype=torch.float64)
 
 

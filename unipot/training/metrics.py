@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unipot.batch import AtomBatch, Predictions
+from unipot.errors import InputError, UnknownName
 from unipot.properties import ScalarProperty
 from unipot.structure import MAX_ATOMIC_NUMBER, SYMBOLS
 from unipot.training.losses import labelled_mask, own_weights, without_zero_weights
@@ -84,7 +85,7 @@ class MetricTable:
                 if value is not None:
                     return float(value)
         known = sorted({f"{row.dataset}/{row.property}" for row in self.rows if row.element is None})
-        raise KeyError(f"no {statistic!r} of {property!r} for dataset {dataset!r}; the table has: {', '.join(known)}")
+        raise UnknownName(f"no {statistic!r} of {property!r} for dataset {dataset!r}; the table has: {', '.join(known)}")
 
     def flat(self) -> dict[str, float]:
         """`dataset/property/statistic` -> number for all elements together, as logged during training."""
@@ -154,10 +155,10 @@ class MetricAccumulator:
         self.properties = dict(properties or {})
         unknown = sorted(set(thresholds or {}) - {*THRESHOLDS, *self.properties})
         if unknown:
-            raise ValueError(f"threshold for {unknown[0]!r} is not known; known are: {', '.join([*THRESHOLDS, *self.properties])}")
+            raise InputError(f"threshold for {unknown[0]!r} is not known; known are: {', '.join([*THRESHOLDS, *self.properties])}")
         wrong = next((name for name, value in (thresholds or {}).items() if not value > 0), None)
         if wrong is not None:
-            raise ValueError(f"threshold for {wrong!r} is {(thresholds or {})[wrong]}; it must be positive")
+            raise InputError(f"threshold for {wrong!r} is {(thresholds or {})[wrong]}; it must be positive")
         self.dataset_names = tuple(dataset_names)
         stated = {name: prop.threshold for name, prop in self.properties.items() if prop.threshold is not None}
         self.thresholds = {**THRESHOLDS, **stated, **(thresholds or {})}
@@ -198,7 +199,7 @@ class MetricAccumulator:
         chosen = labelled_mask(name, batch).cpu()
         if bool(torch.isnan(predicted[chosen]).any()):
             where = batch.ids[int(torch.nonzero(chosen & torch.isnan(predicted))[0, 0])]
-            raise ValueError(
+            raise InputError(
                 f"structure {where!r} has elements that the property {name!r} was not trained on, so its value cannot be compared; "
                 "leave it out"
             )

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from unipot.batch import AtomBatch
+from unipot.errors import InputError
 from unipot.models.compiled import CompiledPotential
 from unipot.models.last_layer import drop_posteriors_of_learners
 from unipot.models.potential import Potential
@@ -23,7 +24,7 @@ from unipot.training.optim import OptimizerSettings, ParameterPolicy, ParameterR
 from unipot.training.starting_point import StartingPoint
 
 
-class NonFiniteError(ValueError):
+class NonFiniteError(InputError):
     """A loss or gradient was not finite; the weights are those before the step."""
 
 

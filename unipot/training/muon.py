@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from unipot.errors import InputError
+
 #: (a, b, c) of each step X <- (a + b XX' + c (XX')²) X, which drives singular values between 0.003 and 1 into 0.7 … 1.2
 #: (Jordan et al., Muon, 2024, https://kellerjordan.github.io/posts/muon)
 NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5
@@ -45,7 +47,7 @@ class HybridMuon(torch.optim.Optimizer):
     ) -> None:
         for group in groups:
             if group["orthogonal"] and (shapes := [tuple(p.shape) for p in group["params"] if p.ndim != 2]):
-                raise ValueError(f"an orthogonal group holds a parameter of shape {shapes[0]}; only matrices can be orthogonalised")
+                raise InputError(f"an orthogonal group holds a parameter of shape {shapes[0]}; only matrices can be orthogonalised")
         defaults = {"lr": learning_rate, "betas": betas, "eps": epsilon, "momentum": momentum, "weight_decay": 0.0}
         super().__init__(list(groups), defaults)
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from unipot.errors import InputError
 from unipot.training.muon import HybridMuon, matrix_names
 
 OPTIMIZERS = ("adamw", "muon")
@@ -45,19 +46,19 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         if self.kind not in OPTIMIZERS:
-            raise ValueError(f"optimizer.kind is {self.kind!r}; use one of: {', '.join(OPTIMIZERS)}")
+            raise InputError(f"optimizer.kind is {self.kind!r}; use one of: {', '.join(OPTIMIZERS)}")
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"optimizer.momentum is {self.momentum}; it must be from 0 to below 1")
+            raise InputError(f"optimizer.momentum is {self.momentum}; it must be from 0 to below 1")
         if not self.learning_rate > 0:
-            raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; it must be positive")
+            raise InputError(f"optimizer.learning_rate is {self.learning_rate}; it must be positive")
         if self.weight_decay < 0:
-            raise ValueError(f"optimizer.weight_decay is {self.weight_decay}; it must not be negative")
+            raise InputError(f"optimizer.weight_decay is {self.weight_decay}; it must not be negative")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"optimizer.betas is {list(self.betas)}; give two numbers from 0 to below 1")
+            raise InputError(f"optimizer.betas is {list(self.betas)}; give two numbers from 0 to below 1")
         if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"optimizer.clip_norm is {self.clip_norm}; it must be positive, or null for no clipping")
+            raise InputError(f"optimizer.clip_norm is {self.clip_norm}; it must be positive, or null for no clipping")
         if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"optimizer.ema_decay is {self.ema_decay}; it must be from 0 to below 1")
+            raise InputError(f"optimizer.ema_decay is {self.ema_decay}; it must be from 0 to below 1")
 
 
 class _Groups(Protocol):
@@ -87,9 +88,9 @@ class ParameterRule:
     def __post_init__(self) -> None:
         if self.lr_scale < 0 or (self.weight_decay or 0.0) < 0 or self.to_start < 0:
             numbers = f"lr_scale {self.lr_scale}, weight_decay {self.weight_decay} and to_start {self.to_start}"
-            raise ValueError(f"parameter rule {self.name!r}: {numbers} must not be negative")
+            raise InputError(f"parameter rule {self.name!r}: {numbers} must not be negative")
         if not self.patterns:
-            raise ValueError(f"parameter rule {self.name!r} has no pattern; give at least one, for example 'backbone.*'")
+            raise InputError(f"parameter rule {self.name!r} has no pattern; give at least one, for example 'backbone.*'")
 
     def matches(self, parameter: str) -> bool:
         return any(fnmatchcase(parameter, pattern) for pattern in self.patterns)
@@ -139,7 +140,7 @@ class ParameterPolicy:
             rule = next((rule for rule in self.rules if rule.matches(name)), None)
             if rule is None:
                 patterns = ", ".join(pattern for rule in self.rules for pattern in rule.patterns)
-                raise ValueError(f"parameter {name!r} matches no rule (patterns: {patterns}); add a last rule '*'")
+                raise InputError(f"parameter {name!r} matches no rule (patterns: {patterns}); add a last rule '*'")
             used.add(rule.name)
             decay = weight_decay if rule.weight_decay is None else rule.weight_decay
             rows.append(
@@ -154,7 +155,7 @@ class ParameterPolicy:
             )
         for rule in self.rules:
             if rule.name not in used:
-                raise ValueError(
+                raise InputError(
                     f"parameter rule {rule.name!r} ({', '.join(rule.patterns)}) governs no parameter: nothing matches it or an earlier "
                     f"rule took all; parameters look like {', '.join(row.parameter for row in rows[:4])}"
                 )
@@ -168,7 +169,7 @@ class ParameterPolicy:
         """
         rows = self.resolve(module, weight_decay=weight_decay)
         if all(row.frozen for row in rows):
-            raise ValueError("every parameter is frozen, so there is nothing to train; give a rule an lr_scale above 0")
+            raise InputError("every parameter is frozen, so there is nothing to train; give a rule an lr_scale above 0")
         parameters = dict(module.named_parameters())
         for row in rows:
             parameters[row.parameter].requires_grad_(not row.frozen)
@@ -275,11 +276,11 @@ class WarmupCosine:
 
     def __post_init__(self) -> None:
         if self.max_steps < 1:
-            raise ValueError(f"schedule.max_steps is {self.max_steps}; it must be at least 1")
+            raise InputError(f"schedule.max_steps is {self.max_steps}; it must be at least 1")
         if not 0 <= self.warmup_steps < self.max_steps:
-            raise ValueError(f"schedule.warmup_steps is {self.warmup_steps}; it must be from 0 to max_steps - 1 = {self.max_steps - 1}")
+            raise InputError(f"schedule.warmup_steps is {self.warmup_steps}; it must be from 0 to max_steps - 1 = {self.max_steps - 1}")
         if not 0 <= self.final_fraction <= 1:
-            raise ValueError(f"schedule.final_fraction is {self.final_fraction}; it must be from 0 to 1")
+            raise InputError(f"schedule.final_fraction is {self.final_fraction}; it must be from 0 to 1")
 
     def factor(self, step: int) -> float:
         """Factor on the learning rate of the update that follows `step` finished updates."""
@@ -301,13 +302,13 @@ def group_table(rows: Iterable[ParameterRow]) -> list[tuple[str, int, float, str
 
 def _check_method(method: str, freeze_groups: int, layer_decay: float, groups: Sequence[str]) -> None:
     if method not in METHODS:
-        raise ValueError(f"fine-tuning method {method!r} is not known; use one of: {', '.join(METHODS)}")
+        raise InputError(f"fine-tuning method {method!r} is not known; use one of: {', '.join(METHODS)}")
     if not 0 <= freeze_groups <= len(groups):
-        raise ValueError(f"freeze_groups is {freeze_groups}; the backbone has {len(groups)} groups ({', '.join(groups)})")
+        raise InputError(f"freeze_groups is {freeze_groups}; the backbone has {len(groups)} groups ({', '.join(groups)})")
     if method == "freeze" and freeze_groups == 0:
-        raise ValueError("method 'freeze' needs freeze_groups of at least 1; with 0 use method 'full'")
+        raise InputError("method 'freeze' needs freeze_groups of at least 1; with 0 use method 'full'")
     if not 0 < layer_decay <= 1:
-        raise ValueError(f"layer_decay is {layer_decay}; it must be above 0 and at most 1")
+        raise InputError(f"layer_decay is {layer_decay}; it must be above 0 and at most 1")
 
 
 def _learning(name: str, patterns: tuple[str, ...], lr_scale: float, l2_to_start: float) -> ParameterRule:
@@ -319,10 +320,10 @@ def _learning(name: str, patterns: tuple[str, ...], lr_scale: float, l2_to_start
 
 def _lora_rules(potential: nn.Module, lr_scale: float, l2_to_start: float) -> list[ParameterRule]:
     if not lr_scale > 0:
-        raise ValueError(f"finetune.lora.lr_scale is {lr_scale}; it must be positive")
+        raise InputError(f"finetune.lora.lr_scale is {lr_scale}; it must be positive")
     up = ParameterRule(name="low-rank updates, up", patterns=(LORA_UP,), lr_scale=lr_scale, weight_decay=0.0, to_start=l2_to_start)
     if not any(up.matches(name) for name, _ in potential.named_parameters()):
-        raise ValueError("method 'lora' needs low-rank updates in the backbone; call unipot.finetune.lora.inject_lora first")
+        raise InputError("method 'lora' needs low-rank updates in the backbone; call unipot.finetune.lora.inject_lora first")
     return [up, ParameterRule(name="low-rank updates, down", patterns=(LORA_DOWN,), lr_scale=lr_scale, weight_decay=0.0)]
 
 
@@ -330,7 +331,7 @@ def _head_rules(potential: nn.Module, heads: Sequence[str] | None, head_lr_scale
     names = tuple(potential.heads.names)  # type: ignore[union-attr]
     unknown = [name for name in heads or () if name not in names]
     if unknown:
-        raise ValueError(f"head {unknown[0]!r} is not in the model; available are: {', '.join(names)}")
+        raise InputError(f"head {unknown[0]!r} is not in the model; available are: {', '.join(names)}")
     everything = heads is None or set(heads) == set(names)
     learn = names if everything else tuple(heads or ())
     rules = []

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unipot.batch import AtomBatch, Predictions
+from unipot.errors import InputError
 from unipot.models.property_heads import MAX_MEMBERS
 from unipot.training.losses import labelled_mask
 
@@ -39,7 +40,7 @@ class ScalarTerm:
 
     def __post_init__(self) -> None:
         if self.weight < 0:
-            raise ValueError(f"properties.{self.property}.weight is {self.weight}; it must not be negative")
+            raise InputError(f"properties.{self.property}.weight is {self.weight}; it must not be negative")
 
     def count(self, batch: AtomBatch) -> Tensor:
         """Structures with a value in `batch`: float64 scalar."""
@@ -58,7 +59,7 @@ class ScalarTerm:
         residual = (members[rows] - batch.labels[self.property][rows, None]) / self.spread
         if bool(torch.isnan(residual).any()):
             where = batch.ids[int(rows[torch.isnan(residual).any(dim=1)][0])]
-            raise ValueError(f"structure {where!r} has a value of {self.property!r}, but elements that its head was not fitted to")
+            raise InputError(f"structure {where!r} has a value of {self.property!r}, but elements that its head was not fitted to")
         losses = torch.nn.functional.smooth_l1_loss(residual, torch.zeros_like(residual), reduction="none", beta=self.delta)
         if members.shape[1] > 1:
             weights = bootstrap_weights([batch.ids[k] for k in rows.tolist()], members.shape[1], self.seed)

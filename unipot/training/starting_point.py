@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from unipot.errors import InputError
 from unipot.training.optim import ParameterRow
 
 
@@ -39,7 +40,7 @@ class StartingPoint:
         self.start = {name: self._parameters[name].detach().clone() for name in self._strength}
         worst = max(self._strength.values(), default=0.0)
         if learning_rate * worst > 1:
-            raise ValueError(
+            raise InputError(
                 f"l2_to_start is {worst:g} and the learning rate {learning_rate:g}: their product is above 1, so that each step would "
                 f"overshoot the start; give at most {1 / learning_rate:g}"
             )
@@ -69,6 +70,6 @@ class StartingPoint:
         """
         if set(state) != set(self.start):
             differing = sorted(set(state) ^ set(self.start))
-            raise ValueError(f"the saved starting point lacks or adds {differing[0]!r}; resume with the same configuration")
+            raise InputError(f"the saved starting point lacks or adds {differing[0]!r}; resume with the same configuration")
         for name, value in state.items():
             self.start[name].copy_(value)

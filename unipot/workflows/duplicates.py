@@ -16,6 +16,7 @@ from rich.text import Text
 from unipot.data.quality.duplicate_report import DuplicateSummary, StoreRows, duplicates_of, leakage
 from unipot.data.quality.duplicates import DISPLACEMENT, Clusters
 from unipot.data.store import Store
+from unipot.errors import InputError
 from unipot.reporting.console import report_console
 from unipot.workflows.inputs.leakage import leakage_row, leakage_table
 
@@ -48,9 +49,9 @@ def duplicates(config: DuplicatesConfig, console: Console | None = None) -> dict
     """
     console = console or report_console()
     if not config.stores:
-        raise ValueError("unipot duplicates needs at least one store: stores=[a.unipot,b.unipot]")
+        raise InputError("unipot duplicates needs at least one store: stores=[a.unipot,b.unipot]")
     if config.listed < 0:
-        raise ValueError(f"listed is {config.listed}; give the number of clusters to name in the file, 0 for none")
+        raise InputError(f"listed is {config.listed}; give the number of clusters to name in the file, 0 for none")
     stores = [Store(path) for path in config.stores]
     held_out = [Store(path) for path in config.held_out]
     clusters, summary = duplicates_of(stores, displacement=config.displacement, verify=config.verify)

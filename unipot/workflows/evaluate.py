@@ -16,6 +16,7 @@ from unipot.data.label_use import counted_labels
 from unipot.data.mixture.selection import Selection
 from unipot.data.spec import head_name_for
 from unipot.data.statistics import elements_present
+from unipot.errors import InputError, UnknownName
 from unipot.evaluation.records import Evaluation, evaluate_head
 from unipot.models.potential import Potential
 from unipot.models.trained_elements import ElementGuard
@@ -96,7 +97,7 @@ def plan_of_data(config: EvaluateConfig, potential: Potential, card: dict[str, A
     """
     paths, heads = _texts(config.data, "data"), [] if config.head is None else _texts(config.head, "head")
     if len(heads) not in (0, 1, len(paths)):
-        raise ValueError(f"{len(paths)} data and {len(heads)} heads are given; give one head, or one per dataset")
+        raise InputError(f"{len(paths)} data and {len(heads)} heads are given; give one head, or one per dataset")
     heads = heads * len(paths) if len(heads) == 1 else heads
     reading = UserDataConfig(
         energy_kind=config.energy_kind, labels=config.labels, format=config.format, sources=config.sources,
@@ -137,7 +138,7 @@ def plan_of_run(folder: Path, config: EvaluateConfig, potential: Potential, card
         if len(d.validation_indices)
     ]
     if not sets:
-        raise ValueError(f"the run in {folder} has no validation data; add data=<file or store>")
+        raise InputError(f"the run in {folder} has no validation data; add data=<file or store>")
     return EvaluationPlan(sets=sets, budget=budget, thresholds=config.thresholds or trainer.thresholds)
 
 
@@ -169,7 +170,7 @@ def default_head(dataset: str, potential: Potential, card: dict[str, Any], conso
         if name in names:
             console.print(f"{dataset}: head is not given, taking {name!r} ({reason})", highlight=False, markup=False)
             return str(name)
-    raise KeyError(f"head is not given and dataset {dataset!r} does not tell; add head=..., one of: {', '.join(names)}")
+    raise UnknownName(f"head is not given and dataset {dataset!r} does not tell; add head=..., one of: {', '.join(names)}")
 
 
 def write_evaluations(output: Path, evaluations: Sequence[Evaluation], quality: Mapping[str, Sequence[ErrorBarQuality]]) -> None:
@@ -230,7 +231,7 @@ def _older_heads(potential: Potential, card: dict[str, Any]) -> list[str]:
 def _texts(value: Any, what: str) -> list[str]:
     found = list(value) if isinstance(value, list | tuple) else [value]
     if not found or not all(isinstance(item, str) and item for item in found):
-        raise ValueError(f"{what} is {value!r}; give one text, or a list: '{what}=[a,b]'")
+        raise InputError(f"{what} is {value!r}; give one text, or a list: '{what}=[a,b]'")
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from unipot.data.store import Store
+from unipot.errors import InputError
 from unipot.reporting.console import report_console
 from unipot.reporting.html import write_report
 from unipot.reporting.store_page import Sampling, facts_table, page_sections
@@ -36,7 +37,7 @@ class InspectConfig:
         for name, least in (("n_structures", 1), ("n_points", 4), ("n_images", 0)):
             value = getattr(self, name)
             if isinstance(value, int) and value < least:
-                raise ValueError(f"{name} is {value}; give at least {least}")
+                raise InputError(f"{name} is {value}; give at least {least}")
 
 
 def inspect(config: InspectConfig, console: Console | None = None) -> Path:
@@ -56,9 +57,9 @@ def inspect(config: InspectConfig, console: Console | None = None) -> Path:
     console = console or report_console()
     paths = ([config.store] if config.store else []) + list(config.stores)
     if not paths:
-        raise ValueError("unipot inspect needs store=<a store>, or stores=[<a store>,<another>] to compare")
+        raise InputError("unipot inspect needs store=<a store>, or stores=[<a store>,<another>] to compare")
     if len(paths) > MAX_STORES:
-        raise ValueError(f"unipot inspect shows at most {MAX_STORES} stores on one page, {len(paths)} are given; make several pages")
+        raise InputError(f"unipot inspect shows at most {MAX_STORES} stores on one page, {len(paths)} are given; make several pages")
     stores = [Store(path) for path in paths]
     if config.verify:
         for store in stores:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
 
+from unipot.errors import InputError
 from unipot.workflows.settings.compose import require_complete
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def md(cfg: MdConfig) -> Trajectory:
     require_complete(cfg, "md")
     structures = files.read_atoms(cfg.structure, cfg.index)
     if len(structures) != 1:
-        raise ValueError(f"{cfg.structure}: index {cfg.index!r} selects {len(structures)} structures; dynamics takes one, as index=-1")
+        raise InputError(f"{cfg.structure}: index {cfg.index!r} selects {len(structures)} structures; dynamics takes one, as index=-1")
     atoms = structures[0]
     out = FrameWriter(cfg.out, structures, several=True, overwrite=cfg.overwrite)
     atoms.calc = files.make_calculator(cfg.checkpoint, cfg.head, cfg.device, cfg.dtype, cfg.skin, cfg.trusted)

@@ -19,6 +19,7 @@ from unipot.data.readers.label_notes import notes_of_files
 from unipot.data.readers.unipot_store import store_folders
 from unipot.data.spec import allowed_name
 from unipot.data.store import SUFFIX, Store
+from unipot.errors import InputError
 from unipot.properties import property_named
 from unipot.reporting.console import report_console
 from unipot.resources import data_recipes_dir
@@ -88,7 +89,7 @@ def _prepare_parquet(config: PrepareConfig, console: Console) -> Store:
     else:
         target = folder.parent / f"{name}{SUFFIX}"
         if any(target.absolute() == store.absolute() for store in existing):
-            raise ValueError(f"{target} would have to be changed before the export; give the changed store a name of its own with name=")
+            raise InputError(f"{target} would have to be changed before the export; give the changed store a name of its own with name=")
         if target.exists() and not config.overwrite:
             raise FileExistsError(
                 f"{target}, the store to be exported, exists already; export it: unipot prepare path={target} to=parquet out={folder}, "
@@ -105,19 +106,19 @@ def _target(config: PrepareConfig, name: str) -> Path:
 
 def _check(config: PrepareConfig) -> None:
     if config.to not in ("store", "parquet"):
-        raise ValueError(f"to is {config.to!r}; use store or parquet")
+        raise InputError(f"to is {config.to!r}; use store or parquet")
     if (config.path is None) == (config.recipe is None):
-        raise ValueError("give either path=<structures> or recipe=<name>, and not both")
+        raise InputError("give either path=<structures> or recipe=<name>, and not both")
     if config.recipe is not None:
         for key in ("labels", "level_of_theory", "columns", "split", "group_key", "id_key"):
             if getattr(config, key):
                 hint = f"; its own choice is options.{key}" if key == "split" else ""
-                raise ValueError(f"recipe {config.recipe!r} states its own {key.replace('_', ' ')}; leave {key} out{hint}")
+                raise InputError(f"recipe {config.recipe!r} states its own {key.replace('_', ' ')}; leave {key} out{hint}")
         return
     for key, value in (("options", config.options), ("raw", config.raw), ("allow_missing", config.allow_missing)):
         if value:
             what = f"options.{next(iter(config.options))}" if key == "options" else key
-            raise ValueError(f"{what} is for recipes; {config.path} is a file, leave it out")
+            raise InputError(f"{what} is for recipes; {config.path} is a file, leave it out")
 
 
 def _recipe_job(config: PrepareConfig, console: Console) -> Job:
@@ -151,7 +152,7 @@ def _raw_files(recipe: Recipe, config: PrepareConfig, target: Path, console: Con
     """The recipe's raw files, ready to read; None for a recipe that reads none."""
     if not recipe.reads_files:
         if config.raw or config.offline:
-            raise ValueError(f"recipe {recipe.name!r} computes its structures and reads no files; leave raw and offline out")
+            raise InputError(f"recipe {recipe.name!r} computes its structures and reads no files; leave raw and offline out")
         return None
     needed = recipe.needed_files(config.options)
     folder = Path(config.raw).expanduser() if config.raw else raw_folder(recipe.name)
@@ -183,7 +184,7 @@ def _path_job(config: PrepareConfig, console: Console) -> Job:
     if described is not None:
         return described
     if not config.level_of_theory:
-        raise ValueError(
+        raise InputError(
             f"level_of_theory of {config.path} is not stated; state what its labels were computed with, for example level_of_theory=PBE"
         )
     format = format_of(config.path) if config.format == "auto" else config.format
@@ -230,7 +231,7 @@ def _name_of(path: str) -> str:
 
 def _assumed_labels(path: str, format: str, console: Console) -> dict[str, LabelSource]:
     if format != "ase":
-        raise ValueError(
+        raise InputError(
             f"{path}: the labels of a {format} source must be stated, for example labels.energy.key=energy labels.energy.unit=eV "
             "labels.forces.key=forces labels.forces.unit=eV/A"
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from unipot.errors import InputError
 from unipot.evaluation.records import Evaluation
 from unipot.reporting.canvas import colour_of
 from unipot.reporting.console import report_console
@@ -38,7 +39,7 @@ def report(config: ReportConfig) -> Path:
         FileNotFoundError: a folder is not that of a run.
     """
     if not (config.pretrain_run or config.finetune_runs or config.evaluations):
-        raise ValueError("unipot report needs at least one of pretrain_run=<run>, finetune_runs=[<run>,...], evaluations=[<folder>,...]")
+        raise InputError("unipot report needs at least one of pretrain_run=<run>, finetune_runs=[<run>,...], evaluations=[<folder>,...]")
     runs = [read_finetune_run(path) for path in config.finetune_runs]
     evaluations = [e for folder in config.evaluations for e in read_evaluations(folder)]
     sections = [

@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from unipot.errors import InputError
 from unipot.reporting.console import report_console
 from unipot.reporting.html import Figure, Section, write_report
 from unipot.reporting.learning_curve_page import (
@@ -60,7 +61,7 @@ def study(config: StudyConfig) -> list[RunResult]:
                 run_all(config, targets, runs, results, console)
             tables = write_study(config, targets, runs, results)
     except Timeout as error:
-        raise ValueError(f"another study runs in output={config.output}; wait for it, or choose another folder") from error
+        raise InputError(f"another study runs in output={config.output}; wait for it, or choose another folder") from error
     for table in tables:
         console.print(table.to_rich())
     console.print(f"tables, figures and runs: {config.output}", highlight=False, markup=False, soft_wrap=True)
@@ -162,7 +163,7 @@ def refuse_failures(config: StudyConfig, runs: Sequence[PlannedRun], results: Ma
     """
     failed = [run.name for run in runs if run.name in results and results[run.name].failure]
     if failed:
-        raise ValueError(
+        raise InputError(
             f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}; their last lines are in {config.output}/study.md; the same "
             "command tries them again"
         )

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from unipot import __version__
+from unipot.errors import InputError
 from unipot.models.last_layer import is_stale
 from unipot.models.potential import Potential
 from unipot.models.trained_elements import TRAINED_KEY, told_by, trained_by
@@ -72,7 +73,7 @@ def save_artifact(
         content = json.loads(json.dumps(full, allow_nan=False))  # as it will be read: tuples are lists, keys are texts
         text = json.dumps({**content, CHECKSUM: checksum_of(content)}, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the card of {path} cannot be written as JSON ({error}); use numbers, texts, lists and mappings only") from error
+        raise InputError(f"the card of {path} cannot be written as JSON ({error}); use numbers, texts, lists and mappings only") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -133,14 +134,14 @@ def tensor_hash(tensors: dict[str, Tensor]) -> str:
 
 def _full_card(potential: Potential, tensors: dict[str, Tensor], card: dict[str, Any], golden: Sequence[Structure]) -> dict[str, Any]:
     if taken := sorted(set(card) & set(RESERVED)):
-        raise ValueError(f"card key(s) {', '.join(taken)} are written by unipot itself; leave them out")
+        raise InputError(f"card key(s) {', '.join(taken)} are written by unipot itself; leave them out")
     if not potential.head_names:
-        raise ValueError("the model has no head; add one before saving")
+        raise InputError("the model has no head; add one before saving")
     broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
     if broken:
-        raise ValueError(f"{len(broken)} tensor(s) of the model are not finite, first {broken[0]!r}; such a model is not saved")
+        raise InputError(f"{len(broken)} tensor(s) of the model are not finite, first {broken[0]!r}; such a model is not saved")
     if stale := [name for name in potential.head_names if is_stale(potential, potential.heads[name])]:
-        raise ValueError(
+        raise InputError(
             f"head {stale[0]!r} has uncertainties that belong to other weights than its present ones; make new ones with "
             "unipot.finetune.uncertainty.calibrated_posterior.fit_posterior, or drop them with unipot.models.last_layer.drop_posteriors"
         )
@@ -188,9 +189,9 @@ def _write(path: Path, tensors: dict[str, Tensor], card: str, *, single_file: bo
 def _require_writable(path: Path) -> None:
     if path.suffix == ".safetensors":
         if path.is_dir():
-            raise ValueError(f"{path} is a folder; a name ending in .safetensors is for a single file")
+            raise InputError(f"{path} is a folder; a name ending in .safetensors is for a single file")
     elif path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} <= {CARD_FILE, WEIGHTS_FILE}):
-        raise ValueError(f"{path} exists and is not a model folder; choose another path")
+        raise InputError(f"{path} exists and is not a model folder; choose another path")
 
 
 def _replace(new: Path, path: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unipot.errors import InputError
 from unipot.zoo.card_shape import require_kinds
 from unipot.zoo.upgrade import FORMAT_VERSION, version_of
 
@@ -33,7 +34,7 @@ _MAX_DIGITS = 40
 _AGAIN = "download or copy the model again"
 
 
-class ArtifactError(ValueError):
+class ArtifactError(InputError):
     """A model artifact that cannot be trusted or understood."""
 
 
@@ -152,14 +153,14 @@ def _folder_card(path: Path) -> str:
 
 def _whole_number(text: str) -> int:
     if len(text) > _MAX_DIGITS:
-        raise ValueError(f"a number has {len(text):,} digits")
+        raise InputError(f"a number has {len(text):,} digits")
     return int(text)
 
 
 def _number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"a number is {text[:_MAX_DIGITS]}, which is not finite")
+        raise InputError(f"a number is {text[:_MAX_DIGITS]}, which is not finite")
     return value
 
 

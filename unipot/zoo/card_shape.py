@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from unipot.errors import InputError
+
 _WORDS = {dict: "keys and values", list: "a list", str: "a text", int: "a whole number", float: "a number"}
 _NULL = type(None)
 
@@ -45,7 +47,7 @@ def require_described(card: Mapping[str, Any]) -> None:
     """
     for place in NEEDED:
         if not any(True for _ in _at(card, place.split("."), "")):
-            raise ValueError(f"the card has no {place}, without which the model cannot be built")
+            raise InputError(f"the card has no {place}, without which the model cannot be built")
 
 
 def require_kinds(card: Mapping[str, Any]) -> None:
@@ -56,7 +58,7 @@ def require_kinds(card: Mapping[str, Any]) -> None:
         for where, value in _at(card, place.split("."), ""):
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
                 expected = " or ".join(_WORDS[kind] for kind in kinds if kind is not _NULL)
-                raise ValueError(f"the card has {repr(value)[:60]} at {where[:120]}, where {expected} belongs")
+                raise InputError(f"the card has {repr(value)[:60]} at {where[:120]}, where {expected} belongs")
 
 
 def _at(value: Any, place: list[str], where: str) -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from unipot.errors import InputError
 from unipot.models.potential import Potential
 from unipot.zoo.card import ArtifactError
 
@@ -77,7 +78,7 @@ class _Bounded(TorchDispatchMode):
         if wanted is not None:
             self.n_numbers, self.n_tensors = self.n_numbers - wanted, self.n_tensors - 1
             if self.n_numbers < 0 or self.n_tensors < 0:
-                raise ValueError("it is far larger than the weights that come with it; the card is damaged, download the model again")
+                raise InputError("it is far larger than the weights that come with it; the card is damaged, download the model again")
         return func(*args, **(kwargs or {}))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from unipot.batch import collate
+from unipot.errors import InputError
 from unipot.models.core_repulsion import CoreRepulsion, end_distances
 from unipot.models.potential import Potential
 from unipot.neighbors.limits import estimated_edges
@@ -79,7 +80,7 @@ def example_structures(potential: Potential) -> list[Structure]:
         known = set(np.flatnonzero(potential.heads[name].reference.known.cpu().numpy()).tolist()) & set(potential.backbone.elements)
         if known:
             return _known_states(potential, default_structures(sorted(known)))
-    raise ValueError("no head of this model knows any element; give its heads references first")
+    raise InputError("no head of this model knows any element; give its heads references first")
 
 
 def _known_states(potential: Potential, structures: Sequence[Structure]) -> list[Structure]:
@@ -97,7 +98,7 @@ def largest_deviation(potential: Potential, entries: Sequence[dict[str, Any]]) -
     """
     worst, where = 0.0, ""
     if (n_atoms := sum(len(entry.get("atomic_numbers", ())) for entry in entries)) > MAX_ATOMS:
-        raise ValueError(f"the golden values of the card are of {n_atoms:,} atoms, at most {MAX_ATOMS:,} are looked at")
+        raise InputError(f"the golden values of the card are of {n_atoms:,} atoms, at most {MAX_ATOMS:,} are looked at")
     for entry in entries:
         try:
             now = _entry(potential, _structure_of(entry), entry["head"])
@@ -111,7 +112,7 @@ def largest_deviation(potential: Potential, entries: Sequence[dict[str, Any]]) -
                 },
             }
         except (ArithmeticError, AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"the golden values of the card are malformed ({error})") from error
+            raise InputError(f"the golden values of the card are malformed ({error})") from error
         for name, deviation in deviations.items():
             if not deviation <= worst:  # NaN counts as worst
                 worst, where = deviation, f"{name} of structure {entry['id']!r} through head {entry['head']!r}"
@@ -121,7 +122,7 @@ def largest_deviation(potential: Potential, entries: Sequence[dict[str, Any]]) -
 def _entry(potential: Potential, structure: Structure, head: str) -> dict[str, Any]:
     n_edges = _n_edges(structure, potential.cutoff)
     if not n_edges <= MAX_EDGES:
-        raise ValueError(
+        raise InputError(
             f"golden structure {structure.id!r} has about {n_edges:.1e} pairs within the cutoff of {potential.cutoff:g} Å, at most "
             f"{MAX_EDGES:,} are admitted"
         )
@@ -161,5 +162,5 @@ def _structure_of(entry: dict[str, Any]) -> Structure:
 def _array_deviation(now: list[Any], stored: list[Any]) -> float:
     stored_array = np.asarray(stored, dtype=float)
     if stored_array.shape != np.shape(now):
-        raise ValueError(f"golden values of shape {stored_array.shape} stand where {np.shape(now)} belong")
+        raise InputError(f"golden values of shape {stored_array.shape} stand where {np.shape(now)} belong")
     return float(np.abs(np.asarray(now) - stored_array).max() / max(1.0, np.abs(stored_array).max()))

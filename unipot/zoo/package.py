@@ -23,6 +23,7 @@ from torch import Tensor, fx, nn
 
 from unipot import __version__
 from unipot.batch import AtomBatch, Predictions, collate
+from unipot.errors import InputError
 from unipot.models.compiled import SMALLEST, compiler_errors, missing_compiler, predict_through, reason_of
 from unipot.models.core_repulsion import edge_vectors
 from unipot.models.heads import HeadBank
@@ -71,7 +72,7 @@ class PackagedPotential(Potential):
             ValueError: a graph through the forces is wanted; see also `Potential.forward`.
         """
         if create_graph:
-            raise ValueError("a package predicts, it cannot be trained; load the .safetensors model it was made from")
+            raise InputError("a package predicts, it cannot be trained; load the .safetensors model it was made from")
         if batch.n_edges < SMALLEST or not {"forces", "stress"} & set(properties):
             return super().forward(batch, properties, create_graph=False)
         with torch.no_grad():
@@ -114,10 +115,10 @@ def save_package(path: str | Path, artifact: Artifact, head: str) -> Path:
     """
     path = Path(path)
     if path.suffix != SUFFIX:
-        raise ValueError(f"{path}: the name of a package ends in {SUFFIX}")
+        raise InputError(f"{path}: the name of a package ends in {SUFFIX}")
     potential = _with_one_head(artifact.potential, head)
     if missing := missing_compiler(potential.device):
-        raise ValueError(f"{path}: no package can be made here: {missing}")
+        raise InputError(f"{path}: no package can be made here: {missing}")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{SUFFIX}")
     model = path.with_name(f".{path.stem}.{os.getpid()}.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +147,7 @@ def _compile(potential: Potential, file: Path) -> str:
         try:
             torch._inductor.aoti_compile_and_package(graph, package_path=str(file))
         except compiler_errors() as error:
-            raise ValueError(f"torch cannot compile this model here: {reason_of(error)}; simulate with the .safetensors model") from error
+            raise InputError(f"torch cannot compile this model here: {reason_of(error)}; simulate with the .safetensors model") from error
     return form
 
 
@@ -191,7 +192,7 @@ def load_package(path: str | Path, *, trusted: bool = False) -> PackagedPotentia
     """
     path = Path(path)
     if not trusted:
-        raise ValueError(
+        raise InputError(
             f"{path} is a package, and loading it runs the machine code in it; if you made it yourself, say trusted=True (trusted=true "
             "for `unipot md`), else ask for the model as a .safetensors file, which holds no code"
         )
@@ -204,10 +205,10 @@ def load_package(path: str | Path, *, trusted: bool = False) -> PackagedPotentia
     if missing := [key for key in ("device", "neighbors", "golden") if key not in card]:
         raise ArtifactError(f"{path}: the card of the package has no {missing[0]}; make the package again")
     if card["device"] != "cpu" and not torch.cuda.is_available():
-        raise ValueError(f"{path} was compiled for {card['device']}, and torch finds no GPU here; make one with device=cpu")
+        raise InputError(f"{path} was compiled for {card['device']}, and torch finds no GPU here; make one with device=cpu")
     model = model_in_package(path).potential.to(card["device"])
     if obstacle := model.backbone.obstacle_to_form(card["neighbors"]):  # type: ignore[attr-defined]
-        raise ValueError(f"{path} cannot be run here: {obstacle}; or make a package on this machine")
+        raise InputError(f"{path} cannot be run here: {obstacle}; or make a package on this machine")
     potential = PackagedPotential(model, _opened(path), card["neighbors"], card, path)
     try:
         deviation, where = largest_deviation(potential, card["golden"])
@@ -291,9 +292,9 @@ def _opened(path: Path) -> Any:
 def _with_one_head(potential: Potential, head: str) -> Potential:
     """The same modules, with one head only."""
     if not isinstance(potential.backbone, TraceableBackbone):
-        raise ValueError(f"backbone {potential.backbone.name!r} cannot be traced as one graph, so there can be no package of it")
+        raise InputError(f"backbone {potential.backbone.name!r} cannot be traced as one graph, so there can be no package of it")
     if potential.heads[head].direct_forces:
-        raise ValueError(f"head {head!r} predicts forces directly, which a package cannot hold; choose a conservative head")
+        raise InputError(f"head {head!r} predicts forces directly, which a package cannot hold; choose a conservative head")
     bank = HeadBank()
     bank.add(potential.heads[head])
     return Potential(potential.backbone, bank, potential.core_repulsion).eval()

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from unipot.errors import InputError
+
 #: of the artifacts that this version of unipot writes
 FORMAT_VERSION = 3
 
@@ -31,7 +33,7 @@ def upgrades_from(version: int) -> Callable[[Upgrade], Upgrade]:
 
     def register(function: Upgrade) -> Upgrade:
         if version in UPGRADES:
-            raise ValueError(f"there is an upgrade from artifact format {version} already: {UPGRADES[version].__name__}")
+            raise InputError(f"there is an upgrade from artifact format {version} already: {UPGRADES[version].__name__}")
         UPGRADES[version] = function
         return function
 
@@ -47,12 +49,12 @@ def require_readable(card: Mapping[str, Any], *, target: int = FORMAT_VERSION, s
     version = version_of(card)
     if version is None:
         stated = repr(card.get("format_version"))[:60]
-        raise ValueError(f"format_version is {stated}, expected a whole number; the card is damaged, download the model again")
+        raise InputError(f"format_version is {stated}, expected a whole number; the card is damaged, download the model again")
     if version > target:
-        raise ValueError(f"the model has format {version}, this unipot reads formats up to {target}; upgrade unipot to use it")
+        raise InputError(f"the model has format {version}, this unipot reads formats up to {target}; upgrade unipot to use it")
     missing = next((step for step in range(version, target) if step not in steps), None)
     if missing is not None:
-        raise ValueError(
+        raise InputError(
             f"the model has format {version}, and there is no upgrade from format {missing}; save it again with the unipot it came from"
         )
 

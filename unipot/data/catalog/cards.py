@@ -11,6 +11,7 @@ from typing import Any
 
 from unipot.data.quality.quarantine import Thresholds
 from unipot.data.spec import check_dataset_name
+from unipot.errors import InputError
 from unipot.properties import ENERGY_KINDS, PROPERTIES
 from unipot.structure import SYMBOLS
 from unipot.yaml_files import load_yaml
@@ -70,7 +71,7 @@ def load_card(file: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{file} is missing: every recipe has a card; copy data_recipes/_template/card.yaml and fill it in")
     card = load_yaml(file)
     if not isinstance(card, dict):
-        raise ValueError(f"{file}: expected keys and values at the top, found {type(card).__name__}")
+        raise InputError(f"{file}: expected keys and values at the top, found {type(card).__name__}")
     check_card(card, str(file))
     return card
 
@@ -87,21 +88,21 @@ def check_card(card: Mapping[str, Any], where: str) -> None:
     """
     for key, (required, _) in _KEYS.items():
         if required and key not in card:
-            raise ValueError(f"{where}: key '{key}' is missing; data_recipes/_template/card.yaml shows every key")
+            raise InputError(f"{where}: key '{key}' is missing; data_recipes/_template/card.yaml shows every key")
     for key, value in card.items():
         if key not in _KEYS:
             close = get_close_matches(str(key), _KEYS, n=1)
             hint = f" (did you mean '{close[0]}'?)" if close else ""
-            raise ValueError(f"{where}: key {key!r} is not known{hint}; keys are: {', '.join(_KEYS)}")
+            raise InputError(f"{where}: key {key!r} is not known{hint}; keys are: {', '.join(_KEYS)}")
         problem = _KEYS[key][1](value)
         if problem:
-            raise ValueError(f"{where}: {key} {problem}")
+            raise InputError(f"{where}: {key} {problem}")
     if card["verified"] and card.get("unverified"):
-        raise ValueError(f"{where}: verified is true but unverified lists {card['unverified'][0]!r}; set verified: false")
+        raise InputError(f"{where}: verified is true but unverified lists {card['unverified'][0]!r}; set verified: false")
     if not card["verified"] and not card.get("unverified"):
-        raise ValueError(f"{where}: verified is false; list under unverified which facts could not be checked")
+        raise InputError(f"{where}: verified is false; list under unverified which facts could not be checked")
     if card["verified"] and not card.get("checked"):
-        raise ValueError(f"{where}: verified is true; list under checked what was checked and how")
+        raise InputError(f"{where}: verified is true; list under checked what was checked and how")
 
 
 def raw_files(card: Mapping[str, Any]) -> tuple[RawFile, ...]:

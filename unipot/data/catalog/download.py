@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from unipot.data.catalog.cards import RawFile
 from unipot.data.conversion.disk import in_words, writing_to
+from unipot.errors import InputError
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -30,7 +31,7 @@ _HTML = (b"<!doctype html", b"<html")
 _BUSY = (429, 500, 502, 503, 504)
 
 
-class MirrorError(ValueError):
+class MirrorError(InputError):
     """One mirror does not give the right file; the next one is asked."""
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unipot.errors import InputError
 from unipot.units import BOHR, HARTREE
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def pbe_def2_svp(atoms: Atoms, grid_level: int = 3) -> tuple[float, np.ndarray]:
     try:
         from pyscf import dft, gto
     except ImportError as error:
-        raise ValueError("this recipe computes its labels with PySCF, which is not installed: pip install 'unipot[dft]'") from error
+        raise InputError("this recipe computes its labels with PySCF, which is not installed: pip install 'unipot[dft]'") from error
     molecule = gto.M(atom=list(zip(atoms.symbols, atoms.positions, strict=True)), basis="def2-svp", unit="Angstrom", verbose=0)
     field = dft.RKS(molecule, xc="PBE").density_fit(auxbasis="def2-universal-jfit")
     field.grids.level = grid_level

@@ -20,6 +20,7 @@ from filelock import FileLock
 from unipot.data.catalog.cards import RawFile
 from unipot.data.catalog.download import CHUNK_BYTES, download, is_html
 from unipot.data.conversion.disk import in_words, writing_to
+from unipot.errors import InputError
 
 #: environment variable: folder that holds the raw files of all recipes
 RAW_FOLDER_VARIABLE = "UNIPOT_RAW"
@@ -143,7 +144,7 @@ def _check_and_unpack(source: RawFile, folder: Path, *, verify: bool) -> dict[st
         entry = {"file": source.file, "bytes": target.stat().st_size, "sha256": _verified(source, target) if verify else None}
         with open(target, "rb") as file:
             if is_html(file.read(256)) and not source.file.endswith((".html", ".htm")):
-                raise ValueError(f"{target} is a web page, not the file: the download was a login or error page; fetch it again")
+                raise InputError(f"{target} is a web page, not the file: the download was a login or error page; fetch it again")
     if source.unpack:
         _unpack(source, folder)
     return entry
@@ -158,7 +159,7 @@ def _verified(source: RawFile, target: Path) -> str | None:
     size = target.stat().st_size
     remedy = "fetch it again, or use it all the same with verify=false"
     if source.size is not None and size != source.size:
-        raise ValueError(f"{target} has {size:,} bytes, the card says {source.size:,}: it is cut short or another version; {remedy}")
+        raise InputError(f"{target} has {size:,} bytes, the card says {source.size:,}: it is cut short or another version; {remedy}")
     note = _hidden(target, "verified")
     try:
         known = json.loads(note.read_text())
@@ -176,7 +177,7 @@ def _verified(source: RawFile, target: Path) -> str | None:
     for kind, digest in digests.items():
         wanted = getattr(source, kind)
         if wanted is not None and digest.hexdigest() != wanted:
-            raise ValueError(f"{target}: {kind} is {digest.hexdigest()}, the card says {wanted}: damaged or another version; {remedy}")
+            raise InputError(f"{target}: {kind} is {digest.hexdigest()}, the card says {wanted}: damaged or another version; {remedy}")
     _note_verified(target, digests["sha256"].hexdigest())
     return digests["sha256"].hexdigest()
 
@@ -215,9 +216,9 @@ def _unpack(source: RawFile, folder: Path) -> None:
             shutil.rmtree(target, ignore_errors=True)
             os.replace(partial, target)
         except tarfile.FilterError as error:
-            raise ValueError(f"{archive} is refused: {error}; an archive of data has no such member") from error
+            raise InputError(f"{archive} is refused: {error}; an archive of data has no such member") from error
         except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error) as error:
-            raise ValueError(f"{archive} cannot be unpacked ({error}): it is cut short or damaged; delete it and fetch it again") from error
+            raise InputError(f"{archive} cannot be unpacked ({error}): it is cut short or damaged; delete it and fetch it again") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

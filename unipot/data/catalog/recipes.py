@@ -13,6 +13,7 @@ from typing import Any
 
 from unipot.data.catalog.cards import RawFile, load_card, raw_files
 from unipot.data.labels import SkippedItem
+from unipot.errors import InputError
 from unipot.nearest import did_you_mean
 from unipot.structure import Structure
 
@@ -69,10 +70,10 @@ class Recipe:
             return [""]
         parts = list(self.list_parts(raw, **_accepted(self.list_parts, options)))
         if not parts:
-            raise ValueError(f"recipe {self.name!r} finds nothing to read in {raw}; put the files of its card there")
+            raise InputError(f"recipe {self.name!r} finds nothing to read in {raw}; put the files of its card there")
         twice = sorted({part for part in parts if parts.count(part) > 1}) if len(set(parts)) < len(parts) else []
         if twice:
-            raise ValueError(f"recipe {self.name!r}: the part {twice[0]!r} appears twice; parts() must name each unit of work once")
+            raise InputError(f"recipe {self.name!r}: the part {twice[0]!r} appears twice; parts() must name each unit of work once")
         return parts
 
     def structures(self, raw: Path | None = None, part: str = "", **options: Any) -> Iterator[Structure | SkippedItem]:
@@ -96,7 +97,7 @@ class Recipe:
         for option in options:
             if option not in allowed:
                 hint = did_you_mean(option, allowed)
-                raise ValueError(f"recipe {self.name!r} has no option {option!r}{hint}; it has: {', '.join(allowed) or 'none'}")
+                raise InputError(f"recipe {self.name!r} has no option {option!r}{hint}; it has: {', '.join(allowed) or 'none'}")
 
     def option_defaults(self) -> dict[str, Any]:
         """Option -> default, as the signatures of `parts` and `structures` say."""
@@ -139,16 +140,16 @@ def load_recipe(folder: Path, name: str) -> Recipe:
         folder, name = Path(name).parent, Path(name).name
     names = recipe_names(folder)
     if name not in names:
-        raise ValueError(f"recipe {name!r} is not known{did_you_mean(name, names)}; recipes are: {', '.join(names) or f'none in {folder}'}")
+        raise InputError(f"recipe {name!r} is not known{did_you_mean(name, names)}; recipes are: {', '.join(names) or f'none in {folder}'}")
     file = folder / name / "recipe.py"
     card = load_card(folder / name / "card.yaml")
     module = _module(file, name)
     if card["name"] != name:
-        raise ValueError(f"{folder / name / 'card.yaml'}: name is {card['name']!r} but the folder is {name!r}; make them equal")
+        raise InputError(f"{folder / name / 'card.yaml'}: name is {card['name']!r} but the folder is {name!r}; make them equal")
     for attribute, key in (("LEVEL_OF_THEORY", card["level_of_theory"]), ("LABELS", tuple(card["properties"]))):
         stated = getattr(module, attribute, key)
         if (tuple(stated) if attribute == "LABELS" else stated) != key:
-            raise ValueError(f"{file}: {attribute} is {stated!r} but the card says {key!r}; make them equal")
+            raise InputError(f"{file}: {attribute} is {stated!r} but the card says {key!r}; make them equal")
     recipe = Recipe(
         name=name,
         folder=folder / name,
@@ -167,19 +168,19 @@ def load_recipe(folder: Path, name: str) -> Recipe:
 def _check_sources(recipe: Recipe) -> None:
     file = recipe.folder / "card.yaml"
     if recipe.sources and not recipe.reads_files:
-        raise ValueError(f"{file}: sources lists files but recipe.py has no parts(raw, **options); add it, or set sources: []")
+        raise InputError(f"{file}: sources lists files but recipe.py has no parts(raw, **options); add it, or set sources: []")
     options = recipe.option_defaults()
     named = [(f"when of {source.file!r}", option) for source in recipe.sources for option in source.when]
     for where, option in [*named, *(("levels_of_theory", option) for option in recipe.card.get("levels_of_theory", {}))]:
         if option not in options:
             known = ", ".join(options) or "none"
-            raise ValueError(f"{file}: {where} names the option {option!r}; recipe.py has: {known}")
+            raise InputError(f"{file}: {where} names the option {option!r}; recipe.py has: {known}")
 
 
 def _function(module: ModuleType, name: str, file: Path) -> Callable[..., Any]:
     function = getattr(module, name, None)
     if not callable(function):
-        raise ValueError(f"{file} has no function {name}; data_recipes/_template/recipe.py shows what a recipe is made of")
+        raise InputError(f"{file} has no function {name}; data_recipes/_template/recipe.py shows what a recipe is made of")
     return function
 
 

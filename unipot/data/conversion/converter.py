@@ -35,12 +35,13 @@ from unipot.data.conversion.review import REVIEW
 from unipot.data.conversion.workers import run_all
 from unipot.data.storage.format import FORMAT_VERSION
 from unipot.data.storage.shard import read_shard_info
+from unipot.errors import InputError
 from unipot.neighbors import prepare_engine
 
 _PLAN, _LOCK = "plan.json", "lock"
 
 
-class BusyError(ValueError):
+class BusyError(InputError):
     """Another process converts to the same store."""
 
 

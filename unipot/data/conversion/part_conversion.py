@@ -27,6 +27,7 @@ from unipot.data.quality.quarantine import NOT_READ, Thresholds
 from unipot.data.storage.record import RecordCodec
 from unipot.data.storage.shard import ShardWriter, read_shard_info
 from unipot.data.unread_keys import UnreadKey
+from unipot.errors import InputError
 from unipot.structure import Structure
 
 #: structures, atoms and items of one batch at most
@@ -192,7 +193,7 @@ def _screen(batch: _Batch, review: ShardReview, task: PartTask, send: Callable[[
     """Count what is left out of a batch, and return the rest."""
     for item in batch.skipped:
         if item.invalid and task.settings.on_invalid == "refuse":
-            raise ValueError(
+            raise InputError(
                 f"{task.words}, {item.where}: {item.reason}; repair it, or leave such structures out: unipot prepare with on_invalid=skip"
                 f"{_other_labels(item.reason)}"
             )
@@ -242,7 +243,7 @@ def _batches(task: PartTask, start: int) -> Iterator[_Batch]:
             structures.append(item)
             n_atoms += item.n_atoms
         else:
-            raise ValueError(f"{task.words}: item {number} is a {type(item).__name__}; a source gives Structure or SkippedItem")
+            raise InputError(f"{task.words}: item {number} is a {type(item).__name__}; a source gives Structure or SkippedItem")
         if len(structures) >= task.batch_structures or n_atoms >= BATCH_ATOMS or len(skipped) >= BATCH_ITEMS:
             yield _Batch(structures, skipped, unread, number + 1)
             structures, skipped, unread, n_atoms = [], [], [], 0
@@ -261,7 +262,7 @@ def _items(task: PartTask, start: int) -> Iterator[tuple[int, Structure | Skippe
     except DiskError:
         raise
     except Exception as error:  # parsers raise whatever their code runs into
-        raise ValueError(f"{task.words}{f', behind {last!r}' if last else ''}: {_reading_words(error)}") from error
+        raise InputError(f"{task.words}{f', behind {last!r}' if last else ''}: {_reading_words(error)}") from error
 
 
 def _reading_words(error: Exception) -> str:

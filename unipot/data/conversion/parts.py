@@ -19,6 +19,7 @@ from unipot.data.readers.extxyz_pieces import Piece, find_pieces
 from unipot.data.readers.folder_search import FoundFiles, id_prefixes, left_out_in_words, search, sorted_out
 from unipot.data.readers.xyz_frames import SUFFIXES as EXTXYZ
 from unipot.data.unread_keys import UnreadKey
+from unipot.errors import InputError
 from unipot.structure import Structure
 
 #: bytes of an extended XYZ file in one part: at least, at most; between them a file becomes this many parts
@@ -122,10 +123,10 @@ class FileSource:
     def __post_init__(self) -> None:
         check_sources(self.labels)
         if self.split and self.format != "huggingface":
-            raise ValueError(f"{self.path}: split is for Hugging Face datasets, not format {self.format!r}; leave it out")
+            raise InputError(f"{self.path}: split is for Hugging Face datasets, not format {self.format!r}; leave it out")
         unknown = [name for name in self.columns if self.format != "huggingface" and name not in STATE_FIELDS]
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"{self.path}: columns.{unknown[0]} is for Hugging Face datasets, not format {self.format!r}; there columns may name "
                 f"{', '.join(STATE_FIELDS)}"
             )
@@ -205,7 +206,7 @@ class FileSource:
             first, last, row = numbers or (0, 0, 0)
             groups = {"row_groups": range(first, last), "first_row": row} if numbers else {}
             return read_huggingface(file, **groups, **options)
-        raise ValueError(f"format {self.format!r} is not known; use one of: auto, {', '.join(FORMATS)}")
+        raise InputError(f"format {self.format!r} is not known; use one of: auto, {', '.join(FORMATS)}")
 
     @cached_property
     def _found(self) -> FoundFiles:
@@ -304,7 +305,7 @@ def format_of(path: str) -> str:
     files = _matches(path)
     formats = sorted(sorted_out(files).by_kind) if files else []
     if len(formats) > 1:
-        raise ValueError(f"{path} stands for files of several formats ({', '.join(formats)}); convert those of one format at a time")
+        raise InputError(f"{path} stands for files of several formats ({', '.join(formats)}); convert those of one format at a time")
     return formats[0] if formats else detect_format(files[0] if files else path)
 
 

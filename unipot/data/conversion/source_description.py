@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from unipot.data.labels import ASE_LABELS, WEIGHTS, LabelSource
+from unipot.errors import InputError
 
 if TYPE_CHECKING:
     from unipot.data.store import Store
@@ -69,13 +70,13 @@ class SourceDescription:
             content = json.loads(text)
             version = int(content.pop("format_version"))
             if content.pop("format") != FORMAT:
-                raise ValueError(f"its format is not {FORMAT}")
+                raise InputError(f"its format is not {FORMAT}")
             if version > FORMAT_VERSION:
-                raise ValueError(f"format {version} is newer than this unipot reads ({FORMAT_VERSION}), upgrade unipot")
+                raise InputError(f"format {version} is newer than this unipot reads ({FORMAT_VERSION}), upgrade unipot")
             labels = {name: LabelSource(**source) for name, source in content.pop("labels").items()}
             return cls(**content, labels=labels)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{where}: what the file says of itself under 'unipot' cannot be used ({error}); export it again") from error
+            raise InputError(f"{where}: what the file says of itself under 'unipot' cannot be used ({error}); export it again") from error
 
 
 def recipe_card(provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unipot.data.mixture.selection import CHUNK, Selection
+from unipot.errors import InputError
 
 #: predicted cost of one atom in units of one edge; only the order and balance of micro-batches depend on it
 _ATOM_COST = 10
@@ -81,7 +82,7 @@ def check_budget(
     if rows:
         more = f"\n  and {n_over - len(rows)} more" if n_over > len(rows) else ""
         cost = "" if budget.max_cost is None else f" max_cost>={largest[2]}"
-        raise ValueError(
+        raise InputError(
             f"{n_over} structure(s) exceed the budget of one micro-batch ({budget}); raise it to "
             f"max_atoms>={largest[0]} max_edges>={largest[1]}{cost}, or leave them out:\n  " + "\n  ".join(rows) + more
         )

@@ -20,6 +20,7 @@ from unipot.data.mixture.worker_signals import leave_signals_to_trainer
 from unipot.data.spec import DatasetSpec, MixtureSpec
 from unipot.data.storage.decode import decode_batch
 from unipot.data.store import Store
+from unipot.errors import InputError
 from unipot.neighbors import prepare_engine
 
 #: where neighbour lists are made: by the processes that read, or on the device after the transfer
@@ -213,7 +214,7 @@ class MixtureDataModule(lightning.LightningDataModule):
         super().__init__()
         lengths = {len(part) for part in (specs, stores, train_indices, validation_indices, head_index)}
         if len(lengths) != 1:
-            raise ValueError(f"specs, stores, train_indices, validation_indices and head_index differ in length: {sorted(lengths)}")
+            raise InputError(f"specs, stores, train_indices, validation_indices and head_index differ in length: {sorted(lengths)}")
         _check_loading(num_workers, prefetch_factor, neighbors)
         self.specs, self.stores, self.head_index, self.mixture = tuple(specs), tuple(stores), tuple(head_index), mixture
         self.validation_stores = tuple(validation_stores or stores)
@@ -286,7 +287,7 @@ class MixtureDataModule(lightning.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["plan"] != self.plan.fingerprint():
-            raise ValueError(
+            raise InputError(
                 "the checkpoint was written with other training data, weights, seed or structures_per_step than this run has; "
                 "resume with the configuration in its run folder"
             )
@@ -372,11 +373,11 @@ def _positions(indices: Selection | Sequence[int] | np.ndarray | None, n: int) -
 
 def _check_loading(num_workers: int, prefetch_factor: int | None, neighbors: str) -> None:
     if neighbors not in NEIGHBORS:
-        raise ValueError(f"neighbors is {neighbors!r}; it must be one of: {', '.join(NEIGHBORS)}")
+        raise InputError(f"neighbors is {neighbors!r}; it must be one of: {', '.join(NEIGHBORS)}")
     if num_workers < 0:
-        raise ValueError(f"the number of workers is {num_workers}; it must be 0 or more")
+        raise InputError(f"the number of workers is {num_workers}; it must be 0 or more")
     if prefetch_factor is not None and prefetch_factor < 1:
-        raise ValueError(f"prefetch_factor is {prefetch_factor}; it must be at least 1, or null")
+        raise InputError(f"prefetch_factor is {prefetch_factor}; it must be at least 1, or null")
 
 
 def pack_all(batches: list[AtomBatch]) -> list[PackedBatch]:

@@ -13,6 +13,7 @@ from unipot.data.mixture.budget import Budget, check_budget, deal
 from unipot.data.mixture.draws import Drawn, Source, Span, draw
 from unipot.data.mixture.selection import Selection
 from unipot.data.spec import MixtureSpec
+from unipot.errors import InputError
 
 #: position of a dataset in the mixture, position of a structure in its store
 Draw = tuple[int, int]
@@ -63,7 +64,7 @@ class MixturePlan:
     ) -> None:
         self.spec, self.names = spec, tuple(names)
         if not names or not len(names) == len(n_atoms) == len(n_edges):
-            raise ValueError(
+            raise InputError(
                 f"a mixture needs names, atom and edge counts of at least one dataset; got {len(names)}, {len(n_atoms)}, {len(n_edges)}"
             )
         chosen = [Selection.everything(len(counts)) for counts in n_atoms] if selections is None else list(selections)
@@ -72,7 +73,7 @@ class MixturePlan:
         self._sizes = [len(which) for which in chosen]
         for name, size in zip(self.names, self._sizes, strict=True):
             if size == 0:
-                raise ValueError(f"dataset {name!r} has no training structures; give it some (validation_fraction?) or leave it out")
+                raise InputError(f"dataset {name!r} has no training structures; give it some (validation_fraction?) or leave it out")
         self._shares = _shares(self._sizes, self.names, weights, spec.temperature)
         self._chain = _chain(self._shares, self.names, spec.seed)
         self.budget = Budget(max_atoms=spec.max_atoms, max_edges=spec.max_edges, max_cost=spec.max_cost)
@@ -136,7 +137,7 @@ class MixturePlan:
             ValueError: `world_size` does not divide the micro-batches of a step.
         """
         if self.spec.micro_batches_per_step % world_size:
-            raise ValueError(
+            raise InputError(
                 f"mixture: {world_size} processes cannot share micro_batches_per_step={self.spec.micro_batches_per_step} evenly; "
                 f"set micro_batches_per_step to a multiple of {world_size}"
             )
@@ -149,7 +150,7 @@ class MixturePlan:
     def _drawn(self, step: int) -> Drawn:
         """Draws of `step`, and of the steps that are likely to be asked for next."""
         if step < 0:
-            raise ValueError(f"step is {step}; it must not be negative")
+            raise InputError(f"step is {step}; it must not be negative")
         stride, regular = step - self._last, step - self._last == self._stride > 0
         self._last, self._stride = step, stride
         if self._block is None or step not in self._block.begin:
@@ -178,7 +179,7 @@ def _shares(sizes: list[int], names: tuple[str, ...], weights: Sequence[float | 
     given = [w for w in weights or [] if w is not None]
     if given and len(given) != len(sizes):
         without = [name for name, w in zip(names, weights or [], strict=True) if w is None]
-        raise ValueError(f"mixture: weight is given for some datasets but not for {', '.join(without)}; give it for all or for none")
+        raise InputError(f"mixture: weight is given for some datasets but not for {', '.join(without)}; give it for all or for none")
     raw = given or [size ** (1 / temperature) for size in sizes]
     return [w / sum(raw) for w in raw]
 

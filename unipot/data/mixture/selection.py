@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from unipot.errors import InputError
+
 #: 64-bit words to a block; the count of selected structures is kept per block (0.8 % of the bits)
 _WORDS = 16
 _BITS = 64 * _WORDS
@@ -75,12 +77,12 @@ class Selection(Sequence[int]):
         positions = np.asarray(positions, dtype=np.int64)
         if len(positions) and not (0 <= positions.min() and positions.max() < n):
             low, high = positions.min(), positions.max()
-            raise ValueError(f"positions {low} to {high} were chosen out of {n} structures; they must be in 0..{n - 1}")
+            raise InputError(f"positions {low} to {high} were chosen out of {n} structures; they must be in 0..{n - 1}")
         words = np.zeros(-(-n // _BITS) * _WORDS, dtype="<u8")
         np.bitwise_or.at(words, positions // 64, np.uint64(1) << (positions % 64).astype(np.uint64))
         chosen = cls(words, n)
         if len(chosen) != len(positions):
-            raise ValueError(f"{len(positions)} positions were chosen, but only {len(chosen)} different ones; give each structure once")
+            raise InputError(f"{len(positions)} positions were chosen, but only {len(chosen)} different ones; give each structure once")
         return chosen
 
     @classmethod
@@ -93,9 +95,9 @@ class Selection(Sequence[int]):
         try:
             words = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{file}: not a saved selection ({error}); delete it") from error
+            raise InputError(f"{file}: not a saved selection ({error}); delete it") from error
         if words.dtype != np.dtype("<u8") or words.shape != (-(-n // _BITS) * _WORDS,):
-            raise ValueError(f"{file}: a saved selection of another size than {n} structures; delete it")
+            raise InputError(f"{file}: a saved selection of another size than {n} structures; delete it")
         return cls(np.asarray(words), n, file=file)
 
     def saved(self, file: Path) -> Selection:

@@ -13,6 +13,7 @@ import numpy as np
 
 from unipot.data.mixture.selection import CHUNK, Selection
 from unipot.data.spec import SPLIT_COLUMNS, SplitSpec, hash_threshold, keyed_hashes
+from unipot.errors import InputError
 from unipot.structure import MAX_ATOMIC_NUMBER, SYMBOLS
 
 if TYPE_CHECKING:
@@ -51,12 +52,12 @@ def split(store: Store, spec: SplitSpec, cache: Path | None = None) -> tuple[Sel
     masks = _masks_by_elements(store, spec) if spec.by == "elements" else _masks_by_hash(store, spec)
     held_out = Selection.from_mask(masks(), n)
     if len(held_out) == 0 and spec.by == "elements":
-        raise ValueError(_nothing_held_out(store, spec))
+        raise InputError(_nothing_held_out(store, spec))
     if len(held_out) == 0:
         smallest = min(int(hashes.min()) for hashes in _column_hashes(store, spec))
         held_out = Selection.from_mask((hashes == np.uint64(smallest) for hashes in _column_hashes(store, spec)), n)
     if len(held_out) == n:
-        raise ValueError(_everything_held_out(store, spec))
+        raise InputError(_everything_held_out(store, spec))
     if file is not None:
         held_out = held_out.saved(file)
     return held_out.complement(), held_out

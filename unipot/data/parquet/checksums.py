@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from unipot.data.parquet.table import METADATA_KEY
+from unipot.errors import InputError
 
 FILE_NAME = "SHA256SUMS"
 #: key of the schema's metadata for the hash of what stands under `METADATA_KEY`
@@ -35,7 +36,7 @@ def require_sound(files: Iterable[Path]) -> None:
     """
     for file in files:
         if not file.is_file():
-            raise ValueError(f"{file} cannot be read as a dataset (it is not a regular file); give a .parquet file or a folder of them")
+            raise InputError(f"{file} cannot be read as a dataset (it is not a regular file); give a .parquet file or a folder of them")
         stat = file.stat()
         _look_at(file, stat.st_size, stat.st_mtime_ns)
 
@@ -46,7 +47,7 @@ def _look_at(file: Path, size: int, changed: int) -> None:
     if recorded is None:
         _check_pages(file)
     elif _sha256(file) != recorded:
-        raise ValueError(f"{file} does not match {FILE_NAME}, it was damaged or altered; fetch it again, or export it again")
+        raise InputError(f"{file} does not match {FILE_NAME}, it was damaged or altered; fetch it again, or export it again")
 
 
 def _recorded(file: Path) -> str | None:
@@ -72,13 +73,13 @@ def _check_pages(file: Path) -> None:
         if text is None:
             return
         if DESCRIPTION_HASH_KEY in metadata and hashlib.sha256(text).hexdigest().encode() != metadata[DESCRIPTION_HASH_KEY]:
-            raise ValueError("what it says of itself does not match its hash")
+            raise InputError("what it says of itself does not match its hash")
         with pyarrow.parquet.ParquetFile(file, page_checksum_verification=True) as content:
             for _ in content.iter_batches():
                 pass
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{file} cannot be read as a dataset ({reason}); the file may be damaged, fetch or export it again") from error
+        raise InputError(f"{file} cannot be read as a dataset ({reason}); the file may be damaged, fetch or export it again") from error
 
 
 def _sha256(file: Path) -> str:

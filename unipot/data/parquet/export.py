@@ -25,6 +25,7 @@ from unipot.data.parquet.table import GROUP_COLUMN, ID_COLUMN, METADATA_KEY, sch
 from unipot.data.storage.assembly import replace_folder
 from unipot.data.storage.columns import chunks
 from unipot.data.store import Store
+from unipot.errors import InputError
 from unipot.structure import Structure
 
 #: bytes of records per file, and per row group; a row group is what a reader has in memory at once
@@ -97,9 +98,9 @@ def export_parquet(
 def _check_splits(splits: Mapping[str, Rows]) -> None:
     for split, rows in splits.items():
         if not (split.isascii() and split.isalpha() and split.islower()) or split == "all":
-            raise ValueError(f"split name {split!r} is not allowed; use lower-case letters, such as train, validation or test")
+            raise InputError(f"split name {split!r} is not allowed; use lower-case letters, such as train, validation or test")
         if len(rows) == 0:
-            raise ValueError(f"split {split!r} has no structures; leave it out")
+            raise InputError(f"split {split!r} has no structures; leave it out")
 
 
 def _files(store: Store, splits: Mapping[str, Rows]) -> Iterator[_File]:

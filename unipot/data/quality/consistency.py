@@ -19,6 +19,7 @@ import numpy as np
 from unipot.data.labels import order_where
 from unipot.data.quality.frame_pairs import KEPT_PER_COMPOSITION, Frame, Pair, Window
 from unipot.data.quality.label_slopes import ROW_LENGTH, Slope, better_order, energies_per_atom, fit_slopes, is_off, meaning, row_of
+from unipot.errors import InputError
 from unipot.structure import Structure
 
 #: lists of atoms whose latest frames are kept, and the largest structure that is kept
@@ -87,7 +88,7 @@ class ConsistencyReport:
         """
         found = self._wrong_order(order) or self._per_atom() or next(filter(None, map(self._contradiction, self.slopes)), "")
         if found:
-            raise ValueError(f"dataset {name!r}: {found}, or read it with check_labels=false")
+            raise InputError(f"dataset {name!r}: {found}, or read it with check_labels=false")
 
     def doubts(self) -> list[str]:
         """Sentences on factors that no unit explains and that are not certain enough to refuse."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unipot.data.storage.columns import chunks
+from unipot.errors import InputError
 
 #: Å by which atoms of duplicates may be displaced
 DISPLACEMENT = 1e-4
@@ -100,11 +101,11 @@ def candidate_clusters(
         [0, 2]
     """
     if not displacement > 0:
-        raise ValueError(f"displacement is {displacement}; give a positive length in Å, {DISPLACEMENT} by default")
+        raise InputError(f"displacement is {displacement}; give a positive length in Å, {DISPLACEMENT} by default")
     limits = LIMITS * (displacement / DISPLACEMENT)
     for formula, fingerprint in zip(formulas, fingerprints, strict=True):
         if len(formula) != len(fingerprint):
-            raise ValueError(f"there are {len(formula)} formulas for {len(fingerprint)} fingerprints; prepare the store again")
+            raise InputError(f"there are {len(formula)} formulas for {len(fingerprint)} fingerprints; prepare the store again")
     total = sum(len(formula) for formula in formulas)
     n_parts = max(1, -(-total // rows_at_a_time))
     found = [_clusters_of_part(formulas, fingerprints, part, n_parts, limits) for part in range(n_parts)]

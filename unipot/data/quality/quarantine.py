@@ -17,6 +17,7 @@ import numpy as np
 
 from unipot.data.labels import UNCONVERGED, SkippedItem
 from unipot.data.quality.measurements import Measurements
+from unipot.errors import InputError
 from unipot.structure import Structure
 
 FILE_NAME = "quarantine.jsonl"
@@ -87,10 +88,10 @@ class Thresholds:
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise ValueError(f"quarantine.{name} is {value!r}; give a positive number ({UNITS[name]}), or null to switch it off")
+                raise InputError(f"quarantine.{name} is {value!r}; give a positive number ({UNITS[name]}), or null to switch it off")
             object.__setattr__(self, name, float(value))
         if self.duplicates not in DUPLICATE_CHOICES:
-            raise ValueError(f"quarantine.duplicates is {self.duplicates!r}; use one of: {', '.join(DUPLICATE_CHOICES)}")
+            raise InputError(f"quarantine.duplicates is {self.duplicates!r}; use one of: {', '.join(DUPLICATE_CHOICES)}")
 
     @classmethod
     def from_card(cls, quarantine: Mapping[str, Any] | None) -> Thresholds:
@@ -104,7 +105,7 @@ class Thresholds:
             if key not in names:
                 close = get_close_matches(str(key), names, n=1)
                 hint = f" (did you mean {close[0]!r}?)" if close else ""
-                raise ValueError(f"quarantine.{key} is not known{hint}; thresholds are: {', '.join(names)}")
+                raise InputError(f"quarantine.{key} is not known{hint}; thresholds are: {', '.join(names)}")
         return cls(**dict(quarantine or {}))
 
     def to_dict(self) -> dict[str, Any]:
@@ -236,7 +237,7 @@ def read_quarantine(path: str | Path) -> Iterator[QuarantineEntry]:
             try:
                 entry = QuarantineEntry.from_dict(json.loads(line))
             except (ValueError, TypeError, IndexError) as error:
-                raise ValueError(f"{file}, line {number}: not a quarantine entry ({error}); prepare the store again") from error
+                raise InputError(f"{file}, line {number}: not a quarantine entry ({error}); prepare the store again") from error
             yield entry
 
 

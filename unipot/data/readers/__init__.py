@@ -11,6 +11,7 @@ from pathlib import Path
 from unipot.data.labels import LabelSource, SkippedItem, check_sources
 from unipot.data.readers.folder_search import TABLES, left_out_in_words, search
 from unipot.data.unread_keys import UnreadKey
+from unipot.errors import InputError
 from unipot.structure import Structure
 
 __all__ = ["FORMATS", "LabelSource", "SkippedItem", "detect_format", "read_structures"]
@@ -55,10 +56,10 @@ def read_structures(
     if labels is None and chosen in ("ase", "aselmdb"):
         check_sources({})
     if split and chosen in FORMATS and chosen != "huggingface":
-        raise ValueError(f"{path}: split is for Hugging Face datasets; this is format {chosen!r}, leave it out")
+        raise InputError(f"{path}: split is for Hugging Face datasets; this is format {chosen!r}, leave it out")
     if chosen == "unipot":
         if columns:
-            raise ValueError(f"{path}: columns are for files; this is a store, leave them out")
+            raise InputError(f"{path}: columns are for files; this is a store, leave them out")
         from unipot.data.readers.unipot_store import read_store
 
         return read_store(path, labels=labels)
@@ -77,7 +78,7 @@ def read_structures(
         return read_huggingface(
             path, labels=labels, group_key=group_key or None, id_key=id_key, columns=columns, split=split, on_unread=on_unread
         )
-    raise ValueError(f"format {chosen!r} is not known; use one of: auto, {', '.join(FORMATS)}")
+    raise InputError(f"format {chosen!r} is not known; use one of: auto, {', '.join(FORMATS)}")
 
 
 def detect_format(path: str | Path) -> str:
@@ -110,7 +111,7 @@ def _format_of_folder(folder: Path) -> str:
     if len(found.by_kind) == 1:
         return next(iter(found.by_kind))
     if found.by_kind:
-        raise ValueError(
+        raise InputError(
             f"{folder} holds files of several formats ({', '.join(sorted(found.by_kind))}); state format=, or give a pattern such as "
             f"{folder}/*.extxyz"
         )

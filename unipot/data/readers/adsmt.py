@@ -11,6 +11,7 @@ import numpy as np
 from unipot.data.labels import SkippedItem
 from unipot.data.readers.aselmdb_parts import composition
 from unipot.data.readers.graph_lmdb import graph_fields, graph_records
+from unipot.errors import InputError
 from unipot.structure import Structure
 
 #: tag of adsorbate atoms, as in the Open Catalyst sets (0 below the surface, 1 surface)
@@ -56,11 +57,11 @@ def read_gmae(raw: Path, part: str, name: str) -> Iterator[Structure | SkippedIt
 def _structure(fields: dict[str, Any], name: str) -> Structure:
     missing = [key for key in ("cell", "y_relaxed") if key not in fields]
     if missing:
-        raise ValueError(f"it has no {missing[0]}")
+        raise InputError(f"it has no {missing[0]}")
     numbers = np.rint(np.ravel(fields["gmae_atom_numb"])).astype(np.int64)
     tags = np.ravel(fields.get("gmae_tags", np.zeros(len(numbers))))
     if len(tags) != len(numbers):
-        raise ValueError("gmae_tags and gmae_atom_numb differ in length")
+        raise InputError("gmae_tags and gmae_atom_numb differ in length")
     surface = numbers[tags != ADSORBATE]
     return Structure(
         atomic_numbers=numbers,

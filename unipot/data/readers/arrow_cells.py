@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from unipot.errors import InputError
+
 
 class ArrowCells:
     """One table, read cell by cell.
@@ -74,11 +76,11 @@ class _ListCells:
             start, stop = int(bounds[0]), int(bounds[-1])
             length = (stop - start) // max(shape[-1], 1)
             if (np.diff(bounds) != length).any():
-                raise ValueError("lists of unequal length where an array is expected")
+                raise InputError("lists of unequal length where an array is expected")
             shape.append(length)
         values = self._leaf[start:stop]
         if self._nulls and any(value is None for value in values):
-            raise ValueError("a list holds nulls")
+            raise InputError("a list holds nulls")
         return values.reshape(shape)
 
 

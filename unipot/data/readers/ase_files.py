@@ -25,6 +25,7 @@ from unipot.data.readers.folder_search import ase_format, id_prefixes, search
 from unipot.data.readers.xyz_atoms import ATOM_RESULTS, read_xyz
 from unipot.data.readers.xyz_frames import is_xyz
 from unipot.data.unread_keys import UnreadKey, UnreadKeys
+from unipot.errors import InputError
 from unipot.properties import PROPERTIES
 from unipot.structure import CHARGE_KEYS, ISOTOPES, MULTIPLICITY_KEYS, Structure
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 STATE_FIELDS = ("total_charge", "spin_multiplicity", "fixed")
 
 
-class NoFramesError(ValueError):
+class NoFramesError(InputError):
     """A file was read to its end and held no structure."""
 
     what = "there are no frames in this file; check that it is complete"
@@ -104,7 +105,7 @@ def read_ase_file(
     file = Path(path)
     for name in columns or ():
         if name not in STATE_FIELDS:
-            raise ValueError(f"{file}: columns.{name} is for tables; of a structure file it may name {', '.join(STATE_FIELDS)}")
+            raise InputError(f"{file}: columns.{name} is for tables; of a structure file it may name {', '.join(STATE_FIELDS)}")
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; give the path of a structure file that ASE reads, such as extended XYZ")
     _refuse_order_of_results(file, labels)
@@ -119,7 +120,7 @@ def _refuse_order_of_results(file: Path, labels: Mapping[str, LabelSource]) -> N
     """An order is for six numbers as a file has them; of a program's output ASE hands them over in its own."""
     stress = labels.get("stress")
     if stress is not None and stress.order != "voigt" and stress.key in ("stress", CALCULATOR) and not is_xyz(file):
-        raise ValueError(f"{file}: ASE hands over the stress of such a file in its own order; leave order {stress.order!r} out")
+        raise InputError(f"{file}: ASE hands over the stress of such a file in its own order; leave order {stress.order!r} out")
 
 
 def read_one_of_many(path: str | Path, *, id_prefix: str, **options: Any) -> Iterator[Structure | SkippedItem]:
@@ -152,7 +153,7 @@ def read_ase_folder(path: str | Path, *, labels: Mapping[str, LabelSource], **op
                 unseen = {name: source for name, source in unseen.items() if name not in item.labels}
             yield item
     if unseen:
-        raise ValueError(f"{root}: no frame has the label key {', '.join(repr(source.key) for source in unseen.values())}")
+        raise InputError(f"{root}: no frame has the label key {', '.join(repr(source.key) for source in unseen.values())}")
 
 
 def read_frames(path: str | Path, index: slice | int = slice(None)) -> list[Atoms]:
@@ -191,7 +192,7 @@ def _read(
     if n_frames == 0:
         raise NoFramesError(file)
     if unseen:
-        raise ValueError(missing_keys_message(str(file), unseen, keys))
+        raise InputError(missing_keys_message(str(file), unseen, keys))
 
 
 def _look_for_unread(atoms: Atoms, unread: UnreadKeys, where: str) -> None:
@@ -247,8 +248,8 @@ def _unreadable(file: Path, number: int, error: Exception) -> ValueError:
     if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str):
         isotope = "; deuterium and tritium are H here" if error.args[0] in ISOTOPES else ""
         what = f"{error.args[0]!r} is no element symbol{isotope}; check which column holds the elements"
-        return ValueError(f"{file}: frame {number} cannot be read by ASE: {what}")
-    return ValueError(f"{file}: frame {number} cannot be read by ASE ({reason}); the file is damaged or of an unknown format")
+        return InputError(f"{file}: frame {number} cannot be read by ASE: {what}")
+    return InputError(f"{file}: frame {number} cannot be read by ASE ({reason}); the file is damaged or of an unknown format")
 
 
 def _structure(atoms: Atoms, reading: _Reading, default_id: str) -> Structure | SkippedItem:
@@ -289,7 +290,7 @@ def named_key(atoms: Atoms, key: str, option: str) -> Any:
         ValueError: it is not; the message lists those that are.
     """
     if key not in atoms.info:
-        raise ValueError(f"{option} {key!r} is not in the frame; its info keys are: {', '.join(sorted(atoms.info)) or 'none'}")
+        raise InputError(f"{option} {key!r} is not in the frame; its info keys are: {', '.join(sorted(atoms.info)) or 'none'}")
     return atoms.info[key]
 
 

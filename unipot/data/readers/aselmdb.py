@@ -27,6 +27,7 @@ from unipot.data.labels import (
 )
 from unipot.data.storage.lmdb_file import LmdbFile
 from unipot.data.unread_keys import UnreadKey, UnreadKeys
+from unipot.errors import InputError
 from unipot.structure import CHARGE_KEYS, MULTIPLICITY_KEYS, Structure, stated, stated_multiplicity
 
 _CALCULATOR_RESULTS = ("energy", "free_energy", "forces", "stress")
@@ -141,7 +142,7 @@ class RowFields:
             return self.row.get(name)
         stored, computed = self.info.get(source.key), self._result(source.key)
         if stored is not None and computed is not None and not _agree(stored, computed):
-            raise ValueError(f"{source.key!r} of data and of the calculator results differ")
+            raise InputError(f"{source.key!r} of data and of the calculator results differ")
         return computed if stored is None else stored
 
     def has(self, name: str, source: LabelSource) -> bool:
@@ -216,9 +217,9 @@ def _read(
                 fields.show(unread, f"{stem}-{row_id}")
             yield _structure(fields, labels, f"{stem}-{row_id}", group, id_key, states)
     if n_rows == 0 and rows is None:
-        raise ValueError(f"{root}: there are no rows; check that the download is complete")
+        raise InputError(f"{root}: there are no rows; check that the download is complete")
     if unseen:
-        raise ValueError(missing_keys_message(str(root), unseen, keys))
+        raise InputError(missing_keys_message(str(root), unseen, keys))
 
 
 def _rows(file: Path, chosen: range | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -230,7 +231,7 @@ def _rows(file: Path, chosen: range | None = None) -> Iterator[tuple[int, dict[s
                 continue
             row = _decode(_value(content, str(row_id)), file, f"row {row_id}")
             if not isinstance(row, dict) or "numbers" not in row or "positions" not in row:
-                raise ValueError(f"{file}: row {row_id} is missing or holds no atoms; fetch the file again")
+                raise InputError(f"{file}: row {row_id} is missing or holds no atoms; fetch the file again")
             yield row_id, row
 
 
@@ -240,7 +241,7 @@ def _opened(file: Path) -> Iterator[LmdbFile]:
     try:
         content = LmdbFile(file)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{file} is not a readable .aselmdb file ({error}); it may be cut short, fetch it again") from error
+        raise InputError(f"{file} is not a readable .aselmdb file ({error}); it may be cut short, fetch it again") from error
     with content:
         yield content
 
@@ -249,7 +250,7 @@ def _value(content: LmdbFile, key: str) -> bytes | None:
     try:
         return content.get(key.encode())
     except (ValueError, OSError) as error:
-        raise ValueError(f"{content.file} is damaged ({error}); fetch it again") from error
+        raise InputError(f"{content.file} is damaged ({error}); fetch it again") from error
 
 
 def _n_ids(content: LmdbFile) -> int:
@@ -259,14 +260,14 @@ def _n_ids(content: LmdbFile) -> int:
         return 1
     # each id was that of an entry once, deleted ones are listed
     if type(value) is not int or not 1 <= value <= content.n_entries + len(_deleted(content)) + 1:
-        raise ValueError(f"{content.file}: nextid is {value!r} in a file of {content.n_entries} entries; fetch the file again")
+        raise InputError(f"{content.file}: nextid is {value!r} in a file of {content.n_entries} entries; fetch the file again")
     return value
 
 
 def _deleted(content: LmdbFile) -> set[int]:
     value = _decode(_value(content, "deleted_ids"), content.file, "deleted_ids") or []
     if not isinstance(value, list) or not all(type(row_id) is int for row_id in value):
-        raise ValueError(f"{content.file}: deleted_ids is damaged; fetch the file again")
+        raise InputError(f"{content.file}: deleted_ids is damaged; fetch the file again")
     return set(value)
 
 
@@ -276,7 +277,7 @@ def _decode(value: bytes | None, file: Path, where: str) -> Any:
     try:
         return json.loads(zlib.decompress(value), object_hook=_array)
     except (zlib.error, ValueError, TypeError) as error:  # JSON and Unicode errors are ValueErrors
-        raise ValueError(f"{file}: {where} is damaged ({error}); fetch the file again") from error
+        raise InputError(f"{file}: {where} is damaged ({error}); fetch the file again") from error
 
 
 def _array(value: dict[str, Any]) -> Any:
@@ -322,5 +323,5 @@ def _structure(
 def _text(fields: RowFields, key: str, option: str) -> str:
     value = fields.first(key)
     if value is None:
-        raise ValueError(f"{option}={key!r} is missing")
+        raise InputError(f"{option}={key!r} is missing")
     return str(value)

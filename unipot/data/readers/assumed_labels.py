@@ -13,6 +13,7 @@ from unipot.data.readers.folder_search import ase_format
 from unipot.data.readers.xyz_atoms import ATOM_RESULTS
 from unipot.data.readers.xyz_frames import COMPRESSED, FrameError, opened, scan_frames
 from unipot.data.unread_keys import UnreadKey
+from unipot.errors import InputError
 
 #: what precedes or follows a label's name where it is not ASE's own; labels of one structure go together
 _FAMILIES = ("", "ref", "dft")
@@ -123,7 +124,7 @@ def _assumed(where: str, offers: _Offers, asked: Sequence[str]) -> AssumedLabels
     labels |= {name: source for name, source in WEIGHTS.items() if name in asked and source.key in offers.keys}
     for name in asked:
         if name not in labels:
-            raise ValueError(_absent(where, name, labels, offers, remarks))
+            raise InputError(_absent(where, name, labels, offers, remarks))
     return AssumedLabels(labels, frozenset(offers.keys), tuple(remarks))
 
 
@@ -193,9 +194,9 @@ def _look_at_comments(file: Path, keys: dict[str, UnreadKey]) -> None:
                     if key not in keys:
                         keys[key] = UnreadKey.of(key, typed(value), f"{file.stem}-{frame.number}", per_atom=False)
     except FrameError as error:
-        raise ValueError(f"{file}, line {error.line}: frame {error.frame} cannot be read: {error.what}") from error
+        raise InputError(f"{file}, line {error.line}: frame {error.frame} cannot be read: {error.what}") from error
     if n_frames == 0:
-        raise ValueError(f"{file}: there are no frames in this file; check that it is complete")
+        raise InputError(f"{file}: there are no frames in this file; check that it is complete")
     for key in ("Lattice", "pbc", "lattice"):
         keys.pop(key, None)
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from unipot.errors import InputError
+
 _PLAIN = r"[^\s=\"'{}\[\]\\]++"
 #: a pair that needs no second look, and a line of nothing but such pairs and words
 _PAIR = re.compile(rf"""(?<!\S)({_PLAIN})=("[^"]*"|'[^']*'|{_PLAIN})""")
@@ -40,7 +42,7 @@ def key_values(line: str) -> dict[str, str]:
     if len(found) != len(pairs):
         for key, value in pairs:
             if found[key] != value:
-                raise ValueError(f"its comment line states {key!r} twice, as {value!r} and as {found[key]!r}")
+                raise InputError(f"its comment line states {key!r} twice, as {value!r} and as {found[key]!r}")
     return found
 
 
@@ -105,5 +107,5 @@ def _taken_apart(line: str) -> list[tuple[str, str]]:
         else:
             pairs[-1][-1] += char
     if waiting and "=" in line[opened:]:
-        raise ValueError(f"its comment line opens {line[opened]!r} and does not close it: {line[opened : opened + 40]!r}")
+        raise InputError(f"its comment line opens {line[opened]!r} and does not close it: {line[opened : opened + 40]!r}")
     return [(pair[0], "=".join(pair[1:])) for pair in pairs if len(pair) > 1 and pair[0]]

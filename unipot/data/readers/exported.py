@@ -7,6 +7,7 @@ from pathlib import Path
 
 from unipot.data.conversion.source_description import SourceDescription
 from unipot.data.parquet.table import METADATA_KEY
+from unipot.errors import InputError
 
 HUB = "hf://"
 
@@ -35,7 +36,7 @@ def _of_file(file: Path) -> SourceDescription | None:
         text = (pyarrow.parquet.read_schema(file).metadata or {}).get(METADATA_KEY)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{file} cannot be read as a dataset ({reason}); the file may be cut short, fetch it again") from error
+        raise InputError(f"{file} cannot be read as a dataset ({reason}); the file may be cut short, fetch it again") from error
     return None if text is None else SourceDescription.from_json(text, str(file))
 
 

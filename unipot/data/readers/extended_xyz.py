@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from unipot.data.readers.comment_line import key_values
+from unipot.errors import InputError
 from unipot.structure import ISOTOPES, SYMBOLS
 
 _NUMBERS = {symbol: number for number, symbol in enumerate(SYMBOLS)} | {symbol: number for symbol, (number, _) in ISOTOPES.items()}
@@ -64,7 +65,7 @@ class Frame:
         return None if "energy" not in self.info else float(self.info["energy"])
 
 
-class AtomLineError(ValueError):
+class AtomLineError(InputError):
     """An atom line cannot be read.
 
     Args:
@@ -88,11 +89,11 @@ def frame_texts(lines: Iterable[str], where: str) -> Iterator[list[str]]:
         if not line.strip():
             continue  # empty lines at the end of a file
         if not line.strip().isdigit():
-            raise ValueError(f"{where}: expected a number of atoms, found {line.strip()[:40]!r} (after {number} frames)")
+            raise InputError(f"{where}: expected a number of atoms, found {line.strip()[:40]!r} (after {number} frames)")
         n_lines = int(line) + 1
         frame = [text for _, text in zip(range(n_lines), iterator, strict=False)]
         if len(frame) < n_lines:
-            raise ValueError(f"{where}: the file ends within a frame (after {number} frames); fetch it again")
+            raise InputError(f"{where}: the file ends within a frame (after {number} frames); fetch it again")
         yield frame
 
 
@@ -104,7 +105,7 @@ def parse_frame(lines: list[str]) -> Frame:
     """
     frame = parse(lines[0], "\n".join(line.strip() for line in lines[1:]), len(lines) - 1)
     if frame.n_unnamed:
-        raise ValueError(f"its atom lines have {frame.n_unnamed} columns more than Properties states")
+        raise InputError(f"its atom lines have {frame.n_unnamed} columns more than Properties states")
     return frame
 
 
@@ -146,7 +147,7 @@ def _with_format_keys(info: dict[str, str]) -> dict[str, str]:
     for key in [key for key in info if key.lower() in ("properties", "lattice", "pbc") and key not in _FORMAT_KEYS]:
         proper = next(name for name in _FORMAT_KEYS if name.lower() == key.lower())
         if info.setdefault(proper, info[key]) != info[key]:
-            raise ValueError(f"its comment line states both {proper} and {key}, which differ")
+            raise InputError(f"its comment line states both {proper} and {key}, which differ")
         del info[key]
     return info
 
@@ -156,16 +157,16 @@ def _layout(properties: str) -> list[tuple[str, str, int]]:
     """(name, type, number of columns) of each property."""
     words = properties.split(":")
     if len(words) % 3 or not all(words[k + 2].isdigit() for k in range(0, len(words) - 2, 3)):
-        raise ValueError(f"Properties={properties!r} is not of the form name:type:columns")
+        raise InputError(f"Properties={properties!r} is not of the form name:type:columns")
     layout = [(_COLUMN_NAMES.get(words[k], words[k]), words[k + 1], int(words[k + 2])) for k in range(0, len(words), 3)]
     names = [name for name, _, _ in layout]
     widths = {name: count for name, _, count in layout}
     if len(widths) < len(names):
-        raise ValueError(f"Properties={properties!r} names a column twice")
+        raise InputError(f"Properties={properties!r} names a column twice")
     if widths.get("pos") != 3 or not {"species", "Z"} & set(names) or any(widths.get(name, 1) != 1 for name in ("species", "Z")):
-        raise ValueError(f"Properties={properties!r}: it has no columns species and pos, of one and three words")
+        raise InputError(f"Properties={properties!r}: it has no columns species and pos, of one and three words")
     if unknown := [kind for _, kind, _ in layout if kind not in "RISL" or len(kind) != 1]:
-        raise ValueError(f"Properties={properties!r}: the type {unknown[0]!r} is none of R, I, S and L")
+        raise InputError(f"Properties={properties!r}: the type {unknown[0]!r} is none of R, I, S and L")
     return layout
 
 
@@ -200,7 +201,7 @@ def _numbers(columns: dict[str, np.ndarray]) -> np.ndarray:
     """(n_atoms,) atomic numbers, taken out of `columns`."""
     found = [columns.pop(name) for name in ("Z", "species") if name in columns]
     if found[0].dtype.kind != "i":
-        raise ValueError("its column 'Z' does not hold whole numbers")
+        raise InputError("its column 'Z' does not hold whole numbers")
     if len(found) == 2 and not np.array_equal(*found):
         raise AtomLineError(int(np.flatnonzero(found[0] != found[1])[0]), "its columns 'Z' and 'species' name different elements")
     return found[0]
@@ -234,11 +235,11 @@ def _cell(info: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
     try:
         cell = np.array([float(word) for word in lattice.replace(",", " ").split()]).reshape(3, 3) if lattice else np.zeros((3, 3))
     except ValueError as error:
-        raise ValueError(f"its Lattice {lattice!r} is not nine numbers") from error
+        raise InputError(f"its Lattice {lattice!r} is not nine numbers") from error
     if not periodic:
         return cell, np.full(3, bool(lattice))
     if len(periodic) not in (1, 3) or not all(word in _LOGICAL for word in periodic):
-        raise ValueError(f"its pbc {' '.join(periodic)!r} is not three of T and F")
+        raise InputError(f"its pbc {' '.join(periodic)!r} is not three of T and F")
     return cell, np.array([_LOGICAL[word] for word in periodic] * (3 // len(periodic)))
 
 
@@ -252,7 +253,7 @@ def lattice_of(vectors: str) -> tuple[np.ndarray, np.ndarray]:
     for axis, line in enumerate(vectors.strip().splitlines()):
         found = re.fullmatch(rf"\s*VEC{axis + 1}\s+(\S+)\s+(\S+)\s+(\S+)\s*", line)
         if found is None:
-            raise ValueError(f"behind its atoms stands {line.strip()[:40]!r}, which is not VEC{axis + 1} and three numbers")
+            raise InputError(f"behind its atoms stands {line.strip()[:40]!r}, which is not VEC{axis + 1} and three numbers")
         cell[axis], pbc[axis] = [float(word) for word in found.groups()], True
     return cell, pbc
 

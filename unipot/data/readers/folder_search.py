@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from unipot.data.readers.xyz_frames import COMPRESSED, is_xyz
+from unipot.errors import InputError
 
 #: formats of ASE whose readers give energies or forces; `xyz` and `extxyz` are read by ourselves
 LABELLED = frozenset(
@@ -109,9 +110,9 @@ def ase_format(file: Path) -> str:
     try:
         found = filetype(str(file))
     except UnknownFileTypeError as error:
-        raise ValueError(f"{file} cannot be read by ASE ({error}); the file is damaged or of an unknown format") from error
+        raise InputError(f"{file} cannot be read by ASE ({error}); the file is damaged or of an unknown format") from error
     if found not in ioformats or not ioformats[found].can_read:
-        raise ValueError(f"{file} cannot be read by ASE, which does not know the format {found!r}; the file is of an unknown format")
+        raise InputError(f"{file} cannot be read by ASE, which does not know the format {found!r}; the file is of an unknown format")
     if found == "db":
         require_ase_database(file)
     return found
@@ -130,9 +131,9 @@ def require_ase_database(file: Path) -> None:
         with closing(sqlite3.connect(f"file:{quote(str(file.absolute()))}?mode=ro", uri=True)) as connection:
             found = connection.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'systems'").fetchone()[0]
     except sqlite3.Error as error:
-        raise ValueError(f"{file} cannot be read by ASE, it is no database ({error})") from error
+        raise InputError(f"{file} cannot be read by ASE, it is no database ({error})") from error
     if not found:
-        raise ValueError(f"{file} cannot be read by ASE, it is a database of something else (it has no table 'systems')")
+        raise InputError(f"{file} cannot be read by ASE, it is a database of something else (it has no table 'systems')")
 
 
 def kind_of(file: Path) -> tuple[str, str]:

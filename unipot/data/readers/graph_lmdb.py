@@ -15,6 +15,7 @@ import numpy as np
 
 from unipot.data.readers.pickle_streams import Call, PersistentId, Symbol, read_stream
 from unipot.data.storage.lmdb_file import LmdbFile
+from unipot.errors import InputError
 
 _STORAGES = {
     "DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "LongStorage": "<i8", "IntStorage": "<i4",
@@ -42,13 +43,13 @@ def graph_records(file: Path) -> Iterator[tuple[str, bytes]]:
         content = LmdbFile(file)
         keys = [key for leaf, _, _ in content.leaves() for key in leaf if key.isdigit() and len(key) <= _LONGEST_KEY]
     except (ValueError, OSError) as error:
-        raise ValueError(f"{file} is not a readable LMDB file ({error}); fetch it again") from error
+        raise InputError(f"{file} is not a readable LMDB file ({error}); fetch it again") from error
     with content:
         for key in sorted(keys, key=int):
             try:
                 record = content.get(key)
             except (ValueError, OSError) as error:
-                raise ValueError(f"{file}: record {key.decode()} cannot be read ({error}); fetch the file again") from error
+                raise InputError(f"{file}: record {key.decode()} cannot be read ({error}); fetch the file again") from error
             if record is not None:
                 yield key.decode(), record
 
@@ -62,12 +63,12 @@ def graph_fields(record: bytes) -> dict[str, Any]:
     graph, _ = read_stream(record)
     state = graph.state if isinstance(graph, Call) else None
     if not isinstance(state, dict):
-        raise ValueError("the record is no serialised graph")
+        raise InputError("the record is no serialised graph")
     store = state.get("_store")  # PyTorch Geometric 2; version 1 has the fields in the state itself
     if isinstance(store, Call):
         state = store.state.get("_mapping") if isinstance(store.state, dict) else None
     if not isinstance(state, Mapping):
-        raise ValueError("the record is no serialised graph")
+        raise InputError("the record is no serialised graph")
     fields = {str(name): _value(value) for name, value in state.items()}
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -91,7 +92,7 @@ def _value(value: Any) -> Any:
         if function in _NUMPY_SCALARS:
             return np.frombuffer(_bytes(value.arguments[1]), _numpy_dtype(value.arguments[0]))[0].item()
     except (TypeError, IndexError, ValueError, AttributeError, KeyError, OverflowError) as error:
-        raise ValueError(f"a tensor or array of the record cannot be read ({error})") from error
+        raise InputError(f"a tensor or array of the record cannot be read ({error})") from error
     return None
 
 
@@ -103,12 +104,12 @@ def _name(call: Call) -> str:
 def _tensor(storage: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
     values = _storage(storage)
     if len(shape) != len(strides) or min((offset, *shape, *strides)) < 0:
-        raise ValueError("shape and strides do not fit")
+        raise InputError("shape and strides do not fit")
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if 0 in shape:
         return np.zeros(shape, values.dtype)
     if last >= len(values) or math.prod(shape) > len(values):
-        raise ValueError("it reaches beyond its storage")
+        raise InputError("it reaches beyond its storage")
     byte_strides = tuple(stride * values.itemsize for stride in strides)
     return np.lib.stride_tricks.as_strided(values[offset:], shape, byte_strides, writeable=False).copy()
 
@@ -116,23 +117,23 @@ def _tensor(storage: Any, offset: int, shape: tuple[int, ...], strides: tuple[in
 def _storage(storage: Any) -> np.ndarray:
     """Numbers of a storage saved within a stream: four streams, the list of keys, then length and bytes of each storage."""
     if not isinstance(storage, Call) or _name(storage) != _STORAGE_BYTES:
-        raise ValueError("its storage is of an unknown form")
+        raise InputError("its storage is of an unknown form")
     data = _bytes(storage.arguments[0])
     magic, position = read_stream(data)
     if magic != _LEGACY_MAGIC:
-        raise ValueError("its storage does not begin with torch's number")
+        raise InputError("its storage does not begin with torch's number")
     _, position = read_stream(data, position)  # version of the form
     system, position = read_stream(data, position)
     root, position = read_stream(data, position)
     keys, position = read_stream(data, position)
     if not isinstance(root, PersistentId) or not isinstance(system, dict) or not system.get("little_endian", True) or len(keys) != 1:
-        raise ValueError("its storage is of an unknown form")
+        raise InputError("its storage is of an unknown form")
     _, kind, _, _, n_values = root.value[:5]
     if not isinstance(kind, Symbol) or kind.name not in _STORAGES:
-        raise ValueError("its storage has a type that is not read")
+        raise InputError("its storage has a type that is not read")
     dtype = np.dtype(_STORAGES[kind.name])
     if int.from_bytes(data[position : position + 8], "little") != n_values:
-        raise ValueError("its storage does not have the stated length")
+        raise InputError("its storage does not have the stated length")
     return np.frombuffer(data, dtype, count=n_values, offset=position + 8)
 
 
@@ -150,6 +151,6 @@ def _numpy_array(data: Any, dtype: Any, shape: tuple[int, ...], order: str) -> n
 def _numpy_dtype(value: Any) -> np.dtype:
     """`numpy.dtype('f8', ...)` with a state whose second item is the byte order."""
     if not isinstance(value, Call) or _name(value) != "numpy.dtype" or value.arguments[0][0] not in "fiub":
-        raise ValueError("its type is not a number")
+        raise InputError("its type is not a number")
     order = value.state[1] if isinstance(value.state, tuple) else "<"
     return np.dtype(value.arguments[0]).newbyteorder(order if order in "<>" else "=")

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from unipot.errors import InputError, MissingPackage
+
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _PART = re.compile(r"(?P<file>.+)#(?:(?P<folder>[^:#]+):)?(?P<first>\d+)-(?P<last>\d+)")
 #: what h5py raises when bytes inside a file are not what its structure says
@@ -35,13 +37,13 @@ def open_hdf5(file: str | Path) -> Iterator[Any]:
     try:
         import h5py
     except ImportError as error:
-        raise ImportError(f"{file}: reading HDF5 needs h5py; install it with: pip install 'unipot[recipes]'") from error
+        raise MissingPackage(f"{file}: reading HDF5 needs h5py; install it with: pip install 'unipot[recipes]'") from error
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; download it, or give the raw folder that holds {file.name}")
     try:
         opened = h5py.File(file, "r", locking=False)
     except OSError as error:
-        raise ValueError(_refusal(file, error)) from error
+        raise InputError(_refusal(file, error)) from error
     with opened:
         yield opened
 
@@ -72,7 +74,7 @@ def group_parts(raw: Path, file: str, *, groups_per_part: int, folder: str = "",
     """
     n_groups = len(group_names(raw / file, folder=folder, depth=depth))
     if n_groups == 0:
-        raise ValueError(f"{raw / file} has no groups{f' in {folder!r}' if folder else ''}; check that it is the file of this dataset")
+        raise InputError(f"{raw / file} has no groups{f' in {folder!r}' if folder else ''}; check that it is the file of this dataset")
     inside = f"{folder}:" if folder else ""
     starts = range(0, n_groups, groups_per_part)
     return [f"{file}#{inside}{first}-{min(first + groups_per_part, n_groups) - 1}" for first in starts]
@@ -87,19 +89,19 @@ def read_groups(raw: Path, part: str, *, depth: int = 1) -> Iterator[tuple[str, 
     """
     match = _PART.fullmatch(part)
     if match is None:
-        raise ValueError(f"part {part!r} is not of the form <file>#<first>-<last> or <file>#<folder>:<first>-<last>")
+        raise InputError(f"part {part!r} is not of the form <file>#<first>-<last> or <file>#<folder>:<first>-<last>")
     file, folder = raw / match["file"], match["folder"] or ""
     first, last = int(match["first"]), int(match["last"])
     with open_hdf5(file) as opened:
         names = _names(file, opened, folder, depth)
         if last >= len(names):
-            raise ValueError(f"part {part!r} ends behind the last of the {len(names)} groups; list the parts of this file again")
+            raise InputError(f"part {part!r} ends behind the last of the {len(names)} groups; list the parts of this file again")
         top = opened[folder] if folder else opened
         for name in names[first : last + 1]:
             try:
                 group = top[name]
             except _DAMAGE as error:
-                raise ValueError(f"{file}: group {name!r} is damaged ({error}); fetch the file again") from error
+                raise InputError(f"{file}: group {name!r} is damaged ({error}); fetch the file again") from error
             yield name, group
 
 
@@ -120,12 +122,12 @@ def read_array(group: Any, name: str, unit: str | None = None) -> np.ndarray:
         array = dataset[()]
     except _DAMAGE as error:
         if name not in group:
-            raise ValueError(f"{_where(group)} has no dataset {name!r}; it has: {', '.join(group) or 'none'}") from error
-        raise ValueError(f"{_where(group)}: dataset {name!r} is damaged ({error}); fetch the file again") from error
+            raise InputError(f"{_where(group)} has no dataset {name!r}; it has: {', '.join(group) or 'none'}") from error
+        raise InputError(f"{_where(group)}: dataset {name!r} is damaged ({error}); fetch the file again") from error
     stored = stored.decode() if isinstance(stored, bytes) else stored
     if unit and stored != unit:
         says = f"dataset {name!r} has units {stored!r}, expected {unit!r}"
-        raise ValueError(f"{_where(group)}: {says}; this is not the release that the card names")
+        raise InputError(f"{_where(group)}: {says}; this is not the release that the card names")
     return np.asarray(array)
 
 
@@ -137,7 +139,7 @@ def read_text(group: Any, name: str) -> str:
     """
     array = read_array(group, name)
     if array.size != 1:
-        raise ValueError(f"{_where(group)}: {name!r} holds {array.size} texts, expected one")
+        raise InputError(f"{_where(group)}: {name!r} holds {array.size} texts, expected one")
     value = array.reshape(-1)[0]
     return value.decode() if isinstance(value, bytes) else str(value)
 
@@ -162,7 +164,7 @@ def unpack_xz(file: str | Path, target: str | Path) -> Path:
                 sink.write(chunk)
         partial.replace(target)
     except (lzma.LZMAError, EOFError) as error:
-        raise ValueError(f"{file} cannot be unpacked ({error}); {_looks_like(file)}fetch it again") from error
+        raise InputError(f"{file} cannot be unpacked ({error}); {_looks_like(file)}fetch it again") from error
     finally:
         partial.unlink(missing_ok=True)
     return target
@@ -175,13 +177,13 @@ def _where(group: Any) -> str:
 def _names(file: str | Path, opened: Any, folder: str, depth: int) -> list[str]:
     try:
         if folder and folder not in opened:
-            raise ValueError(f"{file} has no group {folder!r}; it has: {', '.join(opened) or 'none'}")
+            raise InputError(f"{file} has no group {folder!r}; it has: {', '.join(opened) or 'none'}")
         names = [""]
         for _ in range(depth):
             names = [f"{name}/{inner}" for name in names for inner in sorted(opened[f"{folder}{name}"] if folder or name else opened)]
         return [name.removeprefix("/") for name in names]
     except (OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: the groups cannot be listed ({error}); the file is damaged or another one, fetch it again") from error
+        raise InputError(f"{file}: the groups cannot be listed ({error}); the file is damaged or another one, fetch it again") from error
 
 
 def _refusal(file: Path, error: OSError) -> str:

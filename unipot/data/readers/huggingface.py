@@ -14,6 +14,7 @@ from unipot.data.parquet.checksums import require_sound
 from unipot.data.readers.arrow_cells import ArrowCells
 from unipot.data.readers.exported import describe_dataset
 from unipot.data.unread_keys import UnreadKey, UnreadKeys
+from unipot.errors import InputError
 from unipot.properties import PROPERTIES
 from unipot.structure import CHARGE_KEYS, ISOTOPES, MULTIPLICITY_KEYS, SYMBOLS, Structure, stated_multiplicity
 
@@ -144,7 +145,7 @@ def _local_files(root: Path, split: str | None) -> tuple[str, list[Path]]:
     files = sorted(f for f in root.rglob("*") if f.suffix in (".parquet", ".arrow")) if root.is_dir() else [root]
     splits = sorted({found[1] for file in files if (found := _SPLIT_FILE.fullmatch(file.name))})
     if split is None and len(splits) > 1:
-        raise ValueError(f"{root}: there are several splits; set split to one of: {', '.join([*splits, ALL_SPLITS])}")
+        raise InputError(f"{root}: there are several splits; set split to one of: {', '.join([*splits, ALL_SPLITS])}")
     if split not in (None, ALL_SPLITS):
         # <split>-00000-of-00003.parquet, or a folder of that name
         files = [f for f in files if re.match(rf"{re.escape(split)}([-_.]|$)", f.name) or split in f.relative_to(root).parts[:-1]]
@@ -153,7 +154,7 @@ def _local_files(root: Path, split: str | None) -> tuple[str, list[Path]]:
         raise FileNotFoundError(f"{root}: the folder holds no .parquet or .arrow file{wanted}; give the folder that does")
     suffixes = {f.suffix for f in files}
     if len(suffixes) > 1:
-        raise ValueError(f"{root}: the folder mixes .parquet and .arrow files; give one of the files, or a folder of one kind")
+        raise InputError(f"{root}: the folder mixes .parquet and .arrow files; give one of the files, or a folder of one kind")
     return suffixes.pop().removeprefix("."), files
 
 
@@ -163,13 +164,13 @@ def _open_hub(name: str, split: str | None) -> tuple[Any, str]:
     owner, _, rest = name.partition("/")
     dataset_name, _, configuration = rest.partition("/")
     if not (owner and dataset_name):
-        raise ValueError(f"hf://{name}: give owner and name, as in hf://owner/name")
+        raise InputError(f"hf://{name}: give owner and name, as in hf://owner/name")
     full = f"{owner}/{dataset_name}"
     try:
         loaded = datasets.load_dataset(full, configuration or None, split=split, streaming=True)
     except ValueError as error:  # which configurations or splits there are stands in its second line
         reason = " ".join(str(error).strip().splitlines()[:2])
-        raise ValueError(f"hf://{full}: {reason}; a configuration is given as hf://{full}/<configuration>, a split as split=") from error
+        raise InputError(f"hf://{full}: {reason}; a configuration is given as hf://{full}/<configuration>, a split as split=") from error
     except (OSError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
@@ -188,7 +189,7 @@ def _choose(path: str, splits: Mapping[str, Any], split: str | None) -> Any:
         return datasets.concatenate_datasets(list(splits.values()))
     if split not in splits:
         said = f"there is no split {split!r}" if split else "there are several splits"
-        raise ValueError(f"{path}: {said}; set split to one of: {', '.join([*splits, ALL_SPLITS])}")
+        raise InputError(f"{path}: {said}; set split to one of: {', '.join([*splits, ALL_SPLITS])}")
     return splits[split]
 
 
@@ -229,7 +230,7 @@ def _read(
             yield fields.structure(cells, row, f"{name}-{first_row + n_rows}")
             n_rows += 1
     if n_rows == 0:
-        raise ValueError(f"{path}: there are no rows; check the split and that the download is complete")
+        raise InputError(f"{path}: there are no rows; check the split and that the download is complete")
 
 
 def _tables(dataset: Any, path: str) -> Iterator[Any]:
@@ -249,7 +250,7 @@ def _tables(dataset: Any, path: str) -> Iterator[Any]:
 
 def _unreadable(path: str, error: Exception) -> ValueError:
     reason = str(error).strip().splitlines()[0]
-    return ValueError(f"{path} cannot be read as a dataset ({reason}); a file may be cut short, fetch it again")
+    return InputError(f"{path} cannot be read as a dataset ({reason}); a file may be cut short, fetch it again")
 
 
 class _Columns:
@@ -267,15 +268,15 @@ class _Columns:
         self.labels, self.group_key, self.id_key = labels, group_key, id_key
         unknown = sorted(set(mapping) - set(COLUMNS))
         if unknown:
-            raise ValueError(f"{path}: columns has no field {unknown[0]!r}; its fields are: {', '.join(COLUMNS)}")
+            raise InputError(f"{path}: columns has no field {unknown[0]!r}; its fields are: {', '.join(COLUMNS)}")
         self.pbc_constant = PBC_CONSTANTS.get(mapping.get("pbc", "")) if mapping.get("pbc") not in available else None
         self.geometry = {field: self._find(path, field, available, mapping) for field in COLUMNS}
         missing = {name: source for name, source in labels.items() if source.key.split(".")[0] not in available}
         if missing:
-            raise ValueError(missing_keys_message(path, missing, available))
+            raise InputError(missing_keys_message(path, missing, available))
         for option, key in (("group_key", group_key), ("id_key", id_key)):
             if key is not None and key not in available and key.split(".")[0] not in available:
-                raise ValueError(f"{path}: {option}={key!r} is no column; columns are: {', '.join(available)}")
+                raise InputError(f"{path}: {option}={key!r} is no column; columns are: {', '.join(available)}")
 
     def read(self) -> set[str]:
         """Columns of which something is read."""
@@ -318,12 +319,12 @@ class _Columns:
             if field == "pbc" and mapping[field] in PBC_CONSTANTS:
                 return None
             extra = ", or all, or none" if field == "pbc" else ""
-            raise ValueError(f"{path}: columns.{field}={mapping[field]!r} is no column; columns are: {', '.join(available)}{extra}")
+            raise InputError(f"{path}: columns.{field}={mapping[field]!r} is no column; columns are: {', '.join(available)}{extra}")
         found = [name for name in COLUMNS[field] if name in available]
         if len(found) > 1:
-            raise ValueError(f"{path}: both {found[0]!r} and {found[1]!r} could be {field}; state columns.{field}")
+            raise InputError(f"{path}: both {found[0]!r} and {found[1]!r} could be {field}; state columns.{field}")
         if not found and field in ("atomic_numbers", "positions"):
-            raise ValueError(f"{path}: no column for {field}; state columns.{field} as one of: {', '.join(available)}")
+            raise InputError(f"{path}: no column for {field}; state columns.{field} as one of: {', '.join(available)}")
         return found[0] if found else None
 
     def _pbc(self, stored: Any, cell: np.ndarray) -> Any:
@@ -331,22 +332,22 @@ class _Columns:
             return self.pbc_constant
         if stored is None:
             if cell.any():
-                raise ValueError("there is a cell but pbc is not stated; state columns.pbc as a column, 'all' or 'none'")
+                raise InputError("there is a cell but pbc is not stated; state columns.pbc as a column, 'all' or 'none'")
             return False
         return np.asarray(stored, dtype=bool)
 
 
 def _atomic_numbers(stored: Any) -> np.ndarray:
     if stored is None:
-        raise ValueError("atomic numbers are missing")
+        raise InputError("atomic numbers are missing")
     array = np.asarray(stored).reshape(-1)
     if array.dtype.kind in "iu":
         return array.astype(np.int64)
     if array.dtype.kind == "f" or not all(isinstance(symbol, str) for symbol in array):
-        raise ValueError("atomic numbers are neither integers nor element symbols")
+        raise InputError("atomic numbers are neither integers nor element symbols")
     unknown = [symbol for symbol in array if symbol not in SYMBOLS and symbol not in ISOTOPES]
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is not an element symbol")
+        raise InputError(f"{unknown[0]!r} is not an element symbol")
     return np.array([ISOTOPES[s][0] if s in ISOTOPES else SYMBOLS.index(s) for s in array], dtype=np.int64)
 
 
@@ -355,17 +356,17 @@ def _cell(stored: Any) -> np.ndarray:
         return np.zeros((3, 3))
     array = np.asarray(stored, dtype=np.float64)
     if array.size not in (9, 0):
-        raise ValueError(f"cell has shape {array.shape}, expected (3, 3) with rows as lattice vectors")
+        raise InputError(f"cell has shape {array.shape}, expected (3, 3) with rows as lattice vectors")
     return array.reshape(3, 3) if array.size else np.zeros((3, 3))
 
 
 def _rows_of_three(name: str, stored: Any, n_atoms: int) -> np.ndarray:
     """(n_atoms, 3), from nested lists of that shape or from a flat list."""
     if stored is None:
-        raise ValueError(f"{name} are missing")
+        raise InputError(f"{name} are missing")
     array = np.asarray(stored)
     if array.shape not in ((n_atoms, 3), (3 * n_atoms,)):
-        raise ValueError(f"{name} have shape {array.shape}, expected ({n_atoms}, 3)")
+        raise InputError(f"{name} have shape {array.shape}, expected ({n_atoms}, 3)")
     return array.reshape(n_atoms, 3)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from unipot.errors import InputError
+
 
 def read_npz(file: str | Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """The arrays `names` of an archive, and those of `optional` that it has; others are not touched, whatever they hold.
@@ -21,15 +23,15 @@ def read_npz(file: str | Path, names: Sequence[str], optional: Sequence[str] = (
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; download it, or give the raw folder that holds {file.name}")
     if not zipfile.is_zipfile(file):
-        raise ValueError(f"{file} is not a complete .npz archive; it is cut short or another file (a web page?), fetch it again")
+        raise InputError(f"{file} is not a complete .npz archive; it is cut short or another file (a web page?), fetch it again")
     try:
         with np.load(file, allow_pickle=False) as archive:
             missing = [name for name in names if name not in archive]
             if missing:
-                raise ValueError(f"{file} has no array {missing[0]!r}; it has: {', '.join(archive)}")
+                raise InputError(f"{file} has no array {missing[0]!r}; it has: {', '.join(archive)}")
             return {name: _array(file, archive, name) for name in (*names, *optional) if name in archive}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise ValueError(f"{file} is damaged ({error}); fetch it again") from error
+        raise InputError(f"{file} is damaged ({error}); fetch it again") from error
 
 
 def _array(file: Path, archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
@@ -37,5 +39,5 @@ def _array(file: Path, archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
         return archive[name]
     except ValueError as error:  # NumPy's words for both are about pickle or the header
         if "pickle" in str(error):
-            raise ValueError(f"{file}: array {name!r} holds Python objects, which would have to be unpickled; that is refused") from error
-        raise ValueError(f"{file}: array {name!r} is damaged ({error}); fetch the file again") from error
+            raise InputError(f"{file}: array {name!r} holds Python objects, which would have to be unpickled; that is refused") from error
+        raise InputError(f"{file}: array {name!r} is damaged ({error}); fetch the file again") from error

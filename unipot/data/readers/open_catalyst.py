@@ -15,6 +15,7 @@ import numpy as np
 
 from unipot.data.labels import SkippedItem
 from unipot.data.readers.extended_xyz import Frame, frame_texts, parse_frame
+from unipot.errors import InputError
 from unipot.structure import Structure
 
 ENERGIES = ("total", "adsorption")
@@ -57,7 +58,7 @@ def read_s2ef(raw: Path, part: str, *, energy: str) -> Iterator[Structure | Skip
     for line, (text, row) in enumerate(pairs):
         if text is None or row is None:
             longer, shorter = (sidecar.name, part) if text is None else (part, sidecar.name)
-            raise ValueError(f"{raw / part}: {longer} has more frames than {shorter}, which has {line}; fetch both again")
+            raise InputError(f"{raw / part}: {longer} has more frames than {shorter}, which has {line}; fetch both again")
         where = f"{number}:{line}"
         try:
             system, frame, reference = row.strip().split(",")
@@ -119,7 +120,7 @@ def read_trajectories(raw: Path, part: str, *, energy: str, frames: str) -> Iter
 
 def _trajectory(file: Path, system: str, reference: float, energy: str, frames: str) -> Iterator[Structure]:
     if not file.is_file():
-        raise ValueError("system.txt lists it but its trajectory is missing")
+        raise InputError("system.txt lists it but its trajectory is missing")
     last: tuple[int, list[str]] | None = None
     for number, text in enumerate(frame_texts(_lines(file), file.name)):
         if frames == "all" or (frames == "ends" and number == 0):
@@ -133,9 +134,9 @@ def _trajectory(file: Path, system: str, reference: float, energy: str, frames: 
 def _structure(frame: Frame, name: str, system: str, reference: float, energy: str) -> Structure:
     """`move_mask` F marks the atoms that the relaxation held fixed; their forces are kept as stored."""
     if frame.energy is None:
-        raise ValueError("it has no energy")
+        raise InputError("it has no energy")
     if not np.isfinite(reference):
-        raise ValueError("its reference energy is not finite")
+        raise InputError("its reference energy is not finite")
     labels = {"energy": np.array(frame.energy - (reference if energy == "adsorption" else 0.0))}
     if "forces" in frame.columns:
         labels["forces"] = frame.columns["forces"]
@@ -157,7 +158,7 @@ def _lines(file: Path) -> Iterator[str]:
         with lzma.open(file, "rt", encoding="utf-8") as lines:
             yield from lines
     except (lzma.LZMAError, EOFError) as error:
-        raise ValueError(f"{file} is damaged or cut short ({error}); fetch it again") from error
+        raise InputError(f"{file} is damaged or cut short ({error}); fetch it again") from error
 
 
 def _unpacked(raw: Path, folder: str) -> Path:
@@ -168,7 +169,7 @@ def _unpacked(raw: Path, folder: str) -> Path:
 
 def _check(option: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{option} {value!r} is not known; use one of: {', '.join(allowed)}")
+        raise InputError(f"{option} {value!r} is not known; use one of: {', '.join(allowed)}")
 
 
 def _reason(error: Exception) -> str:

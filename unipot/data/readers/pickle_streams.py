@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from unipot.errors import InputError
+
 _MARK = object()
 
 
@@ -60,7 +62,7 @@ def read_stream(data: bytes, start: int = 0) -> tuple[Any, int]:
     try:
         return machine.run(), machine.position
     except (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, struct.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"not a readable serialisation stream ({type(error).__name__} at byte {machine.position})") from error
+        raise InputError(f"not a readable serialisation stream ({type(error).__name__} at byte {machine.position})") from error
 
 
 class _Machine:
@@ -76,13 +78,13 @@ class _Machine:
                 return self.stack.pop()
             operation = _OPERATIONS.get(code)
             if operation is None:
-                raise ValueError(f"operation {code!r} at byte {self.position - 1} is not read")
+                raise InputError(f"operation {code!r} at byte {self.position - 1} is not read")
             operation(self)
 
     def take(self, n_bytes: int) -> bytes:
         end = self.position + n_bytes
         if n_bytes < 0 or end > len(self.data):
-            raise ValueError(f"the stream ends at byte {len(self.data)}, in the middle of a value")
+            raise InputError(f"the stream ends at byte {len(self.data)}, in the middle of a value")
         value = self.data[self.position : end]
         self.position = end
         return value
@@ -143,14 +145,14 @@ def _build(machine: _Machine) -> None:
     state = machine.stack.pop()
     target = machine.stack[-1]
     if not isinstance(target, Call):
-        raise ValueError("a state is given to something that is no object")
+        raise InputError("a state is given to something that is no object")
     target.state = state
 
 
 def _symbol_from_stack(machine: _Machine) -> None:
     module, name = machine.pop_many(2)
     if not (isinstance(module, str) and isinstance(name, str)):
-        raise ValueError("a name in the stream is no text")
+        raise InputError("a name in the stream is no text")
     machine.push(Symbol(module, name))
 
 

@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from unipot.data.labels import LabelSource, SkippedItem, convert_label
+from unipot.errors import InputError, MissingPackage
 from unipot.structure import SYMBOLS, Structure
 
 _ATOMIC_NUMBERS = {symbol: number for number, symbol in enumerate(SYMBOLS) if number} | {"D": 1, "T": 1}
@@ -74,11 +75,11 @@ def read_lines(file: str | Path) -> Iterator[Any]:
             try:
                 value = json.loads(line, parse_constant=lambda _: None) if line.strip() else None
             except ValueError as error:
-                raise ValueError(f"{file} is cut short or damaged at line {number} ({error}); fetch it again") from error
+                raise InputError(f"{file} is cut short or damaged at line {number} ({error}); fetch it again") from error
             if value is not None:
                 yield value
     if number == 0:
-        raise ValueError(f"{file} is empty; fetch it again")
+        raise InputError(f"{file} is empty; fetch it again")
 
 
 def labelled_structure(
@@ -127,7 +128,7 @@ def read_structure(structure: Mapping[str, Any] | None) -> dict[str, Any]:
         ValueError: a site is disordered or of no element, or a part of the dictionary is missing.
     """
     if not isinstance(structure, Mapping):
-        raise ValueError("it has no structure")
+        raise InputError("it has no structure")
     try:
         lattice, sites = structure["lattice"], structure["sites"]
         cell = np.asarray(lattice["matrix"], dtype=np.float64)
@@ -135,7 +136,7 @@ def read_structure(structure: Mapping[str, Any] | None) -> dict[str, Any]:
         fractional = bool(sites) and all("abc" in site for site in sites)
         coordinates = np.asarray([site["abc" if fractional else "xyz"] for site in sites], dtype=np.float64)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"the structure lacks {error}; it is not what pymatgen writes") from error
+        raise InputError(f"the structure lacks {error}; it is not what pymatgen writes") from error
     return {
         "atomic_numbers": numbers,
         "positions": coordinates.reshape(-1, 3) @ cell if fractional else coordinates.reshape(-1, 3),
@@ -152,7 +153,7 @@ def as_pymatgen(structure: Structure) -> dict[str, Any]:
         ValueError: the structure has no full cell, which pymatgen's has.
     """
     if structure.volume == 0:
-        raise ValueError(f"structure {structure.id!r} has no full cell; pymatgen's Structure needs three lattice vectors")
+        raise InputError(f"structure {structure.id!r} has no full cell; pymatgen's Structure needs three lattice vectors")
     lengths = np.linalg.norm(structure.cell, axis=1)
     unit = structure.cell / lengths[:, None]
     angles = np.degrees(np.arccos(np.clip([unit[1] @ unit[2], unit[0] @ unit[2], unit[0] @ unit[1]], -1, 1)))
@@ -174,10 +175,10 @@ def as_pymatgen(structure: Structure) -> dict[str, Any]:
 
 def _atomic_number(species: list[Mapping[str, Any]]) -> int:
     if len(species) != 1 or abs(float(species[0]["occu"]) - 1.0) > 1e-6:
-        raise ValueError("a site is disordered (several species, or an occupancy below 1); a potential needs whole atoms")
+        raise InputError("a site is disordered (several species, or an occupancy below 1); a potential needs whole atoms")
     symbol = species[0]["element"]
     if symbol not in _ATOMIC_NUMBERS:
-        raise ValueError(f"a site holds {symbol!r}, which is no element")
+        raise InputError(f"a site holds {symbol!r}, which is no element")
     return _ATOMIC_NUMBERS[symbol]
 
 
@@ -198,7 +199,7 @@ def _stream(file: Path, method: str, prefix: str, what: str) -> Iterator[Any]:
     try:
         import ijson
     except ImportError as error:
-        raise ImportError(f"{file}: streaming JSON needs ijson; install it with: pip install 'unipot[recipes]'") from error
+        raise MissingPackage(f"{file}: streaming JSON needs ijson; install it with: pip install 'unipot[recipes]'") from error
     found = False
     with _opened(file) as stream:
         try:
@@ -207,10 +208,10 @@ def _stream(file: Path, method: str, prefix: str, what: str) -> Iterator[Any]:
                 yield item
         except ijson.JSONError as error:
             reason = " ".join(str(error).split())[:100]
-            raise ValueError(f"{file} is cut short or not JSON ({reason}); fetch it again") from error
+            raise InputError(f"{file} is cut short or not JSON ({reason}); fetch it again") from error
     if not found:
         where = f"at {prefix.removesuffix('item').rstrip('.')!r}" if prefix.removesuffix("item") else "at its top"
-        raise ValueError(f"{file} has {what} {where} that is empty or not there; check that it is the right file")
+        raise InputError(f"{file} has {what} {where} that is empty or not there; check that it is the right file")
 
 
 @contextmanager
@@ -226,11 +227,11 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
         with opener(file, "rb") as stream:
             yield stream
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{file} is cut short or damaged ({error}); fetch it again") from error
+        raise InputError(f"{file} is cut short or damaged ({error}); fetch it again") from error
     except OSError as error:
         if error.errno is not None:  # of the file system, not of the archive
             raise
-        raise ValueError(f"{file} is not a {file.suffix} archive or is damaged ({error}); fetch it again") from error
+        raise InputError(f"{file} is not a {file.suffix} archive or is damaged ({error}); fetch it again") from error
 
 
 class _Finite:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unipot.data.readers.ase_files import frames_of, named_key
+from unipot.errors import InputError
 from unipot.properties import ScalarProperty
 from unipot.structure import Structure
 
@@ -49,7 +50,7 @@ def read_scalar_frames(
         yield Structure.from_ase(atoms, id=name, group=group), present
     if unseen:
         absent = next(iter(unseen.values()))
-        raise ValueError(
+        raise InputError(
             f"{file}: no frame has a value under the key {absent.key!r} (properties.{absent.name}.key); keys in the file are: "
             f"{', '.join(sorted(keys)) or 'none'}; correct the key, or leave this property out"
         )
@@ -59,18 +60,18 @@ def _value(atoms: Atoms, prop: ScalarProperty, where: str) -> float | None:
     value = next((place[prop.key] for place in (atoms.info, _results(atoms)) if place.get(prop.key) is not None), None)
     if value is None:
         if prop.key in atoms.arrays:
-            raise ValueError(f"{where}: properties.{prop.name}.key {prop.key!r} is a number per atom; give one number per structure")
+            raise InputError(f"{where}: properties.{prop.name}.key {prop.key!r} is a number per atom; give one number per structure")
         return None
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(-1)[0]
     if not isinstance(value, Real | np.bool_):
         what = f"{value.size} numbers" if isinstance(value, np.ndarray) else repr(value)
-        raise ValueError(
+        raise InputError(
             f"{where}: properties.{prop.name}.key {prop.key!r} holds {what}, not one number; give a scalar, or NaN where it is missing"
         )
     number = float(value)  # type: ignore[arg-type]
     if np.isinf(number):
-        raise ValueError(f"{where}: properties.{prop.name}.key {prop.key!r} is infinite; correct it, or NaN where it is missing")
+        raise InputError(f"{where}: properties.{prop.name}.key {prop.key!r} is infinite; correct it, or NaN where it is missing")
     return None if np.isnan(number) else number
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 
+from unipot.errors import InputError
 from unipot.structure import SYMBOLS
 
 # OpenSMILES, "Atoms": isotope, symbol (aromatic ones in lower case), chirality, hydrogens, charge, atom map
@@ -45,10 +46,10 @@ def total_charge(smiles: str, atomic_numbers: np.ndarray) -> int:
         charge += _number(match["charge"] or "")
     left = re.search(r"[A-Za-z\[\]]", _BRACKET.sub("", smiles))
     if left:
-        raise ValueError(f"SMILES {smiles!r}: {left[0]!r} is not an atom in brackets; the charge needs every atom in brackets")
+        raise InputError(f"SMILES {smiles!r}: {left[0]!r} is not an atom in brackets; the charge needs every atom in brackets")
     expected = Counter(SYMBOLS[int(z)] for z in atomic_numbers)
     if +atoms != expected:
-        raise ValueError(f"SMILES {smiles!r} has the atoms {_formula(+atoms)} but the structure has {_formula(expected)}")
+        raise InputError(f"SMILES {smiles!r} has the atoms {_formula(+atoms)} but the structure has {_formula(expected)}")
     return charge
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from unipot.data.conversion.source_description import SourceDescription
 from unipot.data.labels import SkippedItem
 from unipot.data.store import Store
+from unipot.errors import InputError
 from unipot.structure import Structure
 
 
@@ -43,7 +44,7 @@ def describe_stores(path: str | Path) -> SourceDescription:
     for store in stores[1:]:
         for what in ("level_of_theory", "energy_kind"):
             if getattr(store, what) != getattr(first, what):
-                raise ValueError(
+                raise InputError(
                     f"{path}: {stores[0].path} has {what} {getattr(first, what)!r} and {store.path} {getattr(store, what)!r}; "
                     "only stores of one level of theory and one kind of energy can become one"
                 )

@@ -17,6 +17,7 @@ from unipot.data.readers.comment_line import typed
 from unipot.data.readers.extended_xyz import AtomLineError, Frame, lattice_of, parse
 from unipot.data.readers.extxyz_pieces import Piece
 from unipot.data.readers.xyz_frames import COMPRESSED, FrameError, RawFrame, lines_before, opened, scan_frames
+from unipot.errors import InputError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -46,7 +47,7 @@ def read_xyz(file: Path, piece: Piece | None = None) -> Iterator[Atoms]:
                 yield _atoms_of(raw)
     except FrameError as error:
         line = error.line + lines_before(file, start)
-        raise ValueError(f"{file}, line {line}: frame {first + error.frame} cannot be read: {error.what}") from error
+        raise InputError(f"{file}, line {line}: frame {first + error.frame} cannot be read: {error.what}") from error
 
 
 def _atoms_of(raw: RawFrame) -> Atoms:
@@ -105,7 +106,7 @@ def _constrain(atoms: Atoms, free: np.ndarray) -> None:
     from ase.constraints import FixAtoms, FixCartesian
 
     if free.dtype.kind != "b" or free.shape[1:] not in ((), (3,)):
-        raise ValueError("its column 'move_mask' is not one or three of T and F for each atom")
+        raise InputError("its column 'move_mask' is not one or three of T and F for each atom")
     if free.ndim == 1:
         atoms.set_constraint(FixAtoms(mask=~free))
     else:

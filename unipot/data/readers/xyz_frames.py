@@ -17,6 +17,8 @@ from typing import IO
 
 import numpy as np
 
+from unipot.errors import InputError
+
 SUFFIXES = (".xyz", ".extxyz")
 COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _SCAN_BYTES = 1 << 24
@@ -81,11 +83,11 @@ def opened(file: Path) -> Iterator[IO[bytes]]:
         with COMPRESSED.get(file.suffix, open)(file, "rb") as stream:
             yield stream  # type: ignore[misc]
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise ValueError(f"{file} is cut short or damaged ({error}); fetch it again") from error
+        raise InputError(f"{file} is cut short or damaged ({error}); fetch it again") from error
     except OSError as error:
         if error.errno is not None:  # of the file system, not of the archive
             raise
-        raise ValueError(f"{file} is not a {file.suffix} archive or is damaged ({error}); fetch it again") from error
+        raise InputError(f"{file} is not a {file.suffix} archive or is damaged ({error}); fetch it again") from error
 
 
 def scan_frames(stream: IO[bytes], size: int | None = None) -> Iterator[RawFrame]:
@@ -146,7 +148,7 @@ def lines_before(file: Path, start: int) -> int:
     return n_lines
 
 
-class FrameError(ValueError):
+class FrameError(InputError):
     """Something is wrong at a line.
 
     Args:

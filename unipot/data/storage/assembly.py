@@ -18,6 +18,7 @@ from unipot.data.storage.columns import ADDED, COLUMNS, OFFSETS_OF, RAGGED, Text
 from unipot.data.storage.format import FORMAT, FORMAT_VERSION
 from unipot.data.storage.record import LABEL_BITS
 from unipot.data.storage.shard import ShardInfo, read_shard_info
+from unipot.errors import InputError
 from unipot.properties import check_energy_kind, property_named
 from unipot.structure import MAX_ATOMIC_NUMBER, SYMBOLS
 
@@ -66,7 +67,7 @@ def assemble_store(
     shards = [read_shard_info(folder) for folder in shard_folders]
     kept = _kept_rows(shards, keep)
     if not any(len(rows) for rows in kept):
-        raise ValueError(f"dataset {name!r}: there are no structures to store in {path}; see the skipped items for the reasons")
+        raise InputError(f"dataset {name!r}: there are no structures to store in {path}; see the skipped items for the reasons")
     described = {
         "name": name,
         "level_of_theory": level_of_theory,
@@ -142,7 +143,7 @@ def _kept_rows(shards: Sequence[ShardInfo], keep: np.ndarray | None) -> list[np.
     """Per shard the rows that stay, ascending."""
     total = sum(shard.n_structures for shard in shards)
     if keep is not None and len(keep) != total:
-        raise ValueError(f"keep has {len(keep)} entries for {total} records")
+        raise InputError(f"keep has {len(keep)} entries for {total} records")
     rows, start = [], 0
     for shard in shards:
         part = np.arange(shard.n_structures) if keep is None else np.flatnonzero(keep[start : start + shard.n_structures])
@@ -214,7 +215,7 @@ def _refuse_duplicate_ids(index: Path, name: str) -> None:
             rows = np.concatenate([a + np.flatnonzero(hashes[a:b] == value) for a, b in chunks(len(hashes))])
             texts = TextColumn(load_column(index / "ids.npy"), load_column(index / "ids_offsets.npy"))
             if texts[int(rows[0])] == texts[int(rows[1])]:
-                raise ValueError(
+                raise InputError(
                     f"dataset {name!r}, structure {texts[int(rows[0])]!r}: structures {int(rows[0])} and {int(rows[1])} both have this id; "
                     "this id was used before, and ids must be unique within a dataset"
                 )
@@ -235,7 +236,7 @@ def _contents(index: Path, name: str, labels: Sequence[str]) -> dict[str, Any]:
             label_counts[label] += int(((bits[first:last] >> np.uint32(LABEL_BITS[label])) & np.uint32(1)).sum())
     unused = [label for label in labels if not label_counts[label]]
     if unused:
-        raise ValueError(
+        raise InputError(
             f"dataset {name!r}: no structure carries the label {unused[0]!r}; leave it out of labels or correct its key"
         )
     elements, counts = load_column(index / "composition_elements.npy"), load_column(index / "composition_counts.npy")

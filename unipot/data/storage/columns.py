@@ -17,6 +17,7 @@ import numpy as np
 
 from unipot.data.edge_counts import STORED_CUTOFFS
 from unipot.data.storage.files import open_regular, require_recorded
+from unipot.errors import InputError
 from unipot.structure import MAX_ATOMIC_NUMBER
 
 #: rows that are handled at once where a whole column is gone through
@@ -102,7 +103,7 @@ class TextColumn(Sequence[str]):
         try:
             return self._blob[self._offsets[index] : self._offsets[index + 1]].tobytes().decode()
         except UnicodeDecodeError as error:
-            raise ValueError(f"text {index} of the index is damaged ({error}); prepare the store again") from error
+            raise InputError(f"text {index} of the index is damaged ({error}); prepare the store again") from error
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), ROWS_PER_CHUNK):
@@ -153,7 +154,7 @@ def load_column(file: Path, recorded: Mapping[str, int] | None = None) -> np.nda
             start, size = handle.tell(), os.fstat(handle.fileno()).st_size
             # as Python's integers: a damaged shape may hold any number
             if start + math.prod(shape) * dtype.itemsize > size:
-                raise ValueError(f"it has {size} bytes, too few for its shape {shape}")
+                raise InputError(f"it has {size} bytes, too few for its shape {shape}")
             _check_kind(file.stem, shape, dtype)
             if math.prod(shape) == 0:
                 return np.empty(shape, dtype=dtype)  # nothing can be mapped
@@ -164,19 +165,19 @@ def load_column(file: Path, recorded: Mapping[str, int] | None = None) -> np.nda
         return column
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ValueError(f"{file} is missing or damaged ({reason}); prepare the store again") from error
+        raise InputError(f"{file} is missing or damaged ({reason}); prepare the store again") from error
 
 
 def _header(handle: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of one number, from the beginning of a file in NumPy's format."""
     try:
         if np.lib.format.read_magic(handle) != (1, 0):
-            raise ValueError("it is of another version of NumPy's format")
+            raise InputError("it is of another version of NumPy's format")
         shape, in_columns, dtype = np.lib.format.read_array_header_1_0(handle)
     except (EOFError, SyntaxError, TypeError, RecursionError, tokenize.TokenError) as error:
-        raise ValueError(f"its first bytes are damaged: {error}") from error
+        raise InputError(f"its first bytes are damaged: {error}") from error
     if in_columns or not shape or any(n < 0 for n in shape) or dtype.kind not in "fiu":
-        raise ValueError("its first bytes do not describe a column of numbers")
+        raise InputError("its first bytes do not describe a column of numbers")
     return shape, dtype
 
 
@@ -189,20 +190,20 @@ def _check_kind(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
     else:
         return
     if (dtype, shape[1:]) != wanted:
-        raise ValueError(f"it holds {dtype} of shape {shape[1:]} per row; a column {name!r} holds {wanted[0]} of shape {wanted[1]}")
+        raise InputError(f"it holds {dtype} of shape {shape[1:]} per row; a column {name!r} holds {wanted[0]} of shape {wanted[1]}")
 
 
 def _check_numbers(name: str, column: np.ndarray) -> None:
     """Refuse what would lead outside of an array, in a column whose checksum is not known."""
     is_offsets, last = name in OFFSETS_OF.values(), 0
     if is_offsets and column[:1].any():
-        raise ValueError("its first offset is not 0")
+        raise InputError("its first offset is not 0")
     if name not in ("n_atoms", "edge_counts", "composition_counts", "composition_elements") and not is_offsets:
         return
     for start, stop in chunks(len(column)):
         part = column[start:stop]
         if is_offsets and ((np.diff(part) < 0).any() or part[0] < last):
-            raise ValueError(f"its offsets fall between rows {start} and {stop}")
+            raise InputError(f"its offsets fall between rows {start} and {stop}")
         if (part < 0).any() or (name == "composition_elements" and (part > MAX_ATOMIC_NUMBER).any()):
-            raise ValueError(f"a number between rows {start} and {stop} is not possible")
+            raise InputError(f"a number between rows {start} and {stop} is not possible")
         last = part[-1] if is_offsets else 0

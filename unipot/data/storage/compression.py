@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from unipot.data.storage.format import COMPRESSIONS, check_choice
+from unipot.errors import InputError, MissingPackage
 
 _MOST_BYTES = 1 << 30  # of a block; 13 million atoms
 _LEVEL = 3  # beyond it positions and forces, nearly random bits, shrink by less than 2 %
@@ -40,10 +41,10 @@ def decompressor(name: str | None) -> Callable[[bytes], bytes | memoryview]:
         try:
             size = zstandard.frame_content_size(block)
             if not 0 <= size <= _MOST_BYTES:  # it would be allocated before the block is looked at
-                raise ValueError(f"a block of {size} bytes is not possible")
+                raise InputError(f"a block of {size} bytes is not possible")
             return inflate(block)
         except zstandard.ZstdError as error:
-            raise ValueError(f"a block cannot be inflated: {error}") from error
+            raise InputError(f"a block cannot be inflated: {error}") from error
 
     return checked
 
@@ -52,5 +53,5 @@ def _zstandard():  # type: ignore[no-untyped-def]
     try:
         import zstandard
     except ImportError as error:
-        raise ImportError("compressed stores need the package zstandard; install it with: pip install 'unipot[compression]'") from error
+        raise MissingPackage("compressed stores need the package zstandard; install it with: pip install 'unipot[compression]'") from error
     return zstandard

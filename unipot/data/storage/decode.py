@@ -26,6 +26,7 @@ from unipot.data.storage.record import (
     record_length,
 )
 from unipot.data.store import Store
+from unipot.errors import InputError
 from unipot.neighbors import batch_neighbor_list
 from unipot.properties import PROPERTIES
 
@@ -88,10 +89,10 @@ def decode_batch(
 
 def _check(draws: Sequence[tuple[int, int]], **indices: Sequence[int] | None) -> None:
     if len(draws) == 0:
-        raise ValueError("a batch needs at least one structure")
+        raise InputError("a batch needs at least one structure")
     for name, index in indices.items():
         if index is not None and len(index) != len(draws):
-            raise ValueError(f"{name} has {len(index)} entries for {len(draws)} structures")
+            raise InputError(f"{name} has {len(index)} entries for {len(draws)} structures")
 
 
 class _Records:
@@ -215,7 +216,7 @@ class _Records:
 
     def _refuse(self, stores: Sequence[Store], which: np.ndarray, rows: np.ndarray, damaged: np.ndarray) -> None:
         k = int(np.flatnonzero(damaged)[0])
-        raise stores[which[k]].unreadable(int(rows[k]), ValueError("the record's length does not fit its header"))
+        raise stores[which[k]].unreadable(int(rows[k]), InputError("the record's length does not fit its header"))
 
 
 _HEADER_BYTES = np.arange(HEADER_DTYPE.itemsize)

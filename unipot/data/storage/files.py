@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from unipot.data.storage.checksums import crc32_of_file
+from unipot.errors import InputError
 
 
 def file_inside(folder: Path, name: str) -> Path:
@@ -19,11 +20,11 @@ def file_inside(folder: Path, name: str) -> Path:
     """
     file = folder / name
     if not file.exists():
-        raise ValueError(f"{folder}: {name} is missing; prepare the store again")
+        raise InputError(f"{folder}: {name} is missing; prepare the store again")
     if not file.is_file():
-        raise ValueError(f"{folder}: {name} is not a regular file; prepare the store again")
+        raise InputError(f"{folder}: {name} is not a regular file; prepare the store again")
     if not file.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{folder}: {name} is a link out of the store's folder; copy the store with what its links lead to (cp -rL)")
+        raise InputError(f"{folder}: {name} is a link out of the store's folder; copy the store with what its links lead to (cp -rL)")
     return file
 
 
@@ -43,7 +44,7 @@ def descriptor_of(file: Path) -> int:
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ValueError("it is not a regular file")
+        raise InputError("it is not a regular file")
     return descriptor
 
 
@@ -56,6 +57,6 @@ def require_recorded(handle: BinaryIO, recorded: Mapping[str, int]) -> None:
     """
     size = os.fstat(handle.fileno()).st_size
     if size != recorded["bytes"]:
-        raise ValueError(f"it has {size} bytes instead of {recorded['bytes']}")
+        raise InputError(f"it has {size} bytes instead of {recorded['bytes']}")
     if crc32_of_file(handle) != recorded["crc32"]:
-        raise ValueError("its checksum differs from the recorded one")
+        raise InputError("its checksum differs from the recorded one")

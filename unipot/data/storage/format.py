@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from unipot.data.storage.checksums import SEAL, seal_is_broken
+from unipot.errors import InputError
 from unipot.structure import SYMBOLS
 
 FORMAT = "unipot-store"
@@ -62,7 +63,7 @@ def check_choice(what: str, value: Any, allowed: tuple[Any, ...]) -> None:
         ValueError: it is.
     """
     if value not in allowed:
-        raise ValueError(f"{what} is {value!r}; use one of: {', '.join(str(choice) for choice in allowed)}")
+        raise InputError(f"{what} is {value!r}; use one of: {', '.join(str(choice) for choice in allowed)}")
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -75,14 +76,14 @@ def read_metadata(path: Path) -> dict[str, Any]:
     metadata = raw_metadata(path)
     version = metadata["format_version"]
     if version > FORMAT_VERSION:
-        raise ValueError(f"{path}: store format {version} is newer than this unipot reads ({FORMAT_VERSION}); upgrade unipot")
+        raise InputError(f"{path}: store format {version} is newer than this unipot reads ({FORMAT_VERSION}); upgrade unipot")
     if version < FORMAT_VERSION:
-        raise ValueError(
+        raise InputError(
             f"{path}: store format {version} is older than this unipot reads ({FORMAT_VERSION}); convert it with "
             f"unipot.data.storage.upgrade.upgrade_store({str(path)!r}, {re.sub(rf'{SUFFIX}$', '', str(path)) + '-2' + SUFFIX!r})"
         )
     if seal_is_broken(metadata):
-        raise ValueError(
+        raise InputError(
             f"{path}: metadata.json does not match its own checksum, it was damaged or edited; prepare the store again, or, where you "
             f"edited it yourself and know that every entry is right, delete the entry {SEAL!r}"
         )
@@ -103,14 +104,14 @@ def raw_metadata(path: Path) -> dict[str, Any]:
         )
     try:
         if file.stat().st_size > _MOST_METADATA:
-            raise ValueError(f"it has more than {_MOST_METADATA} bytes")
+            raise InputError(f"it has more than {_MOST_METADATA} bytes")
         metadata = json.loads(file.read_text(encoding="utf-8"))
         if metadata["format"] != FORMAT:
-            raise ValueError(f"format is {metadata['format']!r}")
+            raise InputError(f"format is {metadata['format']!r}")
         if type(metadata["format_version"]) is not int or metadata["format_version"] < 1:
-            raise ValueError(f"format_version is {metadata['format_version']!r}")
+            raise InputError(f"format_version is {metadata['format_version']!r}")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: metadata.json cannot be read as the metadata of a unipot store ({error}); prepare the store again"
         ) from error
     return metadata

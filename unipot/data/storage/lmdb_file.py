@@ -21,6 +21,7 @@ from types import TracebackType
 import numpy as np
 
 from unipot.data.storage.files import descriptor_of
+from unipot.errors import InputError
 
 _HEAD = 16  # bytes in front of a page's pointers, and of a long value
 _NODE = 8  # bytes in front of a node's key
@@ -98,7 +99,7 @@ class LmdbFile:
         while len(content) < size:  # one call gives at most 2 GiB
             more = os.pread(self._open(), size - len(content), offset + len(content))
             if not more:
-                raise ValueError(f"it has {os.fstat(self._open()).st_size} bytes and refers to byte {offset + size}")
+                raise InputError(f"it has {os.fstat(self._open()).st_size} bytes and refers to byte {offset + size}")
             content += more
         return content
 
@@ -134,11 +135,11 @@ class LmdbFile:
                 n_entries += len(leaf[0])
                 yield leaf
         if n_entries != self.n_entries:
-            raise ValueError(f"its pages hold {n_entries} entries, its first pages say {self.n_entries}")
+            raise InputError(f"its pages hold {n_entries} entries, its first pages say {self.n_entries}")
 
     def _leaves_below(self, number: int, level: int, seen: set[int]) -> Iterator[tuple[list[bytes], np.ndarray, np.ndarray]]:
         if number in seen:  # else a page that refers to itself would be followed 2^31 times
-            raise ValueError(f"two pages refer to page {number}")
+            raise InputError(f"two pages refer to page {number}")
         seen.add(number)
         page = self._page(number, level < self._depth)
         if level < self._depth:
@@ -158,7 +159,7 @@ class LmdbFile:
         offset = number * self._page_size
         stated, _, flags, n_pages = _LONG.unpack(self.read(offset, _HEAD))
         if stated != number or flags & _KINDS != _OVERFLOW or n_pages != -(-(_HEAD + size) // self._page_size):
-            raise ValueError(f"page {number} does not hold the value that page {page.number} refers to")
+            raise InputError(f"page {number} does not hold the value that page {page.number} refers to")
         return offset + _HEAD, size
 
     def _open(self) -> int:
@@ -168,19 +169,19 @@ class LmdbFile:
 
     def _read_roots(self) -> None:
         if self._size < 2 * _PAGE_SIZES[0]:
-            raise ValueError(f"it has {self._size} bytes, too few for an LMDB file")
+            raise InputError(f"it has {self._size} bytes, too few for an LMDB file")
         first = self._meta(0)
         self._page_size = first[1].padding
         if self._page_size not in _PAGE_SIZES or self._size < 2 * self._page_size:
-            raise ValueError(f"its page size of {self._page_size} bytes is not possible")
+            raise InputError(f"its page size of {self._page_size} bytes is not possible")
         _, _, database, last_page, _ = max(first, self._meta(self._page_size), key=lambda meta: meta[4])
         self._last_page, self._root, self._depth, self.n_entries = last_page, database.root, database.depth, database.n_entries
         if (last_page + 1) * self._page_size > self._size:
-            raise ValueError(f"it is cut short: it has {self._size} bytes, its pages take {(last_page + 1) * self._page_size}")
+            raise InputError(f"it is cut short: it has {self._size} bytes, its pages take {(last_page + 1) * self._page_size}")
         if database.flags:
-            raise ValueError("it holds a kind of LMDB database that is not read here (several values of one key, or integer keys)")
+            raise InputError("it holds a kind of LMDB database that is not read here (several values of one key, or integer keys)")
         if not (self._root == _NO_PAGE and self.n_entries == 0) and not 1 <= self._depth <= _MAX_DEPTH:
-            raise ValueError(f"its tree of pages has a depth of {self._depth}")
+            raise InputError(f"its tree of pages has a depth of {self._depth}")
 
     def _meta(self, offset: int) -> tuple[int, _Database, _Database, int, int]:
         """Page number, database of free pages, main database, last page and transaction of one of the two roots."""
@@ -188,9 +189,9 @@ class LmdbFile:
         number, _, flags, _, _ = _PAGE.unpack_from(content)
         magic, version, _, _ = _META.unpack_from(content, _HEAD)
         if magic != _MAGIC or not flags & _IS_META or number != (offset > 0):
-            raise ValueError("it is not an LMDB file, or its first pages are damaged")
+            raise InputError("it is not an LMDB file, or its first pages are damaged")
         if version != _DATA_VERSION:
-            raise ValueError(f"it has version {version} of LMDB's format; {_DATA_VERSION} is read here")
+            raise InputError(f"it has version {version} of LMDB's format; {_DATA_VERSION} is read here")
         place = _HEAD + _META.size
         free = _Database(*_DATABASE.unpack_from(content, place))
         main = _Database(*_DATABASE.unpack_from(content, place + _DATABASE.size))
@@ -201,7 +202,7 @@ class LmdbFile:
         page = self._pages.get(number)
         if page is None or page.is_branch != is_branch:
             if not 2 <= number <= self._last_page:
-                raise ValueError(f"it refers to page {number}; the last one is {self._last_page}")
+                raise InputError(f"it refers to page {number}; the last one is {self._last_page}")
             page = _Page(number, self.read(number * self._page_size, self._page_size), is_branch, self._last_page, self._size)
             if len(self._pages) >= _KEPT_PAGES:
                 self._pages.pop(next(iter(self._pages)))
@@ -229,7 +230,7 @@ class _Page:
         self.number, self.is_branch = number, is_branch
         stated, _, flags, lower, upper = _PAGE.unpack_from(content)
         if stated != number or flags & _KINDS != (_BRANCH if is_branch else _LEAF):
-            raise ValueError(f"page {number} is not the {'branch' if is_branch else 'leaf'} that the tree of pages has there")
+            raise InputError(f"page {number} is not the {'branch' if is_branch else 'leaf'} that the tree of pages has there")
         if not (_HEAD <= lower <= upper <= len(content)) or lower % 2:
             raise self._damaged()
         data = np.frombuffer(content, dtype=np.uint8)
@@ -252,7 +253,7 @@ class _Page:
 
     def _find_long_values(self, data: np.ndarray, last_page: int, file_size: int, page_size: int) -> None:
         if (self.flags & ~_LONG_VALUE).any():
-            raise ValueError(f"page {self.number} holds databases within the database, which are not read here")
+            raise InputError(f"page {self.number} holds databases within the database, which are not read here")
         long = np.flatnonzero(self.flags)
         self.children = np.zeros(len(self.flags), dtype=np.int64)
         numbers = data[self.values[long][:, None] + np.arange(8)].view("<u8")[:, 0]
@@ -260,7 +261,7 @@ class _Page:
         self.children[long] = np.where(beyond, 0, numbers).astype(np.int64)
         ends = self.children[long] * page_size + _HEAD + self.sizes[long]
         if beyond.any() or (ends > file_size).any():
-            raise ValueError(f"page {self.number} refers to a value that lies outside the file")
+            raise InputError(f"page {self.number} refers to a value that lies outside the file")
 
     def first_not_below(self, key: bytes, above: bool = False) -> int:
         """Position of the first key that is not smaller, or with `above` of the first that is larger."""
@@ -274,4 +275,4 @@ class _Page:
         return low
 
     def _damaged(self) -> ValueError:
-        return ValueError(f"page {self.number} is damaged")
+        return InputError(f"page {self.number} is damaged")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from unipot.data.scalar_columns import FILE_NAME as SCALARS
 from unipot.data.storage.format import SUFFIX, read_metadata
+from unipot.errors import InputError
 
 #: of the copied bytes, kept free on the local disk
 _MARGIN = 0.05
@@ -41,7 +42,7 @@ def locally(path: str | Path, folder: str | Path | None) -> Path:
     digest = hashlib.sha256(content).hexdigest()[:16]
     root = Path(os.path.expandvars(str(folder))).expanduser()
     if "$" in str(root):
-        raise ValueError(f"local cache folder {folder!s}: an environment variable in it is not set; set it, or name another folder")
+        raise InputError(f"local cache folder {folder!s}: an environment variable in it is not set; set it, or name another folder")
     root.mkdir(parents=True, exist_ok=True)
     copy = root / f"{path.name.removesuffix(SUFFIX)}-{digest}{SUFFIX}"
     with FileLock(str(copy) + ".lock"):

@@ -9,6 +9,7 @@ from typing import Any
 from unipot.data.spec import check_dataset_name
 from unipot.data.storage.format import COMPRESSIONS, check_choice
 from unipot.data.storage.record import RecordCodec
+from unipot.errors import InputError
 from unipot.properties import check_energy_kind
 from unipot.structure import SYMBOLS
 
@@ -34,41 +35,41 @@ def check_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
                 _check_count(f"{name} of {key!r}", value)
         unknown = [symbol for symbol in metadata["elements"] if symbol not in SYMBOLS]
         if unknown:
-            raise ValueError(f"element {unknown[0]!r} is not known")
+            raise InputError(f"element {unknown[0]!r} is not known")
         _mapping(metadata, "provenance")
         _check_shards(metadata)
         _check_files(metadata)
     except KeyError as error:
-        raise ValueError(f"{path}: metadata.json has no entry {error.args[0]!r}; prepare the store again") from error
+        raise InputError(f"{path}: metadata.json has no entry {error.args[0]!r}; prepare the store again") from error
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: metadata.json cannot be true ({error}); prepare the store again") from error
+        raise InputError(f"{path}: metadata.json cannot be true ({error}); prepare the store again") from error
 
 
 def _check_texts(metadata: Mapping[str, Any]) -> None:
     for name in ("name", "level_of_theory", "energy_kind", "precision", "content_hash"):
         if not isinstance(metadata[name], str) or not metadata[name]:
-            raise ValueError(f"{name} is {metadata[name]!r}, no text")
+            raise InputError(f"{name} is {metadata[name]!r}, no text")
     check_dataset_name(metadata["name"])
     if not isinstance(metadata["labels"], list) or not all(isinstance(label, str) for label in metadata["labels"]):
-        raise ValueError("labels is not a list of names")
+        raise InputError("labels is not a list of names")
 
 
 def _check_shards(metadata: Mapping[str, Any]) -> None:
     shards = metadata["shards"]
     if not isinstance(shards, list) or not shards:
-        raise ValueError("shards is not a list with an entry")
+        raise InputError("shards is not a list with an entry")
     for shard in shards:
         if not isinstance(shard, Mapping):
-            raise ValueError("an entry of shards is not a mapping")
+            raise InputError("an entry of shards is not a mapping")
         if not isinstance(shard["file"], str) or not _is_inside(shard["file"], depth=1):
-            raise ValueError(f"the shard {shard['file']!r} is not a file of the store's folder")
+            raise InputError(f"the shard {shard['file']!r} is not a file of the store's folder")
         if not isinstance(shard["sha256"], str):
-            raise ValueError(f"sha256 of shard {shard['file']} is no text")
+            raise InputError(f"sha256 of shard {shard['file']} is no text")
         for name in ("n_structures", "data_bytes"):
             _check_count(f"{name} of shard {shard['file']}", shard[name])
     total = sum(shard["n_structures"] for shard in shards)
     if total != metadata["n_structures"]:
-        raise ValueError(f"shards hold {total} structures, n_structures is {metadata['n_structures']}")
+        raise InputError(f"shards hold {total} structures, n_structures is {metadata['n_structures']}")
 
 
 def _check_files(metadata: Mapping[str, Any]) -> None:
@@ -77,7 +78,7 @@ def _check_files(metadata: Mapping[str, Any]) -> None:
         return
     for name, entry in _mapping(metadata, "files").items():
         if not _is_inside(name, depth=2):
-            raise ValueError(f"the file {name!r} is not one of the store's folder")
+            raise InputError(f"the file {name!r} is not one of the store's folder")
         for key in ("bytes", "crc32"):
             _check_count(f"{key} of {name}", entry[key])
 
@@ -90,10 +91,10 @@ def _is_inside(name: str, depth: int) -> bool:
 
 def _mapping(metadata: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(metadata[name], Mapping):
-        raise ValueError(f"{name} is not a mapping")
+        raise InputError(f"{name} is not a mapping")
     return metadata[name]
 
 
 def _check_count(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number from 0 to {_MOST}")
+        raise InputError(f"{name} is {value!r}; it must be a whole number from 0 to {_MOST}")

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from unipot.errors import InputError
 from unipot.neighbors.near_origin import near_origin
 from unipot.properties import PROPERTIES
 from unipot.structure import Structure
@@ -58,10 +59,10 @@ class RecordCodec:
 
     def __init__(self, labels: Sequence[str], precision: str = "float64") -> None:
         if precision not in PRECISIONS:
-            raise ValueError(f"precision {precision!r} is not known; use {' or '.join(PRECISIONS)}")
+            raise InputError(f"precision {precision!r} is not known; use {' or '.join(PRECISIONS)}")
         unknown = [label for label in labels if label not in LABEL_BITS]
         if unknown:
-            raise ValueError(f"label {unknown[0]!r} has no place in a record; known are: {', '.join(LABEL_BITS)}")
+            raise InputError(f"label {unknown[0]!r} has no place in a record; known are: {', '.join(LABEL_BITS)}")
         self.labels, self.precision = tuple(labels), precision
 
     def pack(self, structure: Structure) -> bytes:
@@ -108,12 +109,12 @@ class RecordCodec:
         try:
             n_atoms, n_id, n_group, bits, spin, flags, charge, crc, _ = _HEADER.unpack_from(record)
         except struct.error as error:
-            raise ValueError(f"record is damaged: {error}") from error
+            raise InputError(f"record is damaged: {error}") from error
         length = record_length(n_atoms, n_id, n_group, bits, flags)
         if length != len(record):
-            raise ValueError(f"record is damaged: it has {len(record)} bytes, its header says {length}")
+            raise InputError(f"record is damaged: it has {len(record)} bytes, its header says {length}")
         if zlib.crc32(memoryview(record)[CELL_OFFSET:]) != crc:
-            raise ValueError("record is damaged: its checksum differs")
+            raise InputError("record is damaged: its checksum differs")
         reader = _Reader(record, LABELS_OFFSET, _FLOAT32 if flags & SINGLE_PRECISION else _FLOAT64)
         labels = {name: reader.structure_row(PROPERTIES[name].shape) for name in STRUCTURE_LABELS if bits >> LABEL_BITS[name] & 1}
         positions = reader.atom_rows(n_atoms, (3,))

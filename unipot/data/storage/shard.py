@@ -22,6 +22,7 @@ from unipot.data.storage.columns import COLUMNS, MEASURED
 from unipot.data.storage.compression import compressor
 from unipot.data.storage.format import BLOCK_BYTES, block_key, group_hash, reduced_formula, update_content_hash
 from unipot.data.storage.record import RecordCodec, label_bits
+from unipot.errors import InputError
 from unipot.structure import Structure
 
 _BLOCKS_PER_COMMIT = 64
@@ -123,7 +124,7 @@ class ShardWriter:
             raise RuntimeError("ShardWriter.extend was called outside its with-block")
         missing = [name for name in MEASURED if name not in measurements or len(measurements[name]) != len(structures)]
         if missing:
-            raise ValueError(f"measurement {missing[0]!r} is missing or has another length than the {len(structures)} structures")
+            raise InputError(f"measurement {missing[0]!r} is missing or has another length than the {len(structures)} structures")
         for structure in structures:
             self.check(structure)
         places = np.array([self._append(structure) for structure in structures], dtype=np.int64).reshape(-1, 4)
@@ -144,16 +145,16 @@ class ShardWriter:
         """
         where = f"dataset {self.dataset!r}, structure {structure.id!r}"
         if not structure.id:
-            raise ValueError(f"dataset {self.dataset!r}: a structure has no id; give every structure one")
+            raise InputError(f"dataset {self.dataset!r}: a structure has no id; give every structure one")
         for text in (structure.id, structure.group):
             if len(text.encode()) > _LONGEST_TEXT or "\0" in text:
-                raise ValueError(f"{where}: id and group must be shorter than {_LONGEST_TEXT} bytes and have no zero byte")
+                raise InputError(f"{where}: id and group must be shorter than {_LONGEST_TEXT} bytes and have no zero byte")
         extra = [label for label in structure.labels if label not in self._codec.labels]
         if extra:
-            raise ValueError(f"{where}: label {extra[0]!r} was not declared; declared are: {', '.join(self._codec.labels)}")
+            raise InputError(f"{where}: label {extra[0]!r} was not declared; declared are: {', '.join(self._codec.labels)}")
         for label, values in structure.labels.items():  # arrays can be written to after Structure looked at them
             if not np.isfinite(values).all():
-                raise ValueError(f"{where}: {label} contain {int((~np.isfinite(values)).sum())} non-finite value(s); drop or repair it")
+                raise InputError(f"{where}: {label} contain {int((~np.isfinite(values)).sum())} non-finite value(s); drop or repair it")
 
     def _append(self, structure: Structure) -> tuple[int, int, int, int]:
         """Block, offset, length and checksum of the new record."""
@@ -242,9 +243,9 @@ def read_shard_info(path: Path) -> ShardInfo:
         info = ShardInfo(**json.loads(file.read_text()))
         size = (Path(path) / "data.mdb").stat().st_size
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{path}: the shard cannot be read ({error}); delete it and convert again") from error
+        raise InputError(f"{path}: the shard cannot be read ({error}); delete it and convert again") from error
     if size != info.data_bytes:
-        raise ValueError(f"{path}: data.mdb has {size} bytes instead of {info.data_bytes}; delete the shard and convert again")
+        raise InputError(f"{path}: data.mdb has {size} bytes instead of {info.data_bytes}; delete the shard and convert again")
     return info
 
 

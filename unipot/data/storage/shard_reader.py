@@ -10,6 +10,7 @@ import numpy as np
 from unipot.data.storage.compression import decompressor
 from unipot.data.storage.lmdb_file import LmdbFile
 from unipot.data.storage.record import HEADER_DTYPE, record_length
+from unipot.errors import InputError
 
 
 class ShardReader:
@@ -32,7 +33,7 @@ class ShardReader:
             self._content = LmdbFile(file)
             self._starts, self._sizes = self._blocks()
         except (ValueError, OSError) as error:
-            raise ValueError(f"{file.name} cannot be read as blocks of records ({_reason(error)})") from error
+            raise InputError(f"{file.name} cannot be read as blocks of records ({_reason(error)})") from error
 
     @property
     def is_open(self) -> bool:
@@ -42,7 +43,7 @@ class ShardReader:
     def check(self) -> None:
         """Refuse a file without blocks."""
         if len(self._starts) == 0:
-            raise ValueError(f"{self.file} holds no records; prepare the store again")
+            raise InputError(f"{self.file} holds no records; prepare the store again")
 
     def close(self) -> None:
         """Give the file back; it is opened again when something is read."""
@@ -61,7 +62,7 @@ class ShardReader:
         outside |= offsets + lengths > self._sizes[np.where(outside, 0, blocks)]
         if outside.any():
             block = int(blocks[np.flatnonzero(outside)[0]])
-            raise ValueError(
+            raise InputError(
                 f"block {block} is missing from {self.file.name}"
                 if not 0 <= block < len(self._starts)
                 else f"block {block} ends inside the record"
@@ -70,7 +71,7 @@ class ShardReader:
         try:
             return [memoryview(self._content.read(place, length)) for place, length in zip(places, lengths.tolist(), strict=True)]
         except (ValueError, OSError) as error:
-            raise ValueError(f"{self.file.name} cannot be read ({_reason(error)})") from error
+            raise InputError(f"{self.file.name} cannot be read ({_reason(error)})") from error
 
     def all_records(self) -> Iterator[memoryview]:
         """Every record in order, also those that are not in the index of the store.
@@ -82,7 +83,7 @@ class ShardReader:
             content, offset = self._block(block), 0
             while offset < len(content):
                 if len(content) - offset < HEADER_DTYPE.itemsize:
-                    raise ValueError(f"{self.file.name}: block {block} ends inside a record")
+                    raise InputError(f"{self.file.name}: block {block} ends inside a record")
                 header = np.frombuffer(content, HEADER_DTYPE, 1, offset)[0]
                 fields = [int(header[name]) for name in ("n_atoms", "n_id", "n_group", "label_bits", "flags")]
                 length = record_length(*fields)
@@ -98,17 +99,17 @@ class ShardReader:
                 open_block, content = block, self._block(block)
             record = content[offset : offset + length]
             if len(record) != length:
-                raise ValueError(f"block {block} ends inside the record")
+                raise InputError(f"block {block} ends inside the record")
             found.append(record)
         return found
 
     def _block(self, block: int) -> memoryview:
         if not 0 <= block < len(self._starts):
-            raise ValueError(f"block {block} is missing from {self.file.name}")
+            raise InputError(f"block {block} is missing from {self.file.name}")
         try:
             stored = self._content.read(int(self._starts[block]), int(self._sizes[block]))
         except (ValueError, OSError) as error:
-            raise ValueError(f"{self.file.name} cannot be read ({_reason(error)})") from error
+            raise InputError(f"{self.file.name} cannot be read ({_reason(error)})") from error
         return memoryview(self._decompress(stored) if self._compressed else stored)
 
     def _blocks(self) -> tuple[np.ndarray, np.ndarray]:
@@ -123,14 +124,14 @@ class ShardReader:
             keys += leaf_keys
             places.append(np.stack([starts, sizes], axis=1))
         if any(len(key) != 8 for key in keys):
-            raise ValueError("a key is not the number of a block")
+            raise InputError("a key is not the number of a block")
         numbers = np.frombuffer(b"".join(keys), dtype=">u8")
         if not np.array_equal(numbers, np.arange(len(keys))):
-            raise ValueError("the numbers of its blocks do not follow each other")
+            raise InputError("the numbers of its blocks do not follow each other")
         starts, sizes = np.concatenate(places).T
         order = np.argsort(starts)
         if (starts[order][1:] < (starts + sizes)[order][:-1]).any():
-            raise ValueError("two of its blocks overlap")
+            raise InputError("two of its blocks overlap")
         return np.ascontiguousarray(starts), np.ascontiguousarray(sizes)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from unipot.data.storage.format import FORMAT_VERSION, raw_metadata
 from unipot.data.storage.lmdb_file import LmdbFile
 from unipot.data.storage.writer import StoreWriter
+from unipot.errors import InputError
 from unipot.properties import PROPERTIES
 from unipot.structure import Structure
 
@@ -37,7 +38,7 @@ def upgrade_store(old: str | Path, new: str | Path) -> Path:
     """
     metadata = raw_metadata(Path(old))
     if metadata["format_version"] != 1:
-        raise ValueError(f"{old}: store format {metadata['format_version']} needs no upgrade; this unipot reads {FORMAT_VERSION}")
+        raise InputError(f"{old}: store format {metadata['format_version']} needs no upgrade; this unipot reads {FORMAT_VERSION}")
     provenance = {**metadata["provenance"], "upgraded_from": {"format_version": 1, "content_hash": metadata["content_hash"]}}
     with StoreWriter(
         new,
@@ -55,17 +56,17 @@ def _structures_1(path: Path, labels: list[str], precision: str, n_structures: i
     try:
         records = LmdbFile(path / "data.mdb")
     except (ValueError, OSError) as error:
-        raise ValueError(f"{path}: data.mdb is damaged ({error}); prepare the store again") from error
+        raise InputError(f"{path}: data.mdb is damaged ({error}); prepare the store again") from error
     per_atom = np.dtype("<f8" if precision == "float64" else "<f4")
     with records:
         for index in range(n_structures):
             try:
                 record = records.get(index.to_bytes(8, "big"))
                 if record is None:
-                    raise ValueError("it is missing from data.mdb")
+                    raise InputError("it is missing from data.mdb")
                 structure = _unpack_1(record, labels, per_atom)
             except (ValueError, struct.error, OSError) as error:
-                raise ValueError(f"{path}: record {index} is damaged ({error}); prepare the store again") from error
+                raise InputError(f"{path}: record {index} is damaged ({error}); prepare the store again") from error
             yield structure
 
 

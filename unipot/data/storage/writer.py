@@ -17,6 +17,7 @@ from unipot.data.spec import check_dataset_name
 from unipot.data.storage.assembly import assemble_store
 from unipot.data.storage.record import RecordCodec
 from unipot.data.storage.shard import ShardWriter
+from unipot.errors import InputError
 from unipot.properties import check_energy_kind, property_named
 from unipot.structure import Structure
 
@@ -70,7 +71,7 @@ class StoreWriter:
         for label in labels:
             property_named(label)
         if not level_of_theory:
-            raise ValueError(f"dataset {name!r}: level_of_theory is empty; state it")
+            raise InputError(f"dataset {name!r}: level_of_theory is empty; state it")
         check_energy_kind(energy_kind, f"dataset {name!r}")
         self.path = Path(path)
         if self.path.exists() and not overwrite:
@@ -122,7 +123,7 @@ class StoreWriter:
         if not structure.id:
             structure = replace(structure, id=f"{self.name}-{len(self)}")
         if structure.id in self._ids:
-            raise ValueError(
+            raise InputError(
                 f"dataset {self.name!r}, structure {structure.id!r}: this id was used before; ids must be unique within a dataset"
             )
         self._shard.check(structure)

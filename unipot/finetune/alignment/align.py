@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from unipot.batch import AtomBatch
+from unipot.errors import InputError, UnknownName
 from unipot.finetune.alignment.composition_shift import CompositionShift, fit_composition_shift
 from unipot.finetune.alignment.readout_choice import ReadoutChoice, choose_readout
 from unipot.finetune.alignment.readout_fit import SHIFT, write_change
@@ -60,7 +61,7 @@ class AlignmentReport:
         total = 0.0
         for z in np.asarray(atomic_numbers).ravel():
             if int(z) in self.new_elements:
-                raise KeyError(f"parent head {self.parent!r} has no reference for {SYMBOLS[int(z)]}; its shift is not defined")
+                raise UnknownName(f"parent head {self.parent!r} has no reference for {SYMBOLS[int(z)]}; its shift is not defined")
             total += values.get(int(z), 0.0 if self.fit is None else self.fit.common)
         return float(total)
 
@@ -108,7 +109,7 @@ def align_head(
             element has no reference and the frames have no energies to fit one.
     """
     if name in potential.heads.names:
-        raise ValueError(f"head {name!r} exists already; choose another name for the new head than {', '.join(potential.heads.names)}")
+        raise InputError(f"head {name!r} exists already; choose another name for the new head than {', '.join(potential.heads.names)}")
     elements = elements_of(batches)
     check_elements(potential, elements)
     parent_head = potential.heads[parent]
@@ -196,7 +197,7 @@ def elements_of(batches: Sequence[AtomBatch]) -> tuple[int, ...]:
         ValueError: there are no batches.
     """
     if len(batches) == 0:
-        raise ValueError("there are no frames to align a head with; check that the data file is not empty")
+        raise InputError("there are no frames to align a head with; check that the data file is not empty")
     return tuple(int(z) for z in torch.cat([b.atomic_numbers for b in batches]).unique())
 
 
@@ -208,7 +209,7 @@ def check_elements(potential: Potential, elements: Sequence[int]) -> None:
     """
     missing = [z for z in elements if z not in set(potential.backbone.elements)]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"the frames contain {_symbols(missing)}, which the backbone of this checkpoint does not know; "
             f"it knows {_symbols(potential.backbone.elements)}; start from a checkpoint that covers them"
         )
@@ -256,7 +257,7 @@ def _energies_of(potential: Potential, head: Head, batches: Sequence[AtomBatch])
 
 def _require_references(parent: str, missing: Sequence[int]) -> None:
     if missing:
-        raise ValueError(
+        raise InputError(
             f"head {parent!r} has no reference energy for {_symbols(missing)} and the frames carry no energies to fit one; "
             "give energies, or choose another parent_head"
         )

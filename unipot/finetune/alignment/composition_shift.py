@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from unipot.composition import combination_in_words
+from unipot.errors import InputError
 from unipot.structure import SYMBOLS
 
 #: singular values below this fraction of the largest possible one are rounding, not composition
@@ -139,7 +140,7 @@ def open_compositions(counts: np.ndarray, scale: float) -> np.ndarray:
     """
     counts = np.asarray(counts, dtype=np.float64)
     if len(counts) == 0 or not (np.isfinite(scale) and scale >= 0):
-        raise ValueError(f"open compositions need at least one frame and a scale of 0 or more, got {len(counts)} and {scale}")
+        raise InputError(f"open compositions need at least one frame and a scale of 0 or more, got {len(counts)} and {scale}")
     fractions = counts / counts.sum(axis=1, keepdims=True)
     centre, present = fractions.mean(axis=0), counts.any(axis=0)
     complement = _complement_of_ones(int(present.sum()))
@@ -152,12 +153,12 @@ def open_compositions(counts: np.ndarray, scale: float) -> np.ndarray:
 
 def _check(counts: np.ndarray, differences: np.ndarray, elements: tuple[int, ...]) -> None:
     if counts.ndim != 2 or counts.shape[0] == 0 or counts.shape[1] != len(elements) or differences.shape != counts.shape[:1]:
-        raise ValueError(
+        raise InputError(
             f"a composition shift needs counts (n_frames >= 1, {len(elements)}) and one difference per frame; "
             f"got counts {counts.shape} and differences {differences.shape}"
         )
     if not np.isfinite(differences).all():
-        raise ValueError(f"{int((~np.isfinite(differences)).sum())} of {len(differences)} energy differences are not finite")
+        raise InputError(f"{int((~np.isfinite(differences)).sum())} of {len(differences)} energy differences are not finite")
 
 
 def _complement_of_ones(n: int) -> np.ndarray:

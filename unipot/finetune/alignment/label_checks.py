@@ -10,6 +10,7 @@ import numpy as np
 
 from unipot.batch import AtomBatch
 from unipot.data.labels import order_where
+from unipot.errors import InputError
 from unipot.finetune.alignment.align import AlignmentReport, completed_references, elements_of, energy_labels, for_head, predicted_energies
 from unipot.finetune.alignment.parents import ParentScore
 from unipot.models.potential import Potential
@@ -141,7 +142,7 @@ def refuse_wrong_units(scales: Sequence[LabelScale]) -> tuple[str, ...]:
     """
     certain = [scale for scale in scales if scale.is_certain]
     if certain:
-        raise ValueError(
+        raise InputError(
             f"{'; '.join(scale.sentence() for scale in certain)}: state the true unit, sign and order, with sources for a structure file "
             "(sources.forces='{key: forces, unit: kcal/mol/A}' and likewise for every label) or when the store is prepared; if the "
             "numbers are right, train on them with check_labels=false"

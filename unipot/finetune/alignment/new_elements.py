@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unipot.batch import AtomBatch
+from unipot.errors import InputError
 from unipot.finetune.alignment.periodic_neighbors import StandIn, stand_in_for
 from unipot.models.potential import Potential
 from unipot.structure import SYMBOLS
@@ -69,13 +70,13 @@ def start_new_elements(potential: Potential, batches: Sequence[AtomBatch], mode:
         ValueError: the mode is unknown, or it is `refuse` and there are new elements.
     """
     if mode not in MODES:
-        raise ValueError(f"new_elements is {mode!r}; use one of: {', '.join(MODES)}")
+        raise InputError(f"new_elements is {mode!r}; use one of: {', '.join(MODES)}")
     trained = trained_elements(potential)
     numbers = torch.cat([batch.atomic_numbers for batch in batches]).unique().tolist()
     unseen = [z for z in numbers if z not in trained and z in potential.backbone.elements]
     if unseen and mode == "refuse":
         listed = ", ".join(SYMBOLS[z] for z in unseen)
-        raise ValueError(f"the frames contain {listed}, which no head of the checkpoint was trained on, and new_elements is refuse")
+        raise InputError(f"the frames contain {listed}, which no head of the checkpoint was trained on, and new_elements is refuse")
     stand_ins = start_from_neighbors(potential, unseen, trained) if mode == "from-neighbors" else {}
     return tuple(NewElement(atomic_number=z, **_occurrence(batches, z), stand_in=stand_ins.get(z)) for z in unseen)
 

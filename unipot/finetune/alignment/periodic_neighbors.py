@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from unipot.errors import InputError
 from unipot.structure import MAX_ATOMIC_NUMBER, SYMBOLS
 
 #: atomic number of the last element of each period, the zeroth included
@@ -44,7 +45,7 @@ def place_of(atomic_number: int) -> Place:
         (Place(period=2, block='p', column=14), Place(period=6, block='f', column=102))
     """
     if not 1 <= atomic_number <= MAX_ATOMIC_NUMBER:
-        raise ValueError(f"atomic number {atomic_number} is not from 1 to {MAX_ATOMIC_NUMBER}")
+        raise InputError(f"atomic number {atomic_number} is not from 1 to {MAX_ATOMIC_NUMBER}")
     period = next(k for k in range(1, 8) if atomic_number <= _NOBLE[k])
     number, length = atomic_number - _NOBLE[period - 1], _NOBLE[period] - _NOBLE[period - 1]
     if period == 1:  # hydrogen is neither an alkali metal nor a halogen
@@ -84,7 +85,7 @@ def stand_in_for(atomic_number: int, trained: Collection[int]) -> StandIn:
     """
     others = sorted(set(trained) - {atomic_number})
     if not others:
-        raise ValueError(f"no element is trained, so {SYMBOLS[atomic_number]} has no neighbour in the periodic table to start from")
+        raise InputError(f"no element is trained, so {SYMBOLS[atomic_number]} has no neighbour in the periodic table to start from")
     here, places = place_of(atomic_number), {z: place_of(z) for z in others}
     group = [z for z in others if here.column and places[z].column == here.column]
     row = [z for z in others if (places[z].period, places[z].block) == (here.period, here.block)]

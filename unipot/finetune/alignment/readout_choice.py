@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from unipot.batch import AtomBatch
+from unipot.errors import InputError
 from unipot.finetune.alignment.readout_fit import (
     ALIGNMENTS,
     AUTO,
@@ -83,7 +84,7 @@ def choose_readout(
         ValueError: `asked` is unknown, or names a layer that cannot be solved for.
     """
     if asked not in ALIGNMENTS:
-        raise ValueError(f"alignment is {asked!r}; use one of: {', '.join(ALIGNMENTS)}")
+        raise InputError(f"alignment is {asked!r}; use one of: {', '.join(ALIGNMENTS)}")
     if asked == SHIFT:
         return ReadoutChoice()
     if asked == AUTO and potential.heads[parent].direct_forces:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
+from unipot.errors import InputError
+
 MAX_ITERATIONS = 200
 #: relative change of all precisions below which the fixed point counts as reached
 TOLERANCE = 1e-4
@@ -24,7 +26,7 @@ SMALLEST_NOISE = 1e-6
 ROUNDING = 1e-9
 
 
-class NothingToFit(ValueError):
+class NothingToFit(InputError):
     """The frames say nothing of the weights."""
 
 
@@ -203,9 +205,9 @@ def _check(blocks: Mapping[str, Block]) -> None:
         raise NothingToFit("there are no rows to fit: no frame has a label beyond what the composition shift takes")
     widths = {block.design.shape[1] for block in blocks.values()}
     if len(widths) != 1:
-        raise ValueError(f"the blocks have {sorted(widths)} weights; all must have the same number")
+        raise InputError(f"the blocks have {sorted(widths)} weights; all must have the same number")
     for name, block in blocks.items():
         if block.design.shape[0] != len(block.target):
-            raise ValueError(f"block {name!r} has {block.design.shape[0]} rows and {len(block.target)} targets")
+            raise InputError(f"block {name!r} has {block.design.shape[0]} rows and {len(block.target)} targets")
         if not (np.isfinite(block.design).all() and np.isfinite(block.target).all()):
-            raise ValueError(f"block {name!r} has a number that is not finite; check the labels of the frames")
+            raise InputError(f"block {name!r} has a number that is not finite; check the labels of the frames")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from unipot.batch import AtomBatch, Predictions
+from unipot.errors import InputError
 from unipot.finetune.linear.evidence import Block
 from unipot.models.derivatives import DeformableBatch, feature_tangents, make_deformable
 from unipot.models.heads import Head
@@ -261,9 +262,9 @@ def _numpy(rows: Tensor, residuals: Tensor, numbers: Tensor) -> _Part:
 def _check(head: Head, layers: Sequence[str]) -> None:
     for layer in layers:
         if layer not in LAYERS:
-            raise ValueError(f"layer is {layer!r}; use one of: {', '.join(LAYERS)}")
+            raise InputError(f"layer is {layer!r}; use one of: {', '.join(LAYERS)}")
     if head.direct_forces:
-        raise ValueError(
+        raise InputError(
             f"head {head.name!r} predicts forces directly, so they are not linear in its {' and '.join(layers)}; use alignment=shift"
         )
 

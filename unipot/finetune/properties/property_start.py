@@ -7,6 +7,7 @@ import torch
 
 from unipot.composition import fit_composition
 from unipot.data.store import Store
+from unipot.errors import InputError
 from unipot.models.property_heads import PropertyHead
 from unipot.models.references import CompositionReference
 from unipot.properties import ScalarProperty
@@ -36,9 +37,9 @@ def new_property_head(
     present = np.isfinite(values)
     values, where = values[present], f"properties.{property.name}"
     if len(values) < 2:
-        raise ValueError(f"{where}: {len(values)} of {len(present)} training structures have a value; at least two are needed")
+        raise InputError(f"{where}: {len(values)} of {len(present)} training structures have a value; at least two are needed")
     if np.ptp(values) <= 1e-12 * np.abs(values).max():
-        raise ValueError(
+        raise InputError(
             f"{where}: all {len(values)} training values are {values[0]:g} {property.unit}, so there is nothing to learn; check the key "
             f"{property.key!r}"
         )
@@ -70,7 +71,7 @@ def require_known_elements(head: PropertyHead, store: Store, indices: np.ndarray
     strange = (store.composition_counts_of(valued) > 0) & ~head.reference.known.cpu().numpy()
     if strange.any():
         elements = symbols_of(np.flatnonzero(strange.any(axis=0)))
-        raise ValueError(
+        raise InputError(
             f"properties.{name}: {int(strange.any(axis=1).sum())} structures that are not trained on have the element(s) {elements}, for "
             "which no training structure has a value; train on some of them, or leave them out"
         )

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from unipot.errors import InputError
+
 #: fewer frames cannot be split into parts that say anything
 SMALLEST_SEARCH = 4
 #: training is cut short only where going on makes the held-out errors larger than the smallest by this factor
@@ -123,7 +125,7 @@ def make_folds(groups: np.ndarray, n_folds: int, seed: int) -> list[np.ndarray]:
         [[2, 3], [0, 1]]
     """
     if n_folds < 2:
-        raise ValueError(f"small_data.folds is {n_folds}; give at least 2")
+        raise InputError(f"small_data.folds is {n_folds}; give at least 2")
     names, sizes = np.unique(groups, return_counts=True)
     n_folds = min(n_folds, len(names))
     if n_folds < 2 or len(groups) < SMALLEST_SEARCH:
@@ -150,11 +152,11 @@ def relative_error(errors: Errors, start: Errors) -> float:
         0.5
     """
     if not start or set(errors) != set(start):
-        raise ValueError(f"errors of {sorted(errors)} cannot be compared with a start that has {sorted(start)}")
+        raise InputError(f"errors of {sorted(errors)} cannot be compared with a start that has {sorted(start)}")
     ratios = [math.log(max(errors[name], _FLOOR) / max(value, _FLOOR)) for name, value in start.items()]
     score = math.exp(sum(ratios) / len(ratios))
     if not math.isfinite(score):
-        raise ValueError(f"held-out errors are not finite: {dict(errors)}")
+        raise InputError(f"held-out errors are not finite: {dict(errors)}")
     return score
 
 
@@ -199,7 +201,7 @@ def _short_rungs(n_candidates: int, n_folds: int, *, budget: int, longest: int, 
     left = budget - last
     steps = min(left // units, longest) if units else 0
     if (parts and steps < 1) or left < 0:
-        raise ValueError(
+        raise InputError(
             f"small_data.search_budget allows {budget} steps, but {n_candidates} candidates on {n_folds} folds need at least "
             f"{units + last}; raise it, give fewer candidates or folds, or set small_data=off"
         )
@@ -247,7 +249,7 @@ def choose(trials: Sequence[Trial], *, look_at_length: bool) -> Choice:
         ValueError: there are no trials.
     """
     if not trials:
-        raise ValueError("no trial was run, so nothing can be chosen")
+        raise InputError("no trial was run, so nothing can be chosen")
     if not look_at_length:
         winner, steps, length = _best_of_last_round(trials), None, ""
         score = score_of(winner, trials)
@@ -302,7 +304,7 @@ def plan_longer(rungs: Sequence[Rung], *, factor: float, budget: int) -> tuple[R
         ValueError: the factor is below one.
     """
     if not factor >= 1:
-        raise ValueError(f"small_data.longer is {factor}; it must be at least 1, which tries no longer training")
+        raise InputError(f"small_data.longer is {factor}; it must be at least 1, which tries no longer training")
     longest = max(rungs, key=lambda rung: rung.steps)
     steps = round(factor * longest.steps)
     folds = sorted({fold for rung in rungs if rung.steps == longest.steps for fold in rung.folds})

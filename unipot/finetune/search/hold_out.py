@@ -6,6 +6,8 @@ import hashlib
 
 import numpy as np
 
+from unipot.errors import InputError
+
 #: below this many frames every one is needed for training
 SMALLEST_SET = 20
 #: held-out frames that make a comparison of weights meaningful
@@ -21,7 +23,7 @@ def choose_frames(n_available: int, n_wanted: int | None, seed: int) -> np.ndarr
     if n_wanted is None:
         return np.arange(n_available)
     if not 1 <= n_wanted <= n_available:
-        raise ValueError(f"n_train is {n_wanted}, but there are {n_available} usable frames; give a number from 1 to {n_available}")
+        raise InputError(f"n_train is {n_wanted}, but there are {n_available} usable frames; give a number from 1 to {n_available}")
     return np.sort(np.random.default_rng(seed).permutation(n_available)[:n_wanted])
 
 
@@ -45,7 +47,7 @@ def hold_out(groups: np.ndarray, elements: list[frozenset[int]], fraction: float
         ValueError: the fraction is not in [0, 0.5].
     """
     if not 0 <= fraction <= 0.5:
-        raise ValueError(f"validation_fraction is {fraction}; it must be from 0 to 0.5")
+        raise InputError(f"validation_fraction is {fraction}; it must be from 0 to 0.5")
     n_frames, everything = len(groups), np.arange(len(groups))
     if fraction == 0:
         return everything, everything[:0], f"all {n_frames} frames are trained on (validation_fraction=0)"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from unipot.errors import InputError
 from unipot.finetune.linear.evidence import NothingToFit
 from unipot.finetune.linear.frame_sums import FrameSums
 
@@ -30,7 +31,7 @@ def ensemble_factor(sums: FrameSums, n_members: int = MEMBERS, seed: int = 0) ->
         NothingToFit: there are fewer than two frames (or groups), or all members agree.
     """
     if n_members < 2:
-        raise ValueError(f"an ensemble of {n_members} has no spread; take at least 2 members")
+        raise InputError(f"an ensemble of {n_members} has no spread; take at least 2 members")
     if sums.n_units < 2:
         raise NothingToFit("one frame cannot be resampled, so there is no ensemble; give more frames, or use uncertainty=last-layer")
     counts = np.random.default_rng(seed).multinomial(sums.n_units, np.full(sums.n_units, 1 / sums.n_units), size=n_members)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unipot.batch import AtomBatch
+from unipot.errors import InputError
 from unipot.models.backbone import AtomFeatures
 from unipot.models.native.charge_spin import ChargeSpinEmbedding, TrainedStates
 from unipot.models.native.edge_functions import edge_functions
@@ -108,7 +109,7 @@ class NativeBackbone(nn.Module):
         self.hyperparameters: dict[str, Any] = {"cutoff": float(cutoff), **sizes, "average_neighbors": float(average_neighbors)}
         for key, given, read in (("trained_charges", trained_charges, charge), ("trained_spins", trained_spins, spin)):
             if given is not None and not read:
-                raise ValueError(f"native backbone: {key} is {list(given)}, but {'charge' if 'charge' in key else 'spin'} is false")
+                raise InputError(f"native backbone: {key} is {list(given)}, but {'charge' if 'charge' in key else 'spin'} is false")
         self.trained_states = TrainedStates.from_hyperparameters(trained_charges, trained_spins)
         self.hyperparameters |= {"charge": bool(charge), "spin": bool(spin), **self.trained_states.hyperparameters()}
         self.conditions = (*(["total_charge"] * charge), *(["spin_multiplicity"] * spin))
@@ -229,9 +230,9 @@ def _require_sizes(sizes: Mapping[str, Any], lengths: Mapping[str, Any]) -> None
         numbers = value if isinstance(value, list) else [value]
         if len(numbers) != (3 if key == "n_shapes" else 1) or not all(isinstance(n, int) and 0 < n <= LARGEST[key] for n in numbers):
             three = "three whole numbers" if key == "n_shapes" else "a whole number"
-            raise ValueError(f"native backbone: {key} is {repr(value)[:60]}; it must be {three} from 1 to {LARGEST[key]:,}")
+            raise InputError(f"native backbone: {key} is {repr(value)[:60]}; it must be {three} from 1 to {LARGEST[key]:,}")
     for key, value in lengths.items():
         if not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ValueError(f"native backbone: {key} is {repr(value)[:60]}; it must be a positive number")
+            raise InputError(f"native backbone: {key} is {repr(value)[:60]}; it must be a positive number")
     if lengths["cutoff"] > LONGEST_CUTOFF:
-        raise ValueError(f"native backbone: cutoff is {lengths['cutoff']:g} Å; it must be at most {LONGEST_CUTOFF:g} Å")
+        raise InputError(f"native backbone: cutoff is {lengths['cutoff']:g} Å; it must be at most {LONGEST_CUTOFF:g} Å")

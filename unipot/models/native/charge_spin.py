@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unipot.batch import AtomBatch
+from unipot.errors import InputError
 from unipot.structure import MAX_ATOMIC_NUMBER
 
 #: |e|; charges of a data set are known to that
@@ -37,9 +38,9 @@ class TrainedStates:
         ValueError: charges are not two ascending numbers, or a multiplicity is negative.
         """
         if charges is not None and (len(charges) != 2 or not charges[0] <= charges[1]):
-            raise ValueError(f"native backbone: trained_charges is {list(charges)}; give the lowest and the highest, or null")
+            raise InputError(f"native backbone: trained_charges is {list(charges)}; give the lowest and the highest, or null")
         if multiplicities is not None and (len(multiplicities) == 0 or min(multiplicities) < 0):
-            raise ValueError(f"native backbone: trained_spins is {list(multiplicities)}; give numbers 2S+1, 0 for not stated, or null")
+            raise InputError(f"native backbone: trained_spins is {list(multiplicities)}; give numbers 2S+1, 0 for not stated, or null")
         return cls(
             charges=None if charges is None else (float(charges[0]), float(charges[1])),
             multiplicities=None if multiplicities is None else tuple(sorted({int(m) for m in multiplicities})),
@@ -84,7 +85,7 @@ class TrainedStates:
         if self.multiplicities is not None:
             unknown = unknown | ~torch.isin(batch.spin_multiplicity, batch.spin_multiplicity.new_tensor(self.multiplicities))
         if bool(unknown.any()):
-            raise ValueError(self._sentence(batch, int(torch.nonzero(unknown)[0, 0])))
+            raise InputError(self._sentence(batch, int(torch.nonzero(unknown)[0, 0])))
 
     def _sentence(self, batch: AtomBatch, structure: int) -> str:
         name = f"structure {batch.ids[structure]!r}" if structure < len(batch.ids) else f"structure {structure} of the batch"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unipot.batch import AtomBatch
+from unipot.errors import InputError
 from unipot.models.native import edge_functions, moment_invariants, neighbor_sums
 from unipot.models.native.kernel_library import KernelUnavailableError, kernel
 from unipot.models.native.neighbor_edges import make_edges
@@ -79,10 +80,10 @@ def neighborhood(batch: AtomBatch, cutoff: float) -> Neighborhood:
 def use_kernel(batch: AtomBatch) -> bool:
     choice = os.environ.get(NEIGHBOR_SUMS_VARIABLE, "auto")
     if choice not in _CHOICES:
-        raise ValueError(f"{NEIGHBOR_SUMS_VARIABLE} is {choice!r}; use one of: {', '.join(_CHOICES)}")
+        raise InputError(f"{NEIGHBOR_SUMS_VARIABLE} is {choice!r}; use one of: {', '.join(_CHOICES)}")
     fits = batch.positions.device.type == "cpu" and batch.positions.dtype in _DTYPES
     if choice == "kernel" and not fits:
-        raise ValueError(
+        raise InputError(
             f"{NEIGHBOR_SUMS_VARIABLE}=kernel, but the batch is {batch.positions.dtype} on {batch.positions.device}; the kernel is for "
             "float32 and float64 on the CPU, use auto or slots"
         )
@@ -90,7 +91,7 @@ def use_kernel(batch: AtomBatch) -> bool:
         return False
     missing = missing_kernel()
     if missing is not None and choice == "kernel":
-        raise ValueError(f"{NEIGHBOR_SUMS_VARIABLE}=kernel, but {missing}")
+        raise InputError(f"{NEIGHBOR_SUMS_VARIABLE}=kernel, but {missing}")
     if missing is not None:
         _warn_once(missing)
     return missing is None

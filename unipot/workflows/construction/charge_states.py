@@ -9,6 +9,7 @@ from rich.console import Console
 
 from unipot.data.charge_states import ChargeStates, charge_states
 from unipot.data.store import Store
+from unipot.errors import InputError
 from unipot.models.backbone import Backbone
 from unipot.models.native.charge_spin import multiplicity_in_words
 from unipot.models.potential import Potential
@@ -56,7 +57,7 @@ def admit_states(console: Console, potential: Potential, datasets: Sequence[Open
     if test is not None:
         own = charge_states(test)
         if strange := after.outside(own.charges, own.multiplicities):
-            raise ValueError(f"test_data has {', '.join(strange)}, which nothing that the model is trained on has; leave such frames out")
+            raise InputError(f"test_data has {', '.join(strange)}, which nothing that the model is trained on has; leave such frames out")
 
 
 def show_ignored_states(console: Console, backbone: Backbone, datasets: Sequence[OpenDataset]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from unipot.data.statistics import elements_present
+from unipot.errors import InputError
 from unipot.finetune.alignment.new_elements import start_from_neighbors, trained_elements
 from unipot.models.heads import Head, HeadBank
 from unipot.models.potential import Potential
@@ -65,7 +66,7 @@ def _take_readout(head: Head, old: Head, path: str) -> None:
     for what in ("level_of_theory", "energy_kind", "n_hidden", "direct_forces"):
         mine, theirs = getattr(head, what), getattr(old, what)
         if mine != theirs:
-            raise ValueError(
+            raise InputError(
                 f"head {head.name!r} has {what} {theirs!r} in {path}, here {mine!r}; give the datasets of this run another head "
                 "(datasets.<name>.head), or state the same"
             )

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from unipot.data.spec import levels_of_heads
 from unipot.data.statistics import ForceStatistics, force_statistics, mean_neighbors
+from unipot.errors import InputError
 from unipot.models.backbone import Backbone
 from unipot.models.heads import Head, HeadBank
 from unipot.models.potential import Potential
@@ -57,7 +58,7 @@ class HeadStatistics:
 def dtype_named(name: str) -> torch.dtype:
     """Raises ValueError for anything but float32 and float64."""
     if name not in DTYPES:
-        raise ValueError(f"trainer.dtype is {name!r}; use one of: {', '.join(DTYPES)}")
+        raise InputError(f"trainer.dtype is {name!r}; use one of: {', '.join(DTYPES)}")
     return getattr(torch, name)  # type: ignore[no-any-return]
 
 
@@ -78,10 +79,10 @@ def head_statistics(datasets: Sequence[OpenDataset], config: HeadsConfig, *, cac
         FileNotFoundError: a file of reference values is not there.
     """
     if config.scale != "auto" and not (isinstance(config.scale, int | float) and config.scale > 0):
-        raise ValueError(f"heads.scale is {config.scale!r}; use auto, or a positive number in eV")
+        raise InputError(f"heads.scale is {config.scale!r}; use auto, or a positive number in eV")
     levels = levels_of_heads([item.spec for item in datasets])
     if unknown := sorted(set(config.references) - set(levels)):
-        raise ValueError(f"heads.references.{unknown[0]}: this run makes no such head; its heads are: {', '.join(levels)}")
+        raise InputError(f"heads.references.{unknown[0]}: this run makes no such head; its heads are: {', '.join(levels)}")
     trained = trained_elements(datasets)
     result = []
     for head, level in levels.items():
@@ -156,7 +157,7 @@ def build_loss(config: LossConfig, names: Sequence[str], scales: Sequence[float]
         ValueError: an option is unknown, or no term is left.
     """
     if config.scaling not in SCALINGS:
-        raise ValueError(f"loss.scaling is {config.scaling!r}; use one of: {', '.join(SCALINGS)}")
+        raise InputError(f"loss.scaling is {config.scaling!r}; use one of: {', '.join(SCALINGS)}")
     shared = {
         "dataset_weights": dataset_factors(names, config.dataset_weights, "loss.dataset_weights"),
         "scales": torch.tensor(list(scales), dtype=torch.float64) if config.scaling == "head" else None,
@@ -169,7 +170,7 @@ def build_loss(config: LossConfig, names: Sequence[str], scales: Sequence[float]
         if term.weight > 0 and any(name in own for own in labels):
             terms.append(built)
     if not terms:
-        raise ValueError("no dataset has a label whose loss weight is above 0; raise loss.energy.weight or loss.forces.weight")
+        raise InputError("no dataset has a label whose loss weight is above 0; raise loss.energy.weight or loss.forces.weight")
     return StepLoss(terms=tuple(terms))
 
 

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from unipot.errors import InputError
 from unipot.structure import SYMBOLS
 from unipot.yaml_files import read_yaml_text
 
@@ -30,15 +31,15 @@ def given_values(values: Mapping[Any, Any] | str, where: str) -> dict[int, float
     elif isinstance(values, Mapping):
         pairs = values.items()
     else:
-        raise ValueError(f"{where} is {values!r}; give element: eV for each element, or the path of a JSON or YAML file with that")
+        raise InputError(f"{where} is {values!r}; give element: eV for each element, or the path of a JSON or YAML file with that")
     found: dict[int, float] = {}
     for symbol, value in pairs:
         z = _atomic_number(symbol, where)
         if z in found:
-            raise ValueError(f"{where}: {symbol} is there twice; leave one of them out")
+            raise InputError(f"{where}: {symbol} is there twice; leave one of them out")
         found[z] = _number(value, symbol, where)
     if not found:
-        raise ValueError(f"{where} is empty; give element: eV for at least one element")
+        raise InputError(f"{where} is empty; give element: eV for at least one element")
     return found
 
 
@@ -48,7 +49,7 @@ def _atomic_number(symbol: Any, where: str) -> int:
     if symbol not in SYMBOLS[1:]:
         close = get_close_matches(str(symbol).capitalize(), SYMBOLS[1:], n=1, cutoff=0.5)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ValueError(f"{where}: {symbol!r} is not the symbol of an element{hint}; write symbols as in {{H: -13.6, O: -432.0}}")
+        raise InputError(f"{where}: {symbol!r} is not the symbol of an element{hint}; write symbols as in {{H: -13.6, O: -432.0}}")
     return SYMBOLS.index(symbol)
 
 
@@ -58,7 +59,7 @@ def _number(value: Any, symbol: Any, where: str) -> float:
     except (TypeError, ValueError):
         number = float("nan")
     if not math.isfinite(number):
-        raise ValueError(f"{where}: the value of {symbol} is {value!r}; give a finite number in eV per atom")
+        raise InputError(f"{where}: the value of {symbol} is {value!r}; give a finite number in eV per atom")
     return number
 
 
@@ -75,7 +76,7 @@ def _pairs_of(path: Path, where: str) -> Iterable[tuple[Any, Any]]:
             node = yaml.compose(read_yaml_text(path), Loader=yaml.BaseLoader)  # all as texts: `No` stays nobelium
             pairs = [(key.value, value.value) for key, value in node.value] if isinstance(node, yaml.MappingNode) else None
     except (RecursionError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{where}: the file cannot be read ({' '.join(str(error).split())}); write one `symbol: eV` per line") from error
+        raise InputError(f"{where}: the file cannot be read ({' '.join(str(error).split())}); write one `symbol: eV` per line") from error
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
-        raise ValueError(f"{where}: the file holds no mapping; write one `symbol: eV` per line")
+        raise InputError(f"{where}: the file holds no mapping; write one `symbol: eV` per line")
     return pairs

@@ -23,6 +23,7 @@ from unipot.composition import CompositionFit, CompositionRegression
 from unipot.data.isolated_atoms import ISOLATION, isolated_atoms
 from unipot.data.statistics import labelled_compositions
 from unipot.data.store import Store
+from unipot.errors import InputError
 from unipot.models.references import CompositionReference
 from unipot.structure import SYMBOLS, symbols_of
 from unipot.workflows.construction.reference_values import given_values
@@ -181,15 +182,15 @@ def _checked_mode(head: str, energy_kind: str, config: ReferenceConfig) -> str:
     mode = config.mode or DEFAULT_MODE[energy_kind]
     where = f"heads.references.{head}"
     if mode not in MODES:
-        raise ValueError(f"{where}.mode is {mode!r}; use one of: {', '.join(MODES)}")
+        raise InputError(f"{where}.mode is {mode!r}; use one of: {', '.join(MODES)}")
     for option in ("values", "atoms"):
         if getattr(config, option) is not None and option not in MODES[mode]:
             fitting = ", ".join(name for name, options in MODES.items() if option in options)
-            raise ValueError(f"{where}.{option} is given, but mode {mode!r} does not use it; leave it out, or choose mode {fitting}")
+            raise InputError(f"{where}.{option} is given, but mode {mode!r} does not use it; leave it out, or choose mode {fitting}")
     if mode == "given" and config.values is None:
-        raise ValueError(f"{where}: mode given needs values; add {where}.values={{H: ..., O: ...}} in eV, or the path of a file")
+        raise InputError(f"{where}: mode given needs values; add {where}.values={{H: ..., O: ...}} in eV, or the path of a file")
     if mode == "mixed" and config.values is None and config.atoms is None:
-        raise ValueError(f"{where}: mode mixed needs {where}.values or {where}.atoms; mode fit fits all elements")
+        raise InputError(f"{where}: mode mixed needs {where}.values or {where}.atoms; mode fit fits all elements")
     return mode
 
 
@@ -206,9 +207,9 @@ def _known(
         isolated = {z: atom for z, atom in _free_atoms(head, config, datasets, cache, console).items() if z not in given}
     missing = symbols_of([z for z in own if z not in given and z not in isolated])
     if missing and mode == "given":
-        raise ValueError(f"{where}.values has no value for {missing} of the training data; add them, or fit them with mode mixed")
+        raise InputError(f"{where}.values has no value for {missing} of the training data; add them, or fit them with mode mixed")
     if missing and mode == "isolated-atoms":
-        raise ValueError(
+        raise InputError(
             f"{where}: there is no isolated atom of {missing} (one neutral atom with an energy and no neighbour within {ISOLATION:g} A) in "
             f"{config.atoms or 'the datasets of this head'}; add them, or fit them with mode mixed and atoms={config.atoms or OWN_DATASETS}"
         )
@@ -227,7 +228,7 @@ def _free_atoms(
         reading = DatasetConfig(path=path, level_of_theory=own.level_of_theory, energy_kind=own.energy_kind)
         stores = [Store(store_at(path, reading, name=f"{head}-atoms", cache=cache, console=console))]
         if (stores[0].level_of_theory, stores[0].energy_kind) != (own.level_of_theory, own.energy_kind):
-            raise ValueError(
+            raise InputError(
                 f"heads.references.{head}.atoms: {path} has {stores[0].energy_kind} energies at {stores[0].level_of_theory!r}, the head "
                 f"{own.energy_kind} energies at {own.level_of_theory!r}; give free atoms of the same kind and level"
             )

@@ -13,6 +13,7 @@ from rich.console import Console
 from unipot.batch import AtomBatch
 from unipot.data.statistics import elements_present
 from unipot.data.store import Store
+from unipot.errors import InputError
 from unipot.evaluation.records import Evaluation
 from unipot.finetune.alignment.align import AlignmentReport, align_head
 from unipot.finetune.alignment.label_checks import LabelScale, heads_alike, label_scales, level_warnings, refuse_wrong_units
@@ -174,7 +175,7 @@ def element_warnings(potential: Potential, own: OpenDataset, others: Mapping[str
         absent = [z for z in store.elements if not trained[z]]
         unknown = symbols_of([z for z in absent if not bool(known[z])])
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"{option} has {unknown}, which no frame trained on has and the parent head has no reference for, so it cannot be "
                 f"predicted; add frames with {unknown} to data, or leave such frames out of {option}"
             )

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from unipot.errors import InputError
 from unipot.workflows.finetuning.schema import FurtherSetConfig
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.user_frames import UserFrames, free_head_name, open_user_frames
@@ -32,12 +33,12 @@ def open_further_sets(
     heads, opened = [*taken, first.dataset.spec.head], []
     for name, config in configs.items():
         if name == first.dataset.spec.name:
-            raise ValueError(f"also.{name} has the name of the set at data; give it another name, or name that one with name=...")
+            raise InputError(f"also.{name} has the name of the set at data; give it another name, or name that one with name=...")
         if config.name is not None:
-            raise ValueError(f"also.{name}.name is {config.name!r}, but the key is the name already; leave it out")
+            raise InputError(f"also.{name}.name is {config.name!r}, but the key is the name already; leave it out")
         head = config.head or free_head_name(name, heads)
         if head in heads:
-            raise ValueError(f"also.{name}: head {head!r} exists already; each set gets a head of its own, so choose another name")
+            raise InputError(f"also.{name}: head {head!r} exists already; each set gets a head of its own, so choose another name")
         heads.append(head)
         opened.append(open_user_frames(config.path, replace(config, name=name), head=head, seed=seed, cache=cache, console=console))
     weighed = [

@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from unipot.data.store import Store
+from unipot.errors import InputError
 from unipot.models.potential import Potential
 from unipot.workflows.construction.charge_states import admit_states
 from unipot.workflows.construction.core_repulsion import admit_close_pairs
@@ -37,11 +38,11 @@ def open_everything(
         ValueError, KeyError, FileNotFoundError: see the functions called.
     """
     if config.from_scratch and config.also:
-        raise ValueError("from_scratch=true trains one head on the frames at data; also has further sets, so leave them out")
+        raise InputError("from_scratch=true trains one head on the frames at data; also has further sets, so leave them out")
     if config.from_scratch and (config.replay or config.replay_pretrain_run or config.self_replay.wanted or config.parent_head != AUTO):
-        raise ValueError("from_scratch=true starts from random weights, so it has neither a parent_head nor replay; leave them out")
+        raise InputError("from_scratch=true starts from random weights, so it has neither a parent_head nor replay; leave them out")
     if config.heads.references and not config.from_scratch:
-        raise ValueError("heads.references are for from_scratch=true: an aligned head takes its parent's references and shifts them")
+        raise InputError("heads.references are for from_scratch=true: an aligned head takes its parent's references and shifts them")
     head = config.head or free_head_name(config.name or name_of(config.data), potential.head_names)
     frames = open_user_frames(config.data, config, head=head, seed=config.seed, cache=cache, console=console)
     parent = None if config.parent_head == AUTO else config.parent_head
@@ -114,7 +115,7 @@ def with_light_steps(config: FinetuneConfig, frames: UserFrames, replay: Sequenc
     """
     most = config.atoms_per_step
     if most is not None and most < 1:
-        raise ValueError(f"atoms_per_step is {most}; it must be at least 1, or null to leave structures_per_step as it is")
+        raise InputError(f"atoms_per_step is {most}; it must be at least 1, or null to leave structures_per_step as it is")
     own = frames.dataset
     if most is None or is_stated("mixture.structures_per_step", config) or replay or frames.further or config.trainer.in_several_processes:
         return config

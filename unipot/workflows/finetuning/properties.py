@@ -15,6 +15,7 @@ from unipot.data.conversion.parts import format_of
 from unipot.data.readers.assumed_labels import keys_of
 from unipot.data.statistics import elements_present
 from unipot.data.store import Store
+from unipot.errors import InputError
 from unipot.finetune.properties.property_calibration import IntervalReport, calibrate_property, measure_intervals
 from unipot.finetune.properties.property_start import new_property_head, require_known_elements
 from unipot.models.potential import Potential
@@ -41,14 +42,14 @@ def check_properties(
     """
     for prop in scalars_of_config(configs):
         if prop.name in potential.property_heads:
-            raise ValueError(f"properties.{prop.name}: the checkpoint predicts it already; choose another name for the new head")
+            raise InputError(f"properties.{prop.name}: the checkpoint predicts it already; choose another name for the new head")
     for name, config in configs.items():
         if not config.weight > 0:
-            raise ValueError(f"properties.{name}.weight is {config.weight}; it must be positive, or leave the property out")
+            raise InputError(f"properties.{name}.weight is {config.weight}; it must be positive, or leave the property out")
     if configs and compile:
-        raise ValueError("trainer.compile=true has no place for properties in its graph; set trainer.compile=false")
+        raise InputError("trainer.compile=true has no place for properties in its graph; set trainer.compile=false")
     if labels is not None and not labels and not configs:
-        raise ValueError("labels=[] leaves nothing to train on; name labels, or properties")
+        raise InputError("labels=[] leaves nothing to train on; name labels, or properties")
 
 
 def through_existing_head(
@@ -70,13 +71,13 @@ def through_existing_head(
     if own.spec.labels:
         return frames
     if from_scratch:
-        raise ValueError("from_scratch=true needs energies, and the frames have properties alone; leave it out, or add energies")
+        raise InputError("from_scratch=true needs energies, and the frames have properties alone; leave it out, or add energies")
     present = elements_present(own.store, np.arange(len(own.store)))
     names = potential.head_names if parent_head is None else (potential.heads[parent_head].name,)
     able = [name for name in names if not (present & ~potential.heads[name].reference.known.cpu().numpy()).any()]
     if not able:
         which = "no head" if parent_head is None else f"not even head {parent_head!r}"
-        raise ValueError(
+        raise InputError(
             f"the frames have properties alone and the elements {symbols_of(np.flatnonzero(present))}; {which} of the checkpoint knows "
             "them all; give frames with energies, which make a head that does"
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from unipot.errors import InputError
 from unipot.finetune.alignment.new_elements import NewElement, free_rows
 from unipot.finetune.lora import LoraReport, LoraSettings, inject_lora, lora_matrices
 from unipot.models.potential import Potential
@@ -27,27 +28,27 @@ def check_strategy(strategy: StrategyConfig, potential: Potential, *, from_scrat
     """
     method = strategy.method
     if from_scratch and (method == LORA or strategy.l2_to_start):
-        raise ValueError("from_scratch=true trains random weights, so neither finetune=lora nor l2_to_start means anything; leave it out")
+        raise InputError("from_scratch=true trains random weights, so neither finetune=lora nor l2_to_start means anything; leave it out")
     if from_scratch and method != FULL:
-        raise ValueError(f"from_scratch=true trains every random weight, so finetune with method {method!r} contradicts it; leave it out")
+        raise InputError(f"from_scratch=true trains every random weight, so finetune with method {method!r} contradicts it; leave it out")
     if strategy.l2_to_start < 0:
-        raise ValueError(f"finetune.l2_to_start is {strategy.l2_to_start}; it must not be negative")
+        raise InputError(f"finetune.l2_to_start is {strategy.l2_to_start}; it must not be negative")
     if strategy.l2_to_start_heads and not strategy.l2_to_start:
-        raise ValueError("finetune.l2_to_start_heads is true, but finetune.l2_to_start is 0, so nothing is pulled; set it above 0")
+        raise InputError("finetune.l2_to_start_heads is true, but finetune.l2_to_start is 0, so nothing is pulled; set it above 0")
     if strategy.l2_to_start and method == "heads-only" and not strategy.l2_to_start_heads:
-        raise ValueError("finetune=heads-only freezes the backbone, so l2_to_start pulls nothing; set finetune.l2_to_start_heads=true")
+        raise InputError("finetune=heads-only freezes the backbone, so l2_to_start pulls nothing; set finetune.l2_to_start_heads=true")
     if method != LORA:
         _refuse_idle(strategy)
         if strategy.lora != LoraConfig():
-            raise ValueError(f"finetune.lora has options, but the method is {method!r}, which has no low-rank updates; add finetune=lora")
+            raise InputError(f"finetune.lora has options, but the method is {method!r}, which has no low-rank updates; add finetune=lora")
         return
     if strategy.freeze_groups:
-        raise ValueError(
+        raise InputError(
             f"finetune=lora freezes the whole backbone beside its updates, so freeze_groups={strategy.freeze_groups} contradicts it; "
             "choose the layer groups that get updates with finetune.lora.groups"
         )
     if strategy.layer_decay != 1:
-        raise ValueError(
+        raise InputError(
             f"finetune=lora has one rate (finetune.lora.lr_scale), so layer_decay={strategy.layer_decay:g} contradicts it; set it to 1"
         )
     lora_matrices(potential.backbone, lora_settings(strategy.lora))
@@ -58,7 +59,7 @@ def _refuse_idle(strategy: StrategyConfig) -> None:
     for option, idle in (("freeze_groups", 0), ("layer_decay", 1)):
         value = getattr(strategy, option)
         if value != idle and strategy.method not in _USED_BY[option]:
-            raise ValueError(
+            raise InputError(
                 f"finetune.{option} is {value:g}, but method {strategy.method!r} makes no use of it; set it to {idle}, or choose "
                 f"{' or '.join('finetune=' + _GROUP_OPTIONS[method] for method in _USED_BY[option])}"
             )
@@ -71,7 +72,7 @@ def lora_settings(config: LoraConfig) -> LoraSettings:
         ValueError: the rank is missing, or a number is not allowed.
     """
     if config.rank is None:
-        raise ValueError("finetune.lora.rank is not set; method lora needs one, for example finetune.lora.rank=8")
+        raise InputError("finetune.lora.rank is not set; method lora needs one, for example finetune.lora.rank=8")
     alpha = float(config.rank) if config.alpha is None else config.alpha
     return LoraSettings(rank=config.rank, alpha=alpha, patterns=tuple(config.patterns), groups=tuple(config.groups))
 

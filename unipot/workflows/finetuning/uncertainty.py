@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from unipot.data.statistics import labelled_compositions
+from unipot.errors import InputError
 from unipot.finetune.alignment.composition_shift import open_compositions
 from unipot.finetune.linear.evidence import NothingToFit
 from unipot.finetune.uncertainty.calibrated_posterior import NONE, UNCERTAINTIES, PosteriorReport, fit_posterior
@@ -38,7 +39,7 @@ def check_uncertainty(option: str) -> None:
         ValueError: it is not one of `UNCERTAINTIES`.
     """
     if option not in UNCERTAINTIES:
-        raise ValueError(f"uncertainty is {option!r}; use one of: {', '.join(UNCERTAINTIES)}")
+        raise InputError(f"uncertainty is {option!r}; use one of: {', '.join(UNCERTAINTIES)}")
 
 
 def add_uncertainty(

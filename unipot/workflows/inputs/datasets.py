@@ -25,6 +25,7 @@ from unipot.data.statistics import elements_present
 from unipot.data.storage.columns import chunks
 from unipot.data.storage.local_cache import locally
 from unipot.data.store import Store, open_dataset
+from unipot.errors import InputError
 from unipot.training.distributed import is_main_process
 from unipot.workflows.settings.schema import DatasetConfig
 from unipot.workflows.stores.make_store import Job, StoreOptions, make_store
@@ -69,7 +70,7 @@ def open_datasets(
         FileNotFoundError: a path is not there.
     """
     if not configs:
-        raise ValueError("no dataset is given; add datasets.<name>.path=... and datasets.<name>.level_of_theory=... for each")
+        raise InputError("no dataset is given; add datasets.<name>.path=... and datasets.<name>.level_of_theory=... for each")
     specs = [_spec(name, config) for name, config in configs.items()]
     levels_of_heads(specs)
     opened = [_open(spec, configs[spec.name], cache, seed, console, local_cache) for spec in specs]
@@ -190,7 +191,7 @@ def _sources(path: str, config: DatasetConfig, name: str, console: Console) -> d
             for property, label in config.sources.items()
         }
     if _format(path, config) != "ase":
-        raise ValueError(
+        raise InputError(
             f"dataset {name!r}: keys and units of the labels in {path} are not stated; add datasets.{name}.sources.energy.key=... "
             "and .unit=..., or convert it first with unipot prepare"
         )

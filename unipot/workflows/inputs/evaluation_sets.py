@@ -11,6 +11,7 @@ from rich.console import Console
 
 from unipot.data.mixture.selection import Selection
 from unipot.data.store import Store
+from unipot.errors import InputError
 from unipot.evaluation.records import Evaluation, evaluate_head
 from unipot.models.potential import Potential
 from unipot.workflows.inputs.datasets import OpenDataset, open_datasets, store_at
@@ -115,7 +116,7 @@ def require_same_energy_kind(potential: Potential, head: str, store: Store) -> N
     """
     kind = potential.heads[head].energy_kind
     if "energy" in store.labels and store.energy_kind != kind:
-        raise ValueError(
+        raise InputError(
             f"{store.path} has {store.energy_kind} energies, head {head!r} predicts {kind} ones, which are not comparable; choose another "
             f"head, or, if the labels are {kind} energies, say so with energy_kind={kind} when they are prepared or read"
         )
@@ -131,7 +132,7 @@ def _evaluation_set(name: str, config: EvaluationSetConfig, potential: Potential
     )  # fmt: skip
     store = Store(store_at(config.path, reading, name=name, cache=cache, console=console))
     if store.level_of_theory != level:
-        raise ValueError(f"forgetting.{name}: {config.path} is {store.level_of_theory!r}, head {head!r} is {level!r}; give its own head")
+        raise InputError(f"forgetting.{name}: {config.path} is {store.level_of_theory!r}, head {head!r} is {level!r}; give its own head")
     require_same_energy_kind(potential, head, store)
     return EvaluationSet(name=name, head=head, store=store, indices=Selection.everything(len(store)))
 

@@ -16,6 +16,7 @@ from unipot.data.scalar_columns import attach_scalars
 from unipot.data.storage.format import SUFFIX
 from unipot.data.storage.writer import StoreWriter
 from unipot.data.store import Store
+from unipot.errors import InputError
 from unipot.properties import ScalarProperty
 from unipot.workflows.inputs.datasets import store_at
 from unipot.workflows.settings.schema import DatasetConfig, PropertyConfig
@@ -65,7 +66,7 @@ def store_with_scalars(
         return Path(path)
     if not Path(path).is_file():
         if Path(path).is_dir() or "*" in path:
-            raise ValueError(f"{path}: properties are read from one structure file or a prepared store; join the files, or prepare a store")
+            raise InputError(f"{path}: properties are read from one structure file or a prepared store; join the files, or prepare a store")
         raise FileNotFoundError(f"{path}: no such file; give the path of a structure file that ASE reads, such as extended XYZ")
     alone = labels is not None and not labels
     alone |= labels is None and not config.sources and "energy" not in keys_of(path)
@@ -119,15 +120,15 @@ def _say(console: Console, name: str, properties: Sequence[ScalarProperty], coun
 
 def _require_scalars(store: Store, properties: Sequence[ScalarProperty], labels: Sequence[str] | None) -> None:
     if labels is not None and not labels and store.labels:
-        raise ValueError(f"{store.path}: labels=[] is for structure files; this store brings its own labels, so leave labels=[] out")
+        raise InputError(f"{store.path}: labels=[] is for structure files; this store brings its own labels, so leave labels=[] out")
     for prop in properties:
         stored = store.scalars.get(prop.name)
         if stored is None:
-            raise ValueError(
+            raise InputError(
                 f"properties.{prop.name}: {store.path} has no such column, it has: {', '.join(store.scalars) or 'none'}; attach it with "
                 "unipot.data.scalar_columns.attach_scalars, or give the structure file"
             )
         if stored["unit"] != prop.unit:
-            raise ValueError(
+            raise InputError(
                 f"properties.{prop.name}.unit is {prop.unit!r}, but {store.path} has it in {stored['unit']!r}; correct one of them"
             )

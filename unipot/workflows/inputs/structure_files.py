@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unipot.errors import InputError
 from unipot.occupancy import require_whole_atoms
 from unipot.workflows.settings.devices import device_named, optional_dtype
 
@@ -37,13 +38,13 @@ def read_atoms(path: str, index: str) -> list[Atoms]:
     try:
         chosen = string2index(str(index))
     except ValueError as error:
-        raise ValueError(f"{path}: no index is {index!r}; use '-1' for the last structure, ':' for all, '::10' for every tenth") from error
+        raise InputError(f"{path}: no index is {index!r}; use '-1' for the last structure, ':' for all, '::10' for every tenth") from error
     try:
         structures = read_frames(path, chosen)
     except IndexError as error:
-        raise ValueError(f"{path}: there is no structure {index!r}; use '-1' for the last one or ':' for all") from error
+        raise InputError(f"{path}: there is no structure {index!r}; use '-1' for the last one or ':' for all") from error
     if not structures:
-        raise ValueError(f"{path}: index {index!r} selects no structure; use '-1' for the last one or ':' for all")
+        raise InputError(f"{path}: index {index!r} selects no structure; use '-1' for the last one or ':' for all")
     for atoms in structures:
         require_whole_atoms(atoms, path)
         _hold(atoms)
@@ -116,7 +117,7 @@ def require_different(paths: Sequence[str | Path]) -> None:
     seen: set[Path] = set()
     for path in map(Path, paths):
         if path.resolve() in seen:
-            raise ValueError(f"{path} is named twice as an output; give out and trajectory different names")
+            raise InputError(f"{path} is named twice as an output; give out and trajectory different names")
         seen.add(path.resolve())
 
 

@@ -16,6 +16,7 @@ from unipot.data.mixture.datamodule import evaluation_batches
 from unipot.data.quality.duplicate_report import duplicates_of
 from unipot.data.spec import DatasetSpec, allowed_name, head_name_for
 from unipot.data.store import Store, open_dataset
+from unipot.errors import InputError
 from unipot.finetune.search.hold_out import choose_frames, hold_out
 from unipot.models.potential import Potential
 from unipot.properties import PROPERTIES
@@ -156,14 +157,14 @@ def open_frames(
     properties = scalars_of_config(options.properties)
     store = Store(store_with_scalars(path, config, properties, labels=options.labels, name=name, cache=cache, console=console))
     if wanted is not None and store.level_of_theory != wanted:
-        raise ValueError(
+        raise InputError(
             f"{path} was prepared with level of theory {store.level_of_theory!r}, expected {wanted!r}; "
             "frames of different levels never share a head"
         )
     refuse_void_stress(store, options.labels or (), path)
     wanted_kind = options.energy_kind or kind
     if wanted_kind not in (None, store.energy_kind):
-        raise ValueError(
+        raise InputError(
             f"{path} was prepared with {store.energy_kind} energies, expected {wanted_kind} ones; "
             "energies of different kinds are not compared"
         )
@@ -216,7 +217,7 @@ def budget_for(stores: Sequence[Store], mixture: MixtureConfig, cutoff: float, c
     """
     for name in ("max_atoms", "max_edges"):
         if getattr(mixture, name) < 1:
-            raise ValueError(f"{name} is {getattr(mixture, name)}; it must be at least 1")
+            raise InputError(f"{name} is {getattr(mixture, name)}; it must be at least 1")
     needed = {"max_atoms": max(int(s.n_atoms.max()) for s in stores), "max_edges": max(int(s.n_edges(cutoff).max()) for s in stores)}
     raised = {name: value for name, value in needed.items() if value > getattr(mixture, name)}
     for name, value in raised.items():

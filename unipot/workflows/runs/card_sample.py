@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from unipot.errors import InputError
 from unipot.properties import DIFFERENCE_KIND
 from unipot.structure import Structure
 from unipot.workflows.inputs.datasets import OpenDataset
@@ -35,7 +36,7 @@ def sample_facts(datasets: Sequence[OpenDataset], n_structures: int, n_differenc
     """
     for name, n in (("sample_structures", n_structures), ("sample_differences", n_differences)):
         if n < 0:
-            raise ValueError(f"{name} is {n}; give a number of structures per dataset, 0 to ship none")
+            raise InputError(f"{name} is {n}; give a number of structures per dataset, 0 to ship none")
     if n_structures == 0:
         return {}
     found = {SAMPLE: [_sample_set(item, [s.with_labels() for s in select_structures(item, n_structures)]) for item in datasets]}

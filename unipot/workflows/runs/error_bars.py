@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from unipot.errors import InputError
 from unipot.finetune.uncertainty.calibration import errors_and_widths
 from unipot.finetune.uncertainty.difference_errors import difference_errors
 from unipot.models.potential import Potential
@@ -34,7 +35,7 @@ def judge_error_bars(
         ValueError: `n_frames` is negative.
     """
     if n_frames < 0:
-        raise ValueError(f"uncertainty_frames is {n_frames}; use 0 for none, or a number of frames")
+        raise InputError(f"uncertainty_frames is {n_frames}; use 0 for none, or a number of frames")
     posterior = potential.heads[item.head].posterior
     if posterior is None or n_frames == 0:
         return []

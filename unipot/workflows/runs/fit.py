@@ -20,6 +20,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from rich.console import Console
 
 from unipot.data.mixture.datamodule import MixtureDataModule
+from unipot.errors import InputError
 from unipot.models.potential import Potential
 from unipot.training.callbacks import CompilationLog, RunState, StepLog, StepProgress, Validation
 from unipot.training.distributed import ReplicatedStrategy, check_strategy, is_main_process
@@ -180,19 +181,19 @@ def set_up_process(trainer: TrainerConfig, seed: int) -> None:
     check_strategy(trainer.strategy)
     for name in ("devices", "num_nodes", "validate_every", "checkpoint_every", "log_every"):
         if getattr(trainer, name) < 1:
-            raise ValueError(f"trainer.{name} is {getattr(trainer, name)}; it must be at least 1")
+            raise InputError(f"trainer.{name} is {getattr(trainer, name)}; it must be at least 1")
     if trainer.threads is not None and trainer.threads < 1:
-        raise ValueError(f"trainer.threads is {trainer.threads}; it must be at least 1, or null for what torch chooses")
+        raise InputError(f"trainer.threads is {trainer.threads}; it must be at least 1, or null for what torch chooses")
     if trainer.patience is not None and trainer.patience < 1:
-        raise ValueError(f"trainer.patience is {trainer.patience}; it must be at least 1, or null for no early stopping")
+        raise InputError(f"trainer.patience is {trainer.patience}; it must be at least 1, or null for no early stopping")
     if trainer.accelerator not in ("cpu", "gpu", "auto"):
-        raise ValueError(f"trainer.accelerator is {trainer.accelerator!r}; use one of: cpu, gpu, auto")
+        raise InputError(f"trainer.accelerator is {trainer.accelerator!r}; use one of: cpu, gpu, auto")
     if trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ValueError("trainer.accelerator is gpu, but torch finds no GPU; use trainer=cpu")
+        raise InputError("trainer.accelerator is gpu, but torch finds no GPU; use trainer=cpu")
     if trainer.compile and trainer.activation_checkpointing:
-        raise ValueError("trainer.compile and trainer.activation_checkpointing exclude each other: a compiled graph keeps what it computes")
+        raise InputError("trainer.compile and trainer.activation_checkpointing exclude each other: a compiled graph keeps what it computes")
     if trainer.matmul_precision not in MATMUL_PRECISIONS:
-        raise ValueError(f"trainer.matmul_precision is {trainer.matmul_precision!r}; use one of: {', '.join(MATMUL_PRECISIONS)}")
+        raise InputError(f"trainer.matmul_precision is {trainer.matmul_precision!r}; use one of: {', '.join(MATMUL_PRECISIONS)}")
     torch.set_float32_matmul_precision(trainer.matmul_precision)
     if trainer.threads is not None:
         torch.set_num_threads(trainer.threads)
@@ -211,7 +212,7 @@ def checkpoint_activations(potential: Potential, wanted: bool) -> None:
     if hasattr(backbone, "activation_checkpointing"):
         backbone.activation_checkpointing = wanted
     elif wanted:
-        raise ValueError(
+        raise InputError(
             f"trainer.activation_checkpointing is true, but backbone {backbone.name!r} cannot recompute its layers; "
             "set it to false, or use backbone=native-small"
         )
@@ -227,13 +228,13 @@ def check_selection(selection: SelectionConfig, data: MixtureDataModule) -> None
     allowed = ("auto", "balanced", *(name for name in REPORTED if name != "energy_and_forces"), *sorted(scalars))
     for name, value, options in (("property", selection.property, allowed), ("statistic", selection.statistic, ("mae", "rmse"))):
         if value not in options:
-            raise ValueError(f"trainer.selection.{name} is {value!r}; use one of: {', '.join(options)}")
+            raise InputError(f"trainer.selection.{name} is {value!r}; use one of: {', '.join(options)}")
     if selection.property in ("auto", "balanced") or not data.validation_sets():
         return
     label = "energy" if selection.property.startswith("energy") else selection.property
     held_out = [store for store, indices in zip(data.validation_stores, data.validation_indices, strict=True) if len(indices)]
     if not any(store.metadata["label_counts"].get(label) or store.scalars.get(label, {}).get("n") for store in held_out):
-        raise ValueError(f"trainer.selection.property is {selection.property!r}, but no validation set has {label}; use auto")
+        raise InputError(f"trainer.selection.property is {selection.property!r}, but no validation set has {label}; use auto")
 
 
 def _validation(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from unipot.data.mixture.datamodule import MixtureDataModule
 from unipot.data.spec import MixtureSpec
+from unipot.errors import InputError
 from unipot.workflows.construction.model import dtype_named
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.settings.schema import MixtureConfig, TrainerConfig
@@ -57,7 +58,7 @@ def _micro_batches(mixture: MixtureConfig, n_processes: int) -> int:
     if mixture.micro_batches_per_step is not None:
         return mixture.micro_batches_per_step
     if mixture.structures_per_step < n_processes:
-        raise ValueError(
+        raise InputError(
             f"mixture: {n_processes} processes cannot share structures_per_step={mixture.structures_per_step}; set it to at least "
             f"{n_processes}, or ask for fewer trainer.devices"
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
+from unipot.errors import InputError
 from unipot.training.sealed_file import sha256_of
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.settings.compose import to_yaml
@@ -89,7 +90,7 @@ def refuse_other_settings(folder: Path, recorded: Any, config: Any) -> None:
     old, new = {k: v for k, v in defaults.items() if v != MISSING} | _binding(recorded), binding_settings(config)
     for key in sorted(set(old) | set(new)):
         if old.get(key) != new.get(key):
-            raise ValueError(
+            raise InputError(
                 f"the run in {folder} was started with {key}={old.get(key)}, now it is {new.get(key)}; continue it as it was with "
                 f"resume={folder}, or {INSTEAD}"
             )
@@ -103,7 +104,7 @@ def refuse_other_checkpoint(folder: Path, recorded: str | None, config: Any) -> 
     """
     digest = _checkpoint_digest(config)
     if recorded != digest:
-        raise ValueError(
+        raise InputError(
             f"the checkpoint {_checkpoint(config)} is not the one that the run in {folder} was started from (SHA-256 {_short(recorded)}, "
             f"now {_short(digest)}); {INSTEAD}"
         )
@@ -117,7 +118,7 @@ def refuse_other_data(folder: Path, recorded: Mapping[str, str], digests: Mappin
     """
     for name in sorted(set(recorded) | set(digests)):
         if recorded.get(name) != digests.get(name):
-            raise ValueError(
+            raise InputError(
                 f"the structures or labels of dataset {name!r} are not those that the run in {folder} was started with (digest "
                 f"{_short(recorded.get(name))}, now {_short(digests.get(name))}); {INSTEAD}"
             )

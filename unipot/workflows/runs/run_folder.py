@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from unipot.errors import InputError
 from unipot.reporting.console import report_console
 from unipot.training.checkpoint import LAST, ORIGIN, PREVIOUS, readable_run_state, replace_file
 from unipot.training.distributed import is_main_process
@@ -109,7 +110,7 @@ def open_run_folder(path: str, *, resume: str, config: Any) -> RunFolder:
         ValueError: `resume` is neither, the run there was made from something else, or its state is damaged.
     """
     if resume not in RESUME:
-        raise ValueError(f"resume is {resume!r}; use one of {', '.join(RESUME)}, or the path of a run folder")
+        raise InputError(f"resume is {resume!r}; use one of {', '.join(RESUME)}, or the path of a run folder")
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"run={path}: a file of that name exists; choose another folder")
@@ -154,7 +155,7 @@ def _found(folder: Path, origin: Origin, config: Any, resume: str) -> RunFolder:
     try:
         file, state, damage = readable_run_state(folder)
     except ValueError as error:
-        raise ValueError(f"{error}; {INSTEAD}") from error
+        raise InputError(f"{error}; {INSTEAD}") from error
     step = int(state["global_step"])
     if damage:
         said = f"warning: {damage}; the run goes on from the state before it, of step {step}"
@@ -182,12 +183,12 @@ def _recorded(folder: Path, config: Any, weights: str) -> Origin | None:
         try:
             recorded = Origin.from_dict(content)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{folder / ORIGIN_FILE}: not what unipot has written there; {INSTEAD}") from error
+            raise InputError(f"{folder / ORIGIN_FILE}: not what unipot has written there; {INSTEAD}") from error
         refuse_other_settings(folder, recorded.settings, config)
         refuse_other_checkpoint(folder, recorded.checkpoint, config)
         return recorded
     if not (folder / RESOLVED_CONFIG).is_file():
-        raise ValueError(f"run={folder}: {weights} is there, but nothing says which run it is of; {INSTEAD}")
+        raise InputError(f"run={folder}: {weights} is there, but nothing says which run it is of; {INSTEAD}")
     refuse_other_settings(folder, _resolved(folder), config)
     return None
 
@@ -195,7 +196,7 @@ def _recorded(folder: Path, config: Any, weights: str) -> Origin | None:
 def _resolved(folder: Path) -> Any:
     file = folder / RESOLVED_CONFIG
     if not file.is_file():
-        raise ValueError(f"{file} is missing, so the run in this folder cannot be continued safely; {INSTEAD}")
+        raise InputError(f"{file} is missing, so the run in this folder cannot be continued safely; {INSTEAD}")
     return read_yaml(file)
 
 
@@ -242,4 +243,4 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}); delete it, and what it held is made again") from error
+        raise InputError(f"{path}: damaged ({error}); delete it, and what it held is made again") from error

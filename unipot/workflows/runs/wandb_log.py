@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
+from unipot.errors import InputError
 from unipot.training.distributed import is_main_process
 from unipot.workflows.runs.run_folder import RunFolder
 from unipot.workflows.settings.schema import LoggerConfig
@@ -22,11 +23,11 @@ def wandb_loggers(config: LoggerConfig, run: RunFolder, console: Console) -> lis
     if not config.wandb:
         return []
     if config.wandb_mode not in ("offline", "online"):
-        raise ValueError(f"logger.wandb_mode is {config.wandb_mode!r}; use offline or online")
+        raise InputError(f"logger.wandb_mode is {config.wandb_mode!r}; use offline or online")
     try:
         import wandb
     except ImportError as error:
-        raise ValueError("logger.wandb is true, but wandb is not installed: pip install wandb") from error
+        raise InputError("logger.wandb is true, but wandb is not installed: pip install wandb") from error
     from lightning.pytorch.loggers import WandbLogger
 
     own = {"project": config.wandb_project, "name": run.path.name, "save_dir": str(run.path)}

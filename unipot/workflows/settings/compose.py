@@ -15,6 +15,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from unipot.errors import InputError
 from unipot.nearest import did_you_mean
 from unipot.resources import conf_dir
 
@@ -65,7 +66,7 @@ def require_complete(config: Any, verb: str) -> None:
     missing = _unset(config)
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise ValueError(
+        raise InputError(
             f"{type(config).__name__}: {names} not set, since the class itself has no defaults; call unipot.api.{verb}(...), which takes "
             f"the same settings and has the defaults of `unipot {verb}`"
         )
@@ -80,7 +81,7 @@ def _complete(
     resumed = _resumed(values, schema)
     if resumed is not None:
         if choices:
-            raise ValueError(f"{choices[0]!r} chooses a group, but a resumed run keeps its configuration; override single values instead")
+            raise InputError(f"{choices[0]!r} chooses a group, but a resumed run keeps its configuration; override single values instead")
         base: Any = resumed
         from_file: dict[str, Any] = {}
     else:
@@ -111,12 +112,12 @@ def checked_config(schema: type, *layers: Any, how: Callable[[str], str] = _on_c
         merged = OmegaConf.merge(OmegaConf.structured(schema), *plain)
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
-            raise ValueError(f"{missing[0]} is not set; {how(missing[0])}")
+            raise InputError(f"{missing[0]} is not set; {how(missing[0])}")
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         where = getattr(error, "full_key", None)
         sentence = str(error.msg if hasattr(error, "msg") and error.msg else error).split("\n")[0]
-        raise ValueError(f"configuration {where or ''}: {sentence}".replace(" :", ":")) from error
+        raise InputError(f"configuration {where or ''}: {sentence}".replace(" :", ":")) from error
 
 
 def to_yaml(config: Any) -> str:
@@ -136,15 +137,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except UnicodeDecodeError as error:
         at = path.read_bytes().count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}: line {at} is not UTF-8 text (byte {error.object[error.start]:#x}); save the file as UTF-8") from error
+        raise InputError(f"{path}: line {at} is not UTF-8 text (byte {error.object[error.start]:#x}); save the file as UTF-8") from error
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
-        raise ValueError(f"{path}: a value contains itself; take out the alias (*name) that does it") from error
+        raise InputError(f"{path}: a value contains itself; take out the alias (*name) that does it") from error
     except OSError as error:  # what OmegaConf makes of a file that holds a single word or number
-        raise ValueError(f"{path}: expected keys and values at the top ({error})") from error
+        raise InputError(f"{path}: expected keys and values at the top ({error})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected keys and values at the top, found {type(content).__name__}")
+        raise InputError(f"{path}: expected keys and values at the top, found {type(content).__name__}")
     return content  # type: ignore[return-value]
 
 
@@ -180,9 +181,9 @@ def _parsed(overrides: Sequence[str], groups: Sequence[str]) -> tuple[list[str],
             try:
                 override = parser.parse_override(_as_plain_text(text))
             except HydraException as error:
-                raise ValueError(f"cannot read {text!r}; write key=value, and quotes inside a value as in 'key=\"a b\"'") from error
+                raise InputError(f"cannot read {text!r}; write key=value, and quotes inside a value as in 'key=\"a b\"'") from error
         if override.is_delete() or override.is_sweep_override():
-            raise ValueError(f"{text!r} deletes or sweeps, which unipot does not do; give one value: key=value")
+            raise InputError(f"{text!r} deletes or sweeps, which unipot does not do; give one value: key=value")
         key, value = override.key_or_group, override.value()
         if key == "config":
             file = str(value)
@@ -207,13 +208,13 @@ def _taken(settings: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> tupl
             try:
                 OmegaConf.update(values, str(name), value, merge=True, force_add=True)
             except OmegaConfBaseException as error:
-                raise ValueError(f"cannot read {name}={value!r}: {str(error).splitlines()[0]}") from error
+                raise InputError(f"cannot read {name}={value!r}: {str(error).splitlines()[0]}") from error
     return choices, OmegaConf.to_container(values), file  # type: ignore[return-value]
 
 
 def _items(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
     if not isinstance(settings, Mapping):
-        raise ValueError(f"settings are given as {settings!r}; give a mapping, as settings={{'schedule.max_steps': 100}}")
+        raise InputError(f"settings are given as {settings!r}; give a mapping, as settings={{'schedule.max_steps': 100}}")
     return list(settings.items())
 
 
@@ -230,7 +231,7 @@ def _plain(value: Any, name: str) -> Any:
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         return value.item()
     kind = type(value).__name__
-    raise ValueError(
+    raise InputError(
         f"{name} is given an object of type {kind}; settings are texts, numbers, lists and mappings, and data are paths of files"
     )
 
@@ -248,7 +249,7 @@ def _choice(group: str, option: Any, package: str | None = None) -> str:
         option = "on" if option else "off"  # what YAML makes of these words
     if option is not None and str(option) not in options_of(group):
         hint = did_you_mean(str(option), options_of(group))
-        raise ValueError(f"{group}={option} is not known{hint}; options are: {', '.join(options_of(group))}")
+        raise InputError(f"{group}={option} is not known{hint}; options are: {', '.join(options_of(group))}")
     where = f"+{group}@{package}" if package else group
     return f"{where}={'null' if option is None else option}"
 
@@ -263,7 +264,7 @@ def _composed(verb: str, choices: Sequence[str]) -> DictConfig:
         with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
             return compose(config_name=verb, overrides=list(choices))
     except HydraException as error:
-        raise ValueError(f"unipot {verb}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"unipot {verb}: {str(error).splitlines()[0]}") from error
 
 
 def _user_file(file: str | None, groups: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -290,7 +291,7 @@ def _resumed(values: dict[str, Any], schema: type) -> DictConfig | None:
         checked_config(schema, content)
     except ValueError as error:
         text = str(error) if str(path) in str(error) else f"{path}: {error}"
-        raise ValueError(f"{text}; give the whole command line of the run instead, with run={resume}") from error
+        raise InputError(f"{text}; give the whole command line of the run instead, with run={resume}") from error
     config = OmegaConf.create(content)
     config["run"] = str(resume)
     config["resume"] = values["resume"] = "auto"
@@ -316,13 +317,13 @@ def _refuse_unknown(value: Any, annotation: Any, where: str) -> None:
             if key not in names:
                 place = f" in {where!r}" if where else ""
                 hint = did_you_mean(str(key), names)
-                raise ValueError(f"option {_join(where, key)!r} is not known{hint}; options{place} are: {', '.join(names)}")
+                raise InputError(f"option {_join(where, key)!r} is not known{hint}; options{place} are: {', '.join(names)}")
             if isinstance(item, Mapping) and not _takes_keys(hints[key]):
                 here = _join(_join(where, key), next(iter(item), "..."))
                 instead = "; keys and units of labels go into sources.<label>='{key: ..., unit: ...}'" if "sources" in names else ""
-                raise ValueError(f"option {here!r} is not known: {_join(where, key)!r} has no options of its own{instead}")
+                raise InputError(f"option {here!r} is not known: {_join(where, key)!r} has no options of its own{instead}")
             if isinstance(item, str | int | float) and item != MISSING and _takes_lists_only(hints[key]):
-                raise ValueError(f"option {_join(where, key)!r} takes a list, here it is {item!r}; write '{_join(where, key)}=[{item}]'")
+                raise InputError(f"option {_join(where, key)!r} takes a list, here it is {item!r}; write '{_join(where, key)}=[{item}]'")
             _refuse_unknown(item, hints[key], _join(where, key))
     elif get_origin(annotation) is dict:
         for key, item in value.items():

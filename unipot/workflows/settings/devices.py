@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from unipot.errors import InputError
+
 if TYPE_CHECKING:
     import torch
 
@@ -22,10 +24,10 @@ def device_named(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ValueError(f"device is {name!r}; use one of: auto, cpu, cuda, cuda:<number>")
+        raise InputError(f"device is {name!r}; use one of: auto, cpu, cuda, cuda:<number>")
     if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
         found = f"finds {torch.cuda.device_count()} GPU(s)" if torch.cuda.is_available() else "finds no GPU"
-        raise ValueError(f"device is {name!r}, but torch {found} here; use device=cpu or device=auto")
+        raise InputError(f"device is {name!r}, but torch {found} here; use device=cpu or device=auto")
     return name
 
 
@@ -38,5 +40,5 @@ def optional_dtype(name: str | None) -> torch.dtype | None:
     import torch
 
     if name is not None and name not in DTYPES:
-        raise ValueError(f"dtype is {name!r}; use one of: {', '.join(DTYPES)}, or null for that of the model")
+        raise InputError(f"dtype is {name!r}; use one of: {', '.join(DTYPES)}, or null for that of the model")
     return None if name is None else getattr(torch, name)

@@ -28,6 +28,7 @@ from unipot.data.storage.record import RecordCodec
 from unipot.data.storage.shard import read_shard_info
 from unipot.data.store import Store
 from unipot.data.unread_keys import sentences
+from unipot.errors import InputError
 from unipot.properties import check_energy_kind
 from unipot.resources import n_available_cores
 
@@ -96,11 +97,11 @@ class StoreOptions:
 
     def __post_init__(self) -> None:
         if self.on_invalid not in ("refuse", "skip"):
-            raise ValueError(f"on_invalid is {self.on_invalid!r}; use refuse or skip")
+            raise InputError(f"on_invalid is {self.on_invalid!r}; use refuse or skip")
         if self.structures_per_shard < 1:
-            raise ValueError(f"structures_per_shard is {self.structures_per_shard}; it must be at least 1")
+            raise InputError(f"structures_per_shard is {self.structures_per_shard}; it must be at least 1")
         if self.workers is not None and self.workers < 0:
-            raise ValueError(f"workers is {self.workers}; give a number of processes, or 0 to convert in this one")
+            raise InputError(f"workers is {self.workers}; give a number of processes, or 0 to convert in this one")
 
 
 def make_store(job: Job, path: Path, options: StoreOptions, console: Console) -> Store:
@@ -207,7 +208,7 @@ def _without_absent_labels(job: Job, conversion: Conversion) -> Job:
     present = tuple(label for label in job.labels if counts[label] or (label not in job.optional))
     stated = [label for label in absent if label not in job.optional] or (absent if not present else [])
     if stated and (counts or not any(review["quarantine"] for review in _reviews(conversion))):
-        raise ValueError(job.source.explain_missing(stated))
+        raise InputError(job.source.explain_missing(stated))
     known = job.provenance.get("labels")
     provenance = {**job.provenance, "labels": {name: known[name] for name in known if name in present}} if known else job.provenance
     return replace(job, labels=present, provenance=provenance)
@@ -270,7 +271,7 @@ def _refuse_nothing_left(job: Job, finished: Finished) -> None:
     if finished.keep.any() or not finished.entries:
         return
     reasons = "; ".join(row.in_words() for row in summarize_quarantine(finished.entries))
-    raise ValueError(
+    raise InputError(
         f"dataset {job.name!r}: nothing is left to store, all structures read are in quarantine: {reasons}; correct the source, or, where "
         "the numbers are meant, change the limit: unipot prepare ... quarantine.<reason>=<number or null>"
     )

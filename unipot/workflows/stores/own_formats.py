@@ -14,6 +14,7 @@ from unipot.data.labels import LabelSource
 from unipot.data.quality.quarantine import Thresholds
 from unipot.data.readers.exported import describe_dataset
 from unipot.data.readers.unipot_store import describe_stores, store_folders
+from unipot.errors import InputError
 from unipot.workflows.stores.make_store import Job
 
 if TYPE_CHECKING:
@@ -69,18 +70,18 @@ def described_name(path: str) -> str | None:
 def _refuse_options_of_files(config: PrepareConfig) -> None:
     for key in ("group_key", "id_key", "columns", "split"):
         if getattr(config, key):
-            raise ValueError(f"{config.path} is a store, whose structures carry their id and group; leave {key} out")
+            raise InputError(f"{config.path} is a store, whose structures carry their id and group; leave {key} out")
 
 
 def _chosen_labels(config: PrepareConfig, described: SourceDescription) -> dict[str, LabelSource]:
     chosen = {name: LabelSource(**asdict(label)) for name, label in config.labels.items()}
     for name, source in chosen.items():
         if name not in described.labels:
-            raise ValueError(f"{config.path} has no label {name!r}; it has: {', '.join(described.labels)}")
+            raise InputError(f"{config.path} has no label {name!r}; it has: {', '.join(described.labels)}")
         if source != described.labels[name]:
             own = described.labels[name]
             sign = f" labels.{name}.sign={own.sign}" if name == "stress" else ""
-            raise ValueError(
+            raise InputError(
                 f"{config.path} is a store, whose labels are in canonical units; to keep {name}, write labels.{name}.key={own.key} "
                 f"labels.{name}.unit={own.unit}{sign}"
             )

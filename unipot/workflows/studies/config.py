@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from unipot.errors import InputError
 from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.inputs.user_frames import name_of
 from unipot.workflows.settings.compose import checked_config, load_config
@@ -82,9 +83,9 @@ def targets_of(config: StudyConfig) -> dict[str, TargetConfig]:
         ValueError: there is none, both forms are used, or a name cannot be that of a folder.
     """
     if config.targets and (config.data or config.test_data):
-        raise ValueError("targets and data are both given; data and test_data are for a single target, write it under targets instead")
+        raise InputError("targets and data are both given; data and test_data are for a single target, write it under targets instead")
     if not config.targets and not config.data:
-        raise ValueError("there is no target; add data=<frames> test_data=<frames>, targets=few-shot, or targets.<name>.data=<frames>")
+        raise InputError("there is no target; add data=<frames> test_data=<frames>, targets=few-shot, or targets.<name>.data=<frames>")
     targets = config.targets
     if not targets:
         tests = {"test": config.test_data} if config.test_data else {}
@@ -110,12 +111,12 @@ def strategies_of(config: StudyConfig) -> dict[str, StudyStrategyConfig]:
     _check_numbers("seeds", config.seeds, 0)
     for name, least in (("jobs", 1), ("threads", 1), ("max_test_frames", 1)):
         if getattr(config, name) < least:
-            raise ValueError(f"{name} is {getattr(config, name)}; give at least {least}")
+            raise InputError(f"{name} is {getattr(config, name)}; give at least {least}")
     found = {label: _strategy(label, value, config) for label, value in config.strategies.items() if value is not None}
     if not found:
-        raise ValueError("there is no strategy; add strategies.<label>.overrides=[...], settings of unipot finetune")
+        raise InputError("there is no strategy; add strategies.<label>.overrides=[...], settings of unipot finetune")
     if config.reference is not None and config.reference not in found:
-        raise ValueError(
+        raise InputError(
             f"reference is {config.reference!r}, but the strategies are: {', '.join(found)}; name one of them, or reference=null for no "
             "data efficiency"
         )
@@ -126,13 +127,13 @@ def _strategy(label: str, value: Any, config: StudyConfig) -> StudyStrategyConfi
     _require_name(label, "strategy")
     if not isinstance(value, dict):
         if not isinstance(value, list):
-            raise ValueError(f"strategies.{label} is {value!r}; give a list of settings of unipot finetune, or {{overrides, steps, ...}}")
+            raise InputError(f"strategies.{label} is {value!r}; give a list of settings of unipot finetune, or {{overrides, steps, ...}}")
         value = {"overrides": value}
     try:
         strategy: StudyStrategyConfig = checked_config(StudyStrategyConfig, value)
         _check_words([*config.overrides, *strategy.words()])
     except ValueError as error:
-        raise ValueError(f"strategies.{label}: {error}") from error
+        raise InputError(f"strategies.{label}: {error}") from error
     strategy.frames = sorted(set(config.frames if strategy.frames is None else strategy.frames))
     strategy.seeds = list(dict.fromkeys(config.seeds if strategy.seeds is None else strategy.seeds))
     _check_numbers(f"strategies.{label}.frames", strategy.frames, 2)
@@ -144,17 +145,17 @@ def _check_words(words: list[str]) -> None:
     for word in words:
         key = word.partition("=")[0]
         if key in _OURS:
-            raise ValueError(f"{word!r} sets what the study decides for each run; leave {key} out")
+            raise InputError(f"{word!r} sets what the study decides for each run; leave {key} out")
     load_config("finetune", FinetuneConfig, ["checkpoint=a", "data=a", *words])
 
 
 def _check_numbers(name: str, values: list[int], least: int) -> None:
     if not values:
-        raise ValueError(f"{name} is empty; give numbers from {least}, for example {name}=[{least},{least + 1}]")
+        raise InputError(f"{name} is empty; give numbers from {least}, for example {name}=[{least},{least + 1}]")
     if min(values) < least:
-        raise ValueError(f"{name} holds {min(values)}; give numbers from {least}")
+        raise InputError(f"{name} holds {min(values)}; give numbers from {least}")
 
 
 def _require_name(text: str, what: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", text):
-        raise ValueError(f"{what} {text!r} names a folder, so it must be letters, digits, - and _, starting with a letter or digit")
+        raise InputError(f"{what} {text!r} names a folder, so it must be letters, digits, - and _, starting with a letter or digit")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unipot.errors import InputError
 from unipot.reporting.learning_curves import RunResult
 from unipot.workflows.runs.run_folder import write_json
 from unipot.workflows.studies.config import StudyConfig, StudyStrategyConfig
@@ -146,7 +147,7 @@ def make_room(run: PlannedRun) -> Path | None:
         return None
     settings = run.folder / SETTINGS_FILE
     if not settings.is_file():
-        raise ValueError(f"{run.folder} was not made by this study ({SETTINGS_FILE} is missing); choose another output folder")
+        raise InputError(f"{run.folder} was not made by this study ({SETTINGS_FILE} is missing); choose another output folder")
     if json.loads(settings.read_text(encoding="utf-8"))["stamp"] == run.stamp:
         return None
     number = 1

@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from unipot.data.store import Store, StoreWriter
+from unipot.errors import InputError
 from unipot.finetune.search.hold_out import hold_out
 from unipot.workflows.inputs.user_frames import open_frames
 from unipot.workflows.settings.schema import UserDataConfig
@@ -67,7 +68,7 @@ def open_target(name: str, target: TargetConfig, config: StudyConfig, console: C
     if not tests:
         store, tests["drawn"] = _drawn(name, store, target, config, cache, console)
     if len(store) < 2:
-        raise ValueError(f"targets.{name}: there is one frame to learn from in {target.data}; a learning curve needs at least 2")
+        raise InputError(f"targets.{name}: there is one frame to learn from in {target.data}; a learning curve needs at least 2")
     for test, found in tests.items():
         if len(found) > config.max_test_frames:
             said = f"{config.max_test_frames} of {len(found)} test frames, evenly spread"
@@ -89,11 +90,11 @@ def _drawn(
     if target.n_test is not None:
         fraction = target.n_test / len(store)
     if not 0 < fraction <= 0.5:
-        raise ValueError(f"targets.{name}: {fraction:.3g} of the frames are to be test frames; give a part above 0, at most 0.5")
+        raise InputError(f"targets.{name}: {fraction:.3g} of the frames are to be test frames; give a part above 0, at most 0.5")
     elements = [frozenset(structure.atomic_numbers.tolist()) for structure in store]
     train, held, _ = hold_out(store.groups, elements, fraction, _SEED_OF_TESTS)
     if not len(held):
-        raise ValueError(f"targets.{name}: no test frames can be drawn from {len(store)} frames (too few, or of one group); give tests")
+        raise InputError(f"targets.{name}: no test frames can be drawn from {len(store)} frames (too few, or of one group); give tests")
     n_groups = len(np.unique(store.groups[held]))
     said = f"no tests are given: {len(held)} of {len(store)} frames ({n_groups} groups) are test frames"
     console.print(f"  {name}: {said}", highlight=False, markup=False)

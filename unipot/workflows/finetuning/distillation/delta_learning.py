@@ -24,6 +24,7 @@ from rich.console import Console
 from unipot.data.spec import DatasetSpec
 from unipot.data.statistics import force_statistics
 from unipot.data.store import Store, StoreWriter
+from unipot.errors import InputError
 from unipot.finetune.alignment.align import restart_readout
 from unipot.finetune.lora import merged
 from unipot.finetune.search.halving import runner_up
@@ -242,7 +243,7 @@ def _differences(method: str, parts: dict[str, list[Structure]], labels: Sequenc
             left = {k: v - known[k] if k in known else v for k, v in structure.labels.items() if k in labels}
             yield replace(structure, labels=left, id=f"{part}-{number}")
     if not n_found[_TRAINING]:
-        raise ValueError(f"teacher.method={method} could calculate none of your frames; check their elements, charge and geometry")
+        raise InputError(f"teacher.method={method} could calculate none of your frames; check their elements, charge and geometry")
 
 
 def _members(settled: Settled, plan: SmallDataPlan | None) -> list[FinetuneConfig | None]:

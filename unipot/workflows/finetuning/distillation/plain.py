@@ -17,6 +17,7 @@ import numpy as np
 
 from unipot.data.spec import DatasetSpec
 from unipot.data.store import Store
+from unipot.errors import InputError
 from unipot.models.potential import Potential
 from unipot.training.metrics import MetricTable
 from unipot.workflows.finetuning.alignment import Start, align_to_frames
@@ -60,26 +61,26 @@ def check_teacher(config: FinetuneConfig) -> None:
     if options.method == NONE:
         return
     if options.method not in (AUTO, *METHODS):
-        raise ValueError(f"teacher.method is {options.method!r}; use one of: {', '.join((NONE, AUTO, *METHODS))}")
+        raise InputError(f"teacher.method is {options.method!r}; use one of: {', '.join((NONE, AUTO, *METHODS))}")
     for name in _POSITIVE:
         if not getattr(options, name) > 0:
-            raise ValueError(f"teacher.{name} is {getattr(options, name)}; it must be positive")
+            raise InputError(f"teacher.{name} is {getattr(options, name)}; it must be positive")
     if not 0 < options.own_share < 1:
-        raise ValueError(f"teacher.own_share is {options.own_share}; it must be above 0 and below 1")
+        raise InputError(f"teacher.own_share is {options.own_share}; it must be above 0 and below 1")
     if not 0 <= options.known_share < 1:
-        raise ValueError(f"teacher.known_share is {options.known_share}; it must be at least 0 (none) and below 1")
+        raise InputError(f"teacher.known_share is {options.known_share}; it must be at least 0 (none) and below 1")
     if options.method == AUTO:
         return
     if config.from_scratch:
-        raise ValueError("from_scratch=true trains random weights on your frames alone, so it has no teacher; leave teacher.method out")
+        raise InputError("from_scratch=true trains random weights on your frames alone, so it has no teacher; leave teacher.method out")
     if kept := config.finetune.kept_layers:
-        raise ValueError(f"distillation changes the whole backbone, of which {kept} keeps layers as they are; leave teacher.method out")
+        raise InputError(f"distillation changes the whole backbone, of which {kept} keeps layers as they are; leave teacher.method out")
     if config.trainer.in_several_processes:
-        raise ValueError("distillation runs in one process; set trainer.devices=1 and trainer.num_nodes=1, or teacher.method=none")
+        raise InputError("distillation runs in one process; set trainer.devices=1 and trainer.num_nodes=1, or teacher.method=none")
     try:
         import tblite.interface  # noqa: F401
     except ImportError as error:
-        raise ValueError(f"teacher.method={options.method} needs tblite: pip install tblite (or 'unipot[quickstart]')") from error
+        raise InputError(f"teacher.method={options.method} needs tblite: pip install tblite (or 'unipot[quickstart]')") from error
 
 
 def distil_plainly(context: FinetuneContext, pretrained: Potential, own: OpenDataset, replay: Sequence[OpenDataset]) -> Distilled:

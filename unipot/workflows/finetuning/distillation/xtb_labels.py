@@ -18,6 +18,7 @@ from ase.md.langevin import Langevin
 from rich.console import Console
 
 from unipot.data.store import Store, StoreWriter
+from unipot.errors import InputError
 from unipot.resources import n_available_cores
 from unipot.structure import Structure
 from unipot.units import voigt_to_matrix
@@ -73,7 +74,7 @@ def _some(structures: Iterator[Structure], method: str) -> Iterator[Structure]:
         n_found += 1
         yield structure
     if not n_found:
-        raise ValueError(f"teacher.method={method} could not label any structure; check its elements, charge and geometry")
+        raise InputError(f"teacher.method={method} could not label any structure; check its elements, charge and geometry")
 
 
 def _labelled(

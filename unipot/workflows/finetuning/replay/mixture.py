@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from unipot.errors import InputError
 from unipot.models.potential import Potential
 from unipot.workflows.finetuning.replay.pseudo_labels import self_labelled_sets
 from unipot.workflows.finetuning.schema import FinetuneConfig
@@ -51,7 +52,7 @@ def weighted(own: Sequence[OpenDataset], replay: Sequence[OpenDataset], replay_s
     if not replay and len(own) == 1:
         return list(own)
     if replay and not 0 < replay_share < 1:
-        raise ValueError(f"replay_share is {replay_share}; it must be above 0 and below 1")
+        raise InputError(f"replay_share is {replay_share}; it must be above 0 and below 1")
     found = []
     for sets, share in ((own, 1 - replay_share if replay else 1.0), (replay, replay_share)):
         total = sum(d.spec.weight or 1.0 for d in sets)
@@ -62,7 +63,7 @@ def weighted(own: Sequence[OpenDataset], replay: Sequence[OpenDataset], replay_s
 def _of_pretraining(config: FinetuneConfig, potential: Potential, named: set[str], console: Console) -> list[OpenDataset]:
     """Every dataset of `pretrain_run` that is not named in `replay`, split as it was there, with its weight of then."""
     if config.pretrain_run is None:
-        raise ValueError("replay_pretrain_run=true replays the datasets of pretrain_run; give that run's folder: pretrain_run=runs/...")
+        raise InputError("replay_pretrain_run=true replays the datasets of pretrain_run; give that run's folder: pretrain_run=runs/...")
     sets = [item for item in validation_sets(config.pretrain_run, console) if item.spec.name not in named]
     for item in sets:
         _check(item, potential, f"dataset {item.spec.name!r} of {config.pretrain_run}")
@@ -72,5 +73,5 @@ def _of_pretraining(config: FinetuneConfig, potential: Potential, named: set[str
 def _check(item: OpenDataset, potential: Potential, what: str) -> None:
     level = potential.heads[item.spec.head].level_of_theory
     if level != item.spec.level_of_theory:
-        raise ValueError(f"{what} is {item.spec.level_of_theory!r}, but head {item.spec.head!r} is {level!r}; give its own head")
+        raise InputError(f"{what} is {item.spec.level_of_theory!r}, but head {item.spec.head!r} is {level!r}; give its own head")
     require_same_energy_kind(potential, item.spec.head, item.store)

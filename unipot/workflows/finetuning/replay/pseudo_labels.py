@@ -15,6 +15,7 @@ from rich.console import Console
 from unipot.batch import collate
 from unipot.data.spec import DatasetSpec
 from unipot.data.store import Store, StoreWriter
+from unipot.errors import InputError
 from unipot.models.potential import Potential
 from unipot.structure import Structure
 from unipot.training.distributed import is_main_process
@@ -105,13 +106,13 @@ def _measured_only(store: Store) -> np.ndarray:
 
 def _check(config: SelfReplayConfig, potential: Potential) -> None:
     if config.rattle < 0:
-        raise ValueError(f"self_replay.rattle is {config.rattle}; give a standard deviation in Å, 0 for no displaced copies")
+        raise InputError(f"self_replay.rattle is {config.rattle}; give a standard deviation in Å, 0 for no displaced copies")
     if config.max_structures < 1:
-        raise ValueError(f"self_replay.max_structures is {config.max_structures}; it must be at least 1")
+        raise InputError(f"self_replay.max_structures is {config.max_structures}; it must be at least 1")
     if config.head is not None:
         potential.heads.index(config.head)
         if config.structures in (NONE, SAMPLE):
-            raise ValueError(
+            raise InputError(
                 f"self_replay.head is for structures of a file, but self_replay.structures is {config.structures}; leave it out (those of "
                 "the sample have their own heads), or give the path of a file or store"
             )
@@ -121,7 +122,7 @@ def _of_sample(card: Mapping[str, Any], potential: Potential) -> dict[str, list[
     """Head -> structures of the sample."""
     sets = [item for item in sample_of(card) if item.head in potential.heads.names]
     if not sets:
-        raise ValueError(
+        raise InputError(
             "self_replay.structures is sample, but the card of this checkpoint has none; give the path of a structure file or store "
             "instead, or pretrain with sample_structures above 0"
         )
@@ -145,7 +146,7 @@ def _of_path(config: SelfReplayConfig, potential: Potential, console: Console) -
         if fitting:
             found[head] = fitting
     if not found:
-        raise ValueError(
+        raise InputError(
             f"self_replay.structures={config.structures}: no structure has only elements that head {' or '.join(map(repr, heads))} has "
             "references for; give structures of the pretraining domain"
         )

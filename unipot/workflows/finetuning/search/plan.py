@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from unipot.data.store import Store
+from unipot.errors import InputError
 from unipot.finetune.search.halving import (
     SMALLEST_SEARCH,
     Choice,
@@ -216,7 +217,7 @@ def candidate_configs(config: FinetuneConfig) -> dict[str, FinetuneConfig]:
     """
     given = {name: changes for name, changes in config.small_data.candidates.items() if changes is not None}
     if not given:
-        raise ValueError("small_data.candidates is empty; give one, for example small_data.candidates.mine={}, or set small_data=off")
+        raise InputError("small_data.candidates is empty; give one, for example small_data.candidates.mine={}, or set small_data=off")
     found: dict[str, FinetuneConfig] = {}
     for name, changes in given.items():
         parts = _named(name, lambda changes=changes: _with_changes(config, changes))
@@ -241,16 +242,16 @@ def is_stated(key: str, config: FinetuneConfig) -> bool:
 def _is_on(config: FinetuneConfig, n_frames: int, console: Console) -> bool:
     options = config.small_data
     if options.mode not in MODES:
-        raise ValueError(f"small_data.mode is {options.mode!r}; use one of: {', '.join(MODES)}")
+        raise InputError(f"small_data.mode is {options.mode!r}; use one of: {', '.join(MODES)}")
     if options.from_scratch not in FROM_SCRATCH_MODES:
-        raise ValueError(f"small_data.from_scratch is {options.from_scratch!r}; use one of: {', '.join(FROM_SCRATCH_MODES)}")
+        raise InputError(f"small_data.from_scratch is {options.from_scratch!r}; use one of: {', '.join(FROM_SCRATCH_MODES)}")
     if options.patience is not None and options.patience < 1:
-        raise ValueError(f"small_data.patience is {options.patience}; it must be at least 1, or null for no early stopping")
+        raise InputError(f"small_data.patience is {options.patience}; it must be at least 1, or null for no early stopping")
     if options.mode == "off" or (options.mode == "auto" and (config.from_scratch or n_frames >= options.below)):
         return False
     several = config.trainer.in_several_processes
     if several and options.mode == "on":
-        raise ValueError("small_data=on searches in one process; set trainer.devices=1 and trainer.num_nodes=1, or small_data=off")
+        raise InputError("small_data=on searches in one process; set trainer.devices=1 and trainer.num_nodes=1, or small_data=off")
     if several:
         console.print("small-data mode searches in one process, so it is off in this run of several", style="yellow")
     return not several
@@ -301,7 +302,7 @@ def _geometry(frame: Structure) -> str:
 
 def _with_changes(config: FinetuneConfig, changes: Any) -> SearchedConfig:
     if not isinstance(changes, Mapping):
-        raise ValueError(f"{changes!r} is not a mapping; write for example {{optimizer: {{learning_rate: 1.0e-3}}}}")
+        raise InputError(f"{changes!r} is not a mapping; write for example {{optimizer: {{learning_rate: 1.0e-3}}}}")
     base = {"optimizer": asdict(config.optimizer), "finetune": asdict(config.finetune)}
     checked_config(SearchedConfig, base, changes)  # stated or not, it must be sound
     return checked_config(SearchedConfig, base, _without_stated(changes, config))
@@ -322,7 +323,7 @@ def _named(name: str, action: Callable[[], Any]) -> Any:
     try:
         return action()
     except ValueError as error:
-        raise ValueError(f"small_data.candidates.{name}: {error}") from error
+        raise InputError(f"small_data.candidates.{name}: {error}") from error
 
 
 def planned(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from unipot.data.store import Store
+from unipot.errors import InputError
 from unipot.finetune.lora import merged
 from unipot.finetune.search.halving import DIVERGED, Rung, Trial, relative_error
 from unipot.training.metrics import MetricTable, evaluate
@@ -126,7 +127,7 @@ class TrialRunner:
             batches = frames_batches(self.start.potential, part.store, part.held_out, own.spec.head, self.context.budget)
             self._start_errors[fold] = scored(evaluate(self.start.potential, batches, [own.spec.name]), own.spec.name)
             if not self._start_errors[fold]:
-                raise ValueError(
+                raise InputError(
                     f"fold {fold + 1} of small-data mode holds out frames of {own.spec.name} whose labels all have a weight of zero, so it "
                     "says nothing; leave those frames out of the data, or set small_data=off"
                 )
