@@ -25,6 +25,8 @@ CARD_FILE, WEIGHTS_FILE = "card.json", "model.safetensors"
 METADATA_KEY = "unipot_card"
 #: key of the card's own SHA-256
 CHECKSUM = "card_sha256"
+#: id of the golden structure that every card has that has a checksum
+CLOSE = "golden-close"
 #: of a card; those with a sample have a few millions
 MAX_BYTES = 32_000_000
 #: of lists and mappings inside each other
@@ -87,13 +89,18 @@ def checksum_of(card: Mapping[str, Any]) -> str:
 
 
 def require_as_written(card: Mapping[str, Any]) -> None:
-    """A card with a checksum has the contents that it was written with.
+    """A card with a checksum has the contents that it was written with; one of an earlier unipot has none.
 
     Raises:
-        ArtifactError: it has others.
+        ArtifactError: it has others, or has lost its checksum.
     """
     version = version_of(card)
-    if CHECKSUM not in card or (version is not None and version > FORMAT_VERSION):  # a newer format may have another checksum
+    if version is not None and version > FORMAT_VERSION:  # a newer format may have another checksum
+        return
+    if CHECKSUM not in card:
+        golden = card.get("golden")
+        if isinstance(golden, list) and any(isinstance(entry, dict) and entry.get("id") == CLOSE for entry in golden):
+            raise ArtifactError(f"the card has lost its SHA-256, which was written with the golden values that it has; {_AGAIN}")
         return
     if checksum_of(card) != card[CHECKSUM]:
         raise ArtifactError(

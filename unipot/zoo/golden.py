@@ -16,6 +16,7 @@ from unipot.models.core_repulsion import CoreRepulsion, end_distances
 from unipot.models.potential import Potential
 from unipot.neighbors.limits import estimated_edges
 from unipot.structure import Structure, symbols_of
+from unipot.zoo.card import CLOSE
 
 #: dtype of the loaded model -> allowed deviation: energy in eV per atom, forces in eV/Å relative to the largest force
 #: (but at least to 1 eV/Å), stress likewise to 1 eV/Å³, scalar properties in spreads of their training values. Where forces are above
@@ -59,7 +60,7 @@ def close_structure(potential: Potential, elements: Sequence[int]) -> Structure:
     directions = np.array([[1.0, 0.2, 0.1], [0.1, -0.3, 1.0]])
     moves = directions / np.linalg.norm(directions, axis=1, keepdims=True) * np.array(steps)[:, None]
     positions = np.concatenate([np.zeros((1, 3)), np.cumsum(moves, axis=0)])
-    return Structure(atomic_numbers=[first, second, third], positions=positions, id="golden-close")
+    return Structure(atomic_numbers=[first, second, third], positions=positions, id=CLOSE)
 
 
 def default_structures(elements: Sequence[int]) -> list[Structure]:

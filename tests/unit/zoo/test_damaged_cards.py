@@ -67,8 +67,17 @@ def test_a_card_without_checksum_is_read_as_earlier_versions_wrote_it(saved):
     path, _ = saved
     card = read_card(path)
     del card[CHECKSUM]
-    rewrite(path, card=card, sealed=False)
+    rewrite(path, card={**card, "golden": [entry for entry in card["golden"] if entry["id"] != "golden-close"]}, sealed=False)
     assert load_artifact(path).potential.head_names == ("a", "b-2")
+
+
+def test_a_card_that_has_lost_its_checksum_is_refused(saved):
+    path, _ = saved
+    card = read_card(path)
+    card["card_6ha256"] = card.pop(CHECKSUM)
+    rewrite(path, card=card, sealed=False)
+    with pytest.raises(ArtifactError, match="the card has lost its SHA-256"):
+        load_artifact(path)
 
 
 @pytest.mark.parametrize("version", [-(2**63), -1, 0, 2**63, True, "3", None, [3]])

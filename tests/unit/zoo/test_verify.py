@@ -65,5 +65,6 @@ def test_error_bars_of_other_weights_are_found(folder, tmp_path, make_potential,
 
 def test_a_card_without_checksum_is_said_to_be_unchecked(folder):
     card = {key: value for key, value in read_card(folder).items() if key != CHECKSUM}
+    card["golden"] = [entry for entry in card["golden"] if entry["id"] != "golden-close"]  # as earlier versions of unipot wrote it
     (folder / "card.json").write_text(json.dumps(card))
     assert "has no SHA-256 of its own" in dict(verify_model(folder))["card"]
