@@ -119,7 +119,7 @@ def check_unipot(words: list[str]) -> None:
     if verb == "recipes":
         assert [name for name in rest if load_recipe(data_recipes_dir(), name) is None] == []
     elif verb == "models":
-        assert rest == ["list"] or (rest[0] == "show" and len(rest) == 2), f"{words}: models has list and show"
+        assert rest == ["list"] or (rest[0] in ("show", "verify") and len(rest) == 2), f"{words}: models has list, show and verify"
     else:
         assert verb in VERBS, f"{words}: the command is not known"
         kinds = VERBS[verb].kinds

@@ -41,8 +41,8 @@ from site_pages import ELSEWHERE, linked  # noqa: E402
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 #: words of our own where the field has one
 OUR_WORDS = re.compile(r"\b(lessons?|taught|yardsticks?|self-labell?ed|telling structures|first motion|known differences)\b", re.IGNORECASE)
-#: arguments of Python that look like settings
-PYTHON = {("head", '"mine"'), ("invalid", "False")}
+#: arguments of Python and keys of files that look like settings
+PYTHON = {("head", '"mine"'), ("invalid", "False"), ("converged", "F")}
 RUN = os.environ.get("UNIPOT_RUN_DOCS") == "1"
 
 
