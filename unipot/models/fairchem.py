@@ -256,7 +256,8 @@ def _network_class() -> type[nn.Module]:
             from fairchem.core.models.uma.common.quaternion.wigner_d_hybrid import axis_angle_wigner_hybrid
             from fairchem.core.models.uma.escn_md import eSCNMDBackbone
     except ImportError as error:
-        raise MissingPackage(f"backbone 'escn-md' needs fairchem-core ({error}); install it with: pip install 'unipot[fairchem]'") from error
+        install = "pip install 'unipot[fairchem]'"
+        raise MissingPackage(f"backbone 'escn-md' needs fairchem-core ({error}); install it with: {install}") from error
 
     class EscnMdNetwork(eSCNMDBackbone):
         def _get_rotmat_and_wigner(self, edge_distance_vecs: Tensor) -> tuple[Tensor, Tensor]:
