@@ -1,12 +1,25 @@
-import json
+import re
 import subprocess
 import sys
+from dataclasses import fields
+from importlib import import_module
 
 import pytest
 
-from unipot.cli import VERBS, main
+from unipot.cli import _WORD_COMMANDS, main, sentence_of
+from unipot.command_help import candidates
+from unipot.commands import VERBS, WORD_COMMANDS
 from unipot.data.catalog.recipes import recipe_names
+from unipot.defects import report_defect
 from unipot.resources import data_recipes_dir
+
+#: groups that commands have beside their sections
+COMPOSED = {"pretrain": ("experiment", "backbone"), "finetune": ("preset",), "study": ("targets",)}
+
+
+def schema_of(verb):
+    module, _, name = VERBS[verb].schema.partition(":")
+    return getattr(import_module(module), name)
 
 
 def run(capsys, *words):
@@ -18,7 +31,10 @@ def run(capsys, *words):
 @pytest.mark.parametrize("words", [(), ("--help",), ("help",)])
 def test_help_lists_every_command(capsys, words):
     code, out, _ = run(capsys, *words)
-    assert code == 0 and all(verb in out for verb in [*VERBS, "models", "recipes"])
+    assert code == 0 and all(verb in out for verb in [*VERBS, *WORD_COMMANDS])
+    assert [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")] == [
+        "prepare data:", "train a model:", "judge a model:", "use a model:",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", ["pretrain", "finetune"])
@@ -50,6 +66,8 @@ def test_version(capsys):
         (("models", "verify"), "unipot models verify <checkpoint>"),
         (("recipes", "mptrj", "wbm"), "write `unipot recipes`, or `unipot recipes <name>`"),
         (("recipes", "emt_slab"), "recipe 'emt_slab' is not known (did you mean 'emt_slabs'?)"),
+        (("recipes", "oc20"), "(did you mean 'oc20_s2ef'?)"),
+        (("completion", "tcsh"), "with one of: bash, zsh, fish"),
     ],
 )
 def test_misuse_is_one_line_on_stderr_with_code_2(capsys, monkeypatch, words, message):
@@ -65,10 +83,67 @@ def test_traceback_on_demand(monkeypatch):
         main(["pretrian"])
 
 
-def test_defects_of_ours_are_not_dressed_up_as_misuse(monkeypatch):
-    monkeypatch.setattr("unipot.cli._models", lambda words: json.loads("{"))
-    with pytest.raises(json.JSONDecodeError):
-        main(["models", "list"])
+@pytest.mark.parametrize("error", [ValueError("three things"), KeyError("energy"), TypeError("no"), ZeroDivisionError("0")])
+def test_a_defect_of_ours_says_so_and_keeps_its_traceback_in_a_file(capsys, monkeypatch, tmp_path, error):
+    def broken(words):
+        raise error
+
+    monkeypatch.delenv("UNIPOT_DEBUG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(_WORD_COMMANDS, "models", broken)
+    code, _, err = run(capsys, "models", "list")
+    (file,) = tmp_path.glob("unipot-error-*.txt")
+    assert code == 70 and "unipot: defect:" in err and str(file) in err and "this is a mistake in unipot, not in your input" in err
+    assert "in broken" in file.read_text() and "unipot models list" in file.read_text()
+
+
+def test_a_defect_in_a_folder_that_cannot_be_written_is_still_told(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("unipot.defects._written", lambda path, text: False)
+    assert report_defect(RuntimeError("lost"), ["md"]) == 70
+    assert "RuntimeError: lost" in capsys.readouterr().err
+
+
+def test_a_package_that_is_not_installed_is_named_with_its_extra():
+    error = ModuleNotFoundError("No module named 'tblite'", name="tblite.ase")
+    assert sentence_of(error) == "this needs the package tblite: pip install 'unipot[quickstart]'"
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_before_torch_is_loaded(tmp_path):
+    code = (
+        "import sys; from unipot.cli import main; c = main(['finetune', 'checkpoint=nope.safetensors', 'data=a.xyz']); "
+        "print(c, [n for n in ('torch', 'lightning') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.strip() == "2 []" and "checkpoint=nope.safetensors: there is no such file" in done.stderr
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_help_of_a_command_has_every_setting_and_no_group_of_others(capsys, verb):
+    code, out, _ = run(capsys, verb, "--help")
+    names = [f.name for f in fields(schema_of(verb)) if f.name != "stated"]
+    assert code == 0 and [name for name in names if not re.search(rf"^#? ?{name}:", out, re.M)] == []
+    groups = re.findall(r"^  (\w+) +[\w-]+\*?(?:,|$)", out.partition("groups and their options")[2].partition("settings:")[0], re.M)
+    assert set(groups) <= {*names, *COMPOSED.get(verb, ())}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("unipot fin", ["finetune"]),
+        ("unipot finetune sche", ["schedule="]),
+        ("unipot finetune optimizer=mu", ["optimizer=muon"]),
+        ("unipot relax optimizer=", []),
+        ("unipot nothing x", []),
+    ],
+)
+def test_the_shell_completes_commands_settings_and_options(line, expected):
+    assert candidates(line) == expected
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_for_the_shell(capsys, shell):
+    code, out, _ = run(capsys, "completion", shell)
+    assert code == 0 and "unipot completion --words" in out
 
 
 def test_config_may_be_written_with_dashes(capsys, tmp_path):
