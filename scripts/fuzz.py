@@ -186,7 +186,7 @@ def _import_everything() -> None:
     import unipot.cli
     import unipot.data.readers
     import unipot.workflows.finetune
-    import unipot.zoo.package  # noqa: F401
+    import unipot.zoo.compiled_package  # noqa: F401
 
     torch.set_num_threads(1)
     print(f"unipot from {Path(unipot.cli.__file__).parent}", flush=True)

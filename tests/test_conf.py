@@ -9,7 +9,7 @@ from unipot.models.registry import build_backbone
 from unipot.resources import conf_dir
 from unipot.training.losses import KINDS
 from unipot.workflows.construction.model import build_loss, build_settings
-from unipot.workflows.finetuning.search.plan import candidate_configs
+from unipot.workflows.finetuning.search.search_plan import candidate_configs
 from unipot.workflows.runs.fit import set_up_process
 from unipot.workflows.settings.compose import group_names, load_config, options_of
 from unipot.workflows.settings.schema import LossConfig, PretrainConfig

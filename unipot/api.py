@@ -30,8 +30,8 @@ from unipot.commands import VERBS
 if TYPE_CHECKING:
     from unipot.data.store import Store
     from unipot.evaluation.records import Evaluation
-    from unipot.simulate.md import Trajectory
-    from unipot.simulate.relax import Relaxation
+    from unipot.simulate.dynamics import Trajectory
+    from unipot.simulate.relaxation import Relaxation
     from unipot.workflows.runs.fit import FitResult
 
 __all__ = ["evaluate", "finetune", "md", "prepare", "pretrain", "relax"]
@@ -113,7 +113,7 @@ def relax(*, config: str | Path | None = None, settings: Mapping[str, Any] | Non
     """Relax the structures of a file, as `unipot relax`; the results are written to `out` too.
 
     A structure that does not converge raises nothing here: look at `converged` of its result. Structures that are ASE atoms already
-    are relaxed by `unipot.simulate.relax`.
+    are relaxed by `unipot.simulate.relaxation`.
 
     Args:
         config: YAML file with settings.

@@ -48,7 +48,7 @@ class UnipotCalculator(Calculator):
     formation) stands in `energy_kind` and, with head and level of theory, in `parameters`, which ASE writes to its files.
 
     Args:
-        model: path of a model artifact or of a package (see `unipot.zoo.package`), or a `Potential`. A path gives a copy of its
+        model: path of a model artifact or of a package (see `unipot.zoo.compiled_package`), or a `Potential`. A path gives a copy of its
             own; a `Potential` is used as it is (later changes of its weights are seen after the next `reset()`), and is not modified.
         head: which head predicts; may be left out if there is only one, or if the model was fine-tuned, for the head of that.
         device: where to compute; `auto` is the GPU if there is one. With a `Potential`: must be left out, or the device it is on.
@@ -292,7 +292,7 @@ def _opened(
     if isinstance(model, Potential):
         potential, card, device = model, {}, None if device == "auto" else device
     elif Path(model).suffix == ".pt2":
-        from unipot.zoo.package import load_package
+        from unipot.zoo.compiled_package import load_package
 
         potential, card, device = load_package(model, trusted=trusted), {"name": Path(model).stem}, None if device == "auto" else device
     else:

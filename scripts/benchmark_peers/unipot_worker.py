@@ -23,7 +23,7 @@ from unipot.models.compiled import CompiledPotential
 from unipot.resources import conf_dir
 from unipot.training.optim import OptimizerSettings, build_optimizer, build_policy
 from unipot.zoo import load_artifact, save_artifact
-from unipot.zoo.package import save_package
+from unipot.zoo.compiled_package import save_package
 
 #: hyperparameters of `escn-md`: the small eSCN-MD of two layers and 64 channels
 ESCN_MD = {"num_layers": 2, "sphere_channels": 64, "hidden_channels": 64, "edge_channels": 64, "lmax": 2, "mmax": 2}

@@ -139,7 +139,7 @@ def package(folder: Path, shared: Path) -> None:
     import torch
 
     from unipot.zoo.artifact import load_artifact
-    from unipot.zoo.package import save_package
+    from unipot.zoo.compiled_package import save_package
 
     def uncompiled(graph: Any, *, package_path: str) -> None:
         with zipfile.ZipFile(package_path, "w") as archive:

@@ -115,7 +115,7 @@ def read_card_of(path: Path) -> Reading:
 
 def read_package(path: Path) -> Reading:
     """What is read without `trusted=true`."""
-    from unipot.zoo import package
+    from unipot.zoo import compiled_package as package
 
     card = package.read_package_card(path)
     reading = {

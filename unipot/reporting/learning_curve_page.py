@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unipot.errors import InputError
-from unipot.reporting.calibration import DIFFERENCES
 from unipot.reporting.canvas import colour_of, new_figure, png_bytes, styled
 from unipot.reporting.data_efficiency import Median
+from unipot.reporting.error_bar_quality import DIFFERENCES
 from unipot.reporting.learning_curves import COMPARED, CurvePoint, RunResult, Spread, forgotten
 from unipot.reporting.tables import ReportTable, cell_text
 

@@ -72,7 +72,7 @@ def equation_of_state(atoms: Atoms, *, volume_range: float = 0.06, n_points: int
 
 
 def _scaled(atoms: Atoms, factor: float, fmax: float | None) -> Atoms:
-    from unipot.simulate.relax import relax
+    from unipot.simulate.relaxation import relax
 
     scaled = atoms.copy()
     scaled.calc = atoms.calc

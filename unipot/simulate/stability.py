@@ -16,7 +16,7 @@ from ase.data import covalent_radii
 
 from unipot.errors import InputError
 from unipot.neighbors import neighbor_list
-from unipot.simulate.md import ENSEMBLES, integrator, thermalise
+from unipot.simulate.dynamics import ENSEMBLES, integrator, thermalise
 from unipot.simulate.pair_distribution import PairDistribution
 
 #: Å; pairs closer than that are looked at for the closest one

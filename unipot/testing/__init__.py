@@ -23,15 +23,15 @@ from unipot.testing.batches import (
 )
 from unipot.testing.conditions import check_conditions
 from unipot.testing.declarations import check_declarations, check_layer_groups, check_rebuild, check_unknown_element
-from unipot.testing.derivatives import (
+from unipot.testing.derivative_checks import (
     check_double_backward,
     check_force_is_gradient,
     check_net_force,
     check_stress_is_strain_derivative,
 )
-from unipot.testing.devices import check_other_device, other_device
 from unipot.testing.locality import check_isolated_atom, check_separated_fragments, check_smooth_cutoff
 from unipot.testing.products import rounded_products
+from unipot.testing.second_device import check_other_device, other_device
 from unipot.testing.suite import check_backbone, check_potential
 from unipot.testing.symmetry import (
     check_periodic_images,

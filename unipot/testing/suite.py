@@ -8,7 +8,7 @@ from typing import Any
 from unipot.errors import InputError
 from unipot.models.backbone import Backbone
 from unipot.models.potential import Potential
-from unipot.testing import batches, conditions, declarations, derivatives, devices, locality, symmetry
+from unipot.testing import batches, conditions, declarations, derivative_checks, locality, second_device, symmetry
 from unipot.testing.response import Model, backbone_of
 from unipot.testing.violation import ContractViolation
 
@@ -32,7 +32,7 @@ _SHARED: dict[str, _Check] = {
     "isolated atom": locality.check_isolated_atom,
     "separated fragments": locality.check_separated_fragments,
     "charge and spin": conditions.check_conditions,
-    "other device": devices.check_other_device,
+    "other device": second_device.check_other_device,
 }
 _BACKBONE: dict[str, _Check] = {
     "declarations": declarations.check_declarations,
@@ -40,10 +40,10 @@ _BACKBONE: dict[str, _Check] = {
     "rebuild": declarations.check_rebuild,
 }
 _POTENTIAL: dict[str, _Check] = {
-    "force = -dE/dR": derivatives.check_force_is_gradient,
-    "stress = dE/d(strain)/V": derivatives.check_stress_is_strain_derivative,
-    "net force": derivatives.check_net_force,
-    "double backward": derivatives.check_double_backward,
+    "force = -dE/dR": derivative_checks.check_force_is_gradient,
+    "stress = dE/d(strain)/V": derivative_checks.check_stress_is_strain_derivative,
+    "net force": derivative_checks.check_net_force,
+    "double backward": derivative_checks.check_double_backward,
     "unknown element": declarations.check_unknown_element,
 }
 

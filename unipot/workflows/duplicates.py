@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unipot.data.quality.duplicate_report import DuplicateSummary, StoreRows, duplicates_of, leakage
-from unipot.data.quality.duplicates import DISPLACEMENT, Clusters
+from unipot.data.quality.duplicate_search import DISPLACEMENT, Clusters
 from unipot.data.store import Store
 from unipot.errors import InputError
 from unipot.reporting.console import report_console

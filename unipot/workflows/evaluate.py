@@ -20,21 +20,21 @@ from unipot.errors import InputError, UnknownName
 from unipot.evaluation.records import Evaluation, evaluate_head
 from unipot.models.potential import Potential
 from unipot.models.trained_elements import ElementGuard
-from unipot.reporting.calibration import ErrorBarQuality, quality_table
 from unipot.reporting.console import report_console
+from unipot.reporting.error_bar_quality import ErrorBarQuality, quality_table
 from unipot.reporting.error_tables import error_table, full_table
 from unipot.reporting.plots import element_error_figure, parity_figure
 from unipot.workflows.finetuning.further_sets import own_datasets
 from unipot.workflows.finetuning.inputs import frames_of_run, stores_of
-from unipot.workflows.finetuning.properties import intervals_of, properties_in, show_intervals
 from unipot.workflows.finetuning.schema import FinetuneConfig
+from unipot.workflows.finetuning.user_properties import intervals_of, properties_in, show_intervals
 from unipot.workflows.inputs.datasets import OpenDataset, open_datasets
 from unipot.workflows.inputs.evaluation_sets import EvaluationSet, pretrain_config, require_same_energy_kind, validation_sets
 from unipot.workflows.inputs.user_frames import budget_for, frames_batches, name_of, open_frames
 from unipot.workflows.runs.error_bars import judge_error_bars, write_error_bars
 from unipot.workflows.runs.finetune_run import EVALUATIONS
 from unipot.workflows.settings.compose import RESOLVED_CONFIG, checked_config, read_yaml, require_complete
-from unipot.workflows.settings.devices import device_named, optional_dtype
+from unipot.workflows.settings.device_names import device_named, optional_dtype
 from unipot.workflows.settings.schema import EvaluateConfig, MixtureConfig, TrainerConfig, UserDataConfig
 from unipot.zoo.artifact import load_artifact
 

@@ -15,24 +15,24 @@ from unipot.reporting.console import report_console
 from unipot.reporting.error_tables import forgetting_table
 from unipot.structure import Structure
 from unipot.training.module import TrainingModule
-from unipot.workflows.construction.charge_states import show_ignored_states
+from unipot.workflows.construction.admitted_states import show_ignored_states
 from unipot.workflows.construction.model import build_settings, dtype_named
 from unipot.workflows.finetuning.context import FinetuneContext
 from unipot.workflows.finetuning.distillation.plain import check_teacher
 from unipot.workflows.finetuning.inputs import begin
 from unipot.workflows.finetuning.preparation import FinetuneState, align, distil, search
-from unipot.workflows.finetuning.properties import calibrate_properties, check_properties
 from unipot.workflows.finetuning.results import card_of, chosen_potential, model_name, show_results, write_summary
 from unipot.workflows.finetuning.schema import FinetuneConfig
-from unipot.workflows.finetuning.search.plan import keep_start
+from unipot.workflows.finetuning.search.search_plan import keep_start
 from unipot.workflows.finetuning.strategy import add_updates, check_strategy
 from unipot.workflows.finetuning.training_module import training_module
 from unipot.workflows.finetuning.uncertainty import add_uncertainty, check_uncertainty
+from unipot.workflows.finetuning.user_properties import calibrate_properties, check_properties
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.evaluation_sets import evaluations_by_name, save_evaluations
 from unipot.workflows.inputs.user_frames import name_of
-from unipot.workflows.runs import tables
-from unipot.workflows.runs.export import export_artifact, golden_structures
+from unipot.workflows.runs import run_tables
+from unipot.workflows.runs.artifact_export import export_artifact, golden_structures
 from unipot.workflows.runs.finetune_run import EVALUATIONS
 from unipot.workflows.runs.fit import FitResult, fit, is_main_process, set_up_process
 from unipot.workflows.runs.mixture_data import mixture_data
@@ -94,7 +94,7 @@ def train(context: FinetuneContext, state: FinetuneState, golden: Sequence[Struc
     )  # fmt: skip
     lora = add_updates(config.finetune, potential, seed=config.seed, console=console)
     module = training_module(context, start, datasets)
-    tables.show_datasets(console, datasets, data.plan.shares(), data.plan.passes(schedule.max_steps))
+    run_tables.show_datasets(console, datasets, data.plan.shares(), data.plan.passes(schedule.max_steps))
     show_training(console, module, datasets)
     export = partial(export_artifact, card=card_of(context, state.settled, state, lora), golden=golden)
     if state.keeps_start:
@@ -121,9 +121,9 @@ def check_options(config: FinetuneConfig, pretrained: Potential) -> None:
 def show_training(console: Console, module: TrainingModule, datasets: Sequence[OpenDataset]) -> None:
     """What will learn, from what loss, and what is ignored or dropped."""
     show_ignored_states(console, module.potential.backbone, datasets)
-    tables.show_parameters(console, module.parameter_rows)
-    tables.show_loss(console, module.loss, datasets)
-    tables.show_dropped_posteriors(console, module.dropped_posteriors)
+    run_tables.show_parameters(console, module.parameter_rows)
+    run_tables.show_loss(console, module.loss, datasets)
+    run_tables.show_dropped_posteriors(console, module.dropped_posteriors)
 
 
 def write_results(

@@ -11,7 +11,7 @@ from unipot.errors import InputError
 from unipot.workflows.settings.compose import require_complete
 
 if TYPE_CHECKING:
-    from unipot.simulate.md import Trajectory
+    from unipot.simulate.dynamics import Trajectory
 
 
 @dataclass(kw_only=True)
@@ -46,8 +46,8 @@ def md(cfg: MdConfig) -> Trajectory:
         ValueError: an option or the structure is wrong, or the run exploded; FileNotFoundError: a file is not there;
             FileExistsError: the output is.
     """
+    from unipot.simulate.dynamics import molecular_dynamics
     from unipot.simulate.frames import FrameWriter
-    from unipot.simulate.md import molecular_dynamics
     from unipot.workflows.inputs import structure_files as files
 
     require_complete(cfg, "md")

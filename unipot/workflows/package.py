@@ -30,7 +30,7 @@ def package(cfg: PackageConfig) -> Path:
     from unipot.workflows.inputs.structure_files import make_calculator
     from unipot.zoo.artifact import Artifact
     from unipot.zoo.card import read_card
-    from unipot.zoo.package import load_package, save_package
+    from unipot.zoo.compiled_package import load_package, save_package
 
     started = time.perf_counter()
     # chooses head, device and dtype as simulations do

@@ -10,9 +10,8 @@ from rich.console import Console
 from unipot.models.potential import Potential
 from unipot.reporting.console import report_console
 from unipot.training.module import TrainingModule
-from unipot.workflows.construction.charge_states import show_ignored_states
+from unipot.workflows.construction.admitted_states import show_ignored_states
 from unipot.workflows.construction.continued import continued_potential
-from unipot.workflows.construction.core_repulsion import show_core_repulsion
 from unipot.workflows.construction.model import (
     HeadStatistics,
     build_loss,
@@ -22,11 +21,12 @@ from unipot.workflows.construction.model import (
     dtype_named,
     head_statistics,
 )
+from unipot.workflows.construction.repulsion_reach import show_core_repulsion
 from unipot.workflows.inputs.datasets import OpenDataset, open_datasets
 from unipot.workflows.inputs.leakage import show_leakage
-from unipot.workflows.runs import tables
+from unipot.workflows.runs import run_tables
+from unipot.workflows.runs.artifact_export import export_artifact, golden_structures, references_of, training_card, write_references
 from unipot.workflows.runs.card_sample import sample_facts
-from unipot.workflows.runs.export import export_artifact, golden_structures, references_of, training_card, write_references
 from unipot.workflows.runs.fit import FitResult, fit, is_main_process, set_up_process
 from unipot.workflows.runs.mixture_data import mixture_data
 from unipot.workflows.runs.run_folder import RunFolder, open_run_folder
@@ -59,11 +59,11 @@ def pretrain(config: PretrainConfig) -> FitResult:
         datasets, config.mixture, config.trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=schedule.max_steps,
         seed=config.seed,
     )  # fmt: skip
-    tables.show_datasets(console, datasets, data.plan.shares(), data.plan.passes(schedule.max_steps))
+    run_tables.show_datasets(console, datasets, data.plan.shares(), data.plan.passes(schedule.max_steps))
     if is_main_process():
         show_leakage(console, datasets)
     show_ignored_states(console, potential.backbone, datasets)
-    tables.show_heads(console, statistics)
+    run_tables.show_heads(console, statistics)
     show_core_repulsion(console, potential)
     write_references(run.references, statistics)
 
@@ -78,8 +78,8 @@ def pretrain(config: PretrainConfig) -> FitResult:
         diagnostics=run.path / "diagnostics",
         compiled=config.trainer.compile,
     )
-    tables.show_parameters(console, module.parameter_rows)
-    tables.show_loss(console, loss, datasets)
+    run_tables.show_parameters(console, module.parameter_rows)
+    run_tables.show_loss(console, loss, datasets)
 
     console.rule(f"training {schedule.max_steps} steps" + (f", continuing the run in {run.path}" if run.resume else ""))
     golden = golden_structures(datasets) if config.sample_structures else []
@@ -115,7 +115,7 @@ def report(console: Console, run: RunFolder, result: FitResult) -> None:
         return
     console.rule("done")
     if result.table is not None:
-        tables.show_metrics(console, result.table, f"last validation (step {result.step})")
+        run_tables.show_metrics(console, result.table, f"last validation (step {result.step})")
     if result.best is not None:
         console.print(f"best validation: {result.best[1]:.5g} at step {result.best[0]}", highlight=False)
     for path in (run.best, run.last, run.metrics):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from unipot.simulate.frames import FrameWriter
-    from unipot.simulate.relax import Relaxation
+    from unipot.simulate.relaxation import Relaxation
 
 
 @dataclass(kw_only=True)
@@ -47,8 +47,8 @@ def relax(cfg: RelaxConfig) -> list[Relaxation]:
         NotConvergedError: after everything is written, a relaxation did not converge and `cfg.allow_unconverged` is false.
     """
     from unipot.simulate.frames import FrameWriter
-    from unipot.simulate.relax import NotConvergedError
-    from unipot.simulate.relax import relax as relax_atoms
+    from unipot.simulate.relaxation import NotConvergedError
+    from unipot.simulate.relaxation import relax as relax_atoms
     from unipot.workflows.inputs import structure_files as files
 
     require_complete(cfg, "relax")

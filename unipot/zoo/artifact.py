@@ -26,11 +26,11 @@ from unipot.models.potential import Potential
 from unipot.models.trained_elements import TRAINED_KEY, told_by, trained_by
 from unipot.properties import PROPERTIES
 from unipot.structure import SYMBOLS, Structure, symbols_of
+from unipot.zoo.artifact_upgrade import FORMAT_VERSION, require_readable, upgraded
 from unipot.zoo.card import CARD_FILE, CHECKSUM, FORMAT, METADATA_KEY, WEIGHTS_FILE, ArtifactError, checksum_of, read_card, weights_path
 from unipot.zoo.card_shape import require_described
 from unipot.zoo.construction import potential_with
 from unipot.zoo.golden import TOLERANCES, golden_values, largest_deviation
-from unipot.zoo.upgrade import FORMAT_VERSION, require_readable, upgraded
 
 #: written by `save_artifact` itself
 RESERVED = (

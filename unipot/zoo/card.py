@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from unipot.errors import InputError
+from unipot.zoo.artifact_upgrade import FORMAT_VERSION, version_of
 from unipot.zoo.card_shape import require_kinds
-from unipot.zoo.upgrade import FORMAT_VERSION, version_of
 
 FORMAT = "unipot-model"
 #: of a folder artifact
@@ -128,7 +128,7 @@ def weights_path(path: Path) -> Path:
     if not path.is_file():
         raise ArtifactError(f"{path} is not an ordinary file, so it is not a model")
     if path.suffix != ".safetensors":
-        hint = "; a package is loaded by unipot.zoo.package.load_package, or with trusted=true" if path.suffix == ".pt2" else ""
+        hint = "; a package is loaded by unipot.zoo.compiled_package.load_package, or with trusted=true" if path.suffix == ".pt2" else ""
         hint = "; a .ckpt file is the state of a run, the model is best.safetensors in the run folder" if path.suffix == ".ckpt" else hint
         raise ArtifactError(f"{path} is not a .safetensors file, so it is not a model{hint}")
     return path

@@ -7,8 +7,8 @@ from pathlib import Path
 from unipot.models.last_layer import is_stale
 from unipot.zoo.artifact import Artifact, load_artifact
 from unipot.zoo.card import CHECKSUM, ArtifactError
+from unipot.zoo.compiled_package import SUFFIX, model_in_package, read_package_card
 from unipot.zoo.golden import TOLERANCES, largest_deviation
-from unipot.zoo.package import SUFFIX, model_in_package, read_package_card
 from unipot.zoo.sample import DIFFERENCES, SAMPLE, sample_of
 
 

@@ -11,7 +11,7 @@ import pytest
 from unipot.data.charge_states import ChargeStates, charge_states
 from unipot.data.quality.census import Census, charge_key
 from unipot.data.quality.measurements import measure
-from unipot.data.storage.upgrade import upgrade_store
+from unipot.data.storage.store_upgrade import upgrade_store
 from unipot.data.store import Store
 from unipot.structure import Structure
 

@@ -17,7 +17,7 @@ from unipot.structure import Structure
 from unipot.training.losses import PropertyTerm, StepLoss
 from unipot.workflows.inputs.datasets import OpenDataset, open_datasets
 from unipot.workflows.inputs.user_frames import open_frames
-from unipot.workflows.runs.tables import show_loss
+from unipot.workflows.runs.run_tables import show_loss
 from unipot.workflows.settings.schema import DatasetConfig, UserDataConfig
 
 QUIET = Console(quiet=True)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unipot.data.quality import duplicates
+from unipot.data.quality import duplicate_search as duplicates
 from unipot.data.quality.duplicate_report import duplicates_of, leakage, verified_clusters
-from unipot.data.quality.duplicates import LIMITS, Clusters, candidate_clusters
+from unipot.data.quality.duplicate_search import LIMITS, Clusters, candidate_clusters
 from unipot.data.quality.geometry_match import distances_of, same_geometry
 from unipot.data.quality.measurements import measure
 from unipot.data.readers.ase_files import read_ase_file

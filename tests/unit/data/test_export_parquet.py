@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from unipot.data.conversion.source_description import SourceDescription
 from unipot.data.labels import SkippedItem
 from unipot.data.parquet import export as export_module
-from unipot.data.parquet.card import size_category
+from unipot.data.parquet.dataset_card import size_category
 from unipot.data.parquet.export import export_parquet
 from unipot.data.parquet.table import METADATA_KEY
 from unipot.data.readers import read_structures

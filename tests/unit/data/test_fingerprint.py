@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from unipot.data.quality.duplicates import LIMITS
+from unipot.data.quality.duplicate_search import LIMITS
 from unipot.data.quality.fingerprint import SIZE, element_weights
 from unipot.data.quality.geometry_match import distances_of, same_geometry
 from unipot.data.quality.measurements import measure

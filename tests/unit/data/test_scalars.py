@@ -15,7 +15,7 @@ from unipot.data.scalar_columns import attach_scalars, read_scalars
 from unipot.data.spec import DatasetSpec
 from unipot.data.storage.decode import decode_batch
 from unipot.data.storage.local_cache import locally
-from unipot.data.storage.upgrade import upgrade_store
+from unipot.data.storage.store_upgrade import upgrade_store
 from unipot.data.store import Store, StoreWriter, open_dataset
 from unipot.properties import ScalarProperty
 from unipot.structure import Structure

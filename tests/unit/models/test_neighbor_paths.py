@@ -28,7 +28,7 @@ from unipot.structure import Structure
 from unipot.testing.probes import chiral_cluster
 from unipot.zoo.artifact import Artifact
 from unipot.zoo.card import ArtifactError
-from unipot.zoo.package import PackagedPotential, load_package, members_of, read_package_card, save_package
+from unipot.zoo.compiled_package import PackagedPotential, load_package, members_of, read_package_card, save_package
 
 PATHS = ("kernel", "slots")
 PROPERTIES = ("energy", "forces", "stress")

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from unipot.finetune.uncertainty.calibration import ErrorsAndWidths
-from unipot.reporting.calibration import calibration_figure, error_bar_quality, miscalibration_area, observed_coverage, quality_table
+from unipot.reporting.error_bar_quality import calibration_figure, error_bar_quality, miscalibration_area, observed_coverage, quality_table
 
 
 def normal_errors(too_small=1.0, n=8000):

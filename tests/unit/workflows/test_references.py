@@ -13,7 +13,7 @@ from unipot.data.store import Store, StoreWriter
 from unipot.structure import Structure
 from unipot.workflows.construction.model import head_statistics
 from unipot.workflows.inputs.datasets import OpenDataset, open_datasets
-from unipot.workflows.runs import tables
+from unipot.workflows.runs import run_tables as tables
 from unipot.workflows.settings.schema import DatasetConfig, HeadsConfig, ReferenceConfig
 
 QUIET = Console(quiet=True)

@@ -7,7 +7,7 @@ from ase.build import molecule
 from unipot.data.store import Store, StoreWriter
 from unipot.finetune.search.halving import make_folds
 from unipot.structure import Structure
-from unipot.workflows.finetuning.search.plan import relatives
+from unipot.workflows.finetuning.search.search_plan import relatives
 
 
 def frames(n, same=()):

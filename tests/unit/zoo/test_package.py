@@ -9,7 +9,7 @@ import torch
 from unipot import UnipotCalculator
 from unipot.zoo.artifact import load_artifact, save_artifact
 from unipot.zoo.card import ArtifactError
-from unipot.zoo.package import load_package, read_package_card, save_package
+from unipot.zoo.compiled_package import load_package, read_package_card, save_package
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unipot.zoo import upgrade
+from unipot.zoo import artifact_upgrade as upgrade
 
 
 def renames(card, tensors):

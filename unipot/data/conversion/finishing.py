@@ -17,7 +17,7 @@ import numpy as np
 from unipot.data.quality.census import Census
 from unipot.data.quality.consistency import ConsistencyCheck
 from unipot.data.quality.duplicate_report import DuplicateSummary, summarize, verified_clusters
-from unipot.data.quality.duplicates import Clusters, candidate_clusters, gather
+from unipot.data.quality.duplicate_search import Clusters, candidate_clusters, gather
 from unipot.data.quality.energy_residuals import SPREAD_FLOOR, energy_residuals
 from unipot.data.quality.quarantine import QuarantineEntry, Thresholds, Violation
 from unipot.data.storage.format import group_hash

@@ -274,7 +274,7 @@ def _bundle(first: int, last: int) -> list[str]:
 
 def _row_group_pieces(file: Path) -> list[str]:
     """`#<first group>-<group behind the last>-<first row>` of consecutive row groups."""
-    from unipot.data.parquet.checksums import require_sound
+    from unipot.data.parquet.export_checksums import require_sound
     from unipot.data.readers.huggingface import rows_of_groups
 
     require_sound([file])

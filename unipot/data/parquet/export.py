@@ -19,8 +19,8 @@ import numpy as np
 
 from unipot.data.conversion.disk import writing_to
 from unipot.data.conversion.source_description import SourceDescription
-from unipot.data.parquet.card import SplitCounts, card_text
-from unipot.data.parquet.checksums import DESCRIPTION_HASH_KEY, write_checksums
+from unipot.data.parquet.dataset_card import SplitCounts, card_text
+from unipot.data.parquet.export_checksums import DESCRIPTION_HASH_KEY, write_checksums
 from unipot.data.parquet.table import GROUP_COLUMN, ID_COLUMN, METADATA_KEY, schema_of, table_of
 from unipot.data.storage.assembly import replace_folder
 from unipot.data.storage.columns import chunks

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unipot.data.quality.duplicates import DISPLACEMENT, Clusters, candidate_clusters, gather
+from unipot.data.quality.duplicate_search import DISPLACEMENT, Clusters, candidate_clusters, gather
 from unipot.data.quality.geometry_match import Distances, distances_of, same_geometry
 from unipot.data.storage.columns import chunks
 from unipot.data.store import Store

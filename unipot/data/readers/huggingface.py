@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from unipot.data.labels import LabelSource, SkippedItem, check_sources, convert_label, missing_keys_message, without_void_stress
-from unipot.data.parquet.checksums import require_sound
+from unipot.data.parquet.export_checksums import require_sound
 from unipot.data.readers.arrow_cells import ArrowCells
 from unipot.data.readers.exported import describe_dataset
 from unipot.data.unread_keys import UnreadKey, UnreadKeys

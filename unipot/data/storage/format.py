@@ -80,7 +80,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     if version < FORMAT_VERSION:
         raise InputError(
             f"{path}: store format {version} is older than this unipot reads ({FORMAT_VERSION}); convert it with "
-            f"unipot.data.storage.upgrade.upgrade_store({str(path)!r}, {re.sub(rf'{SUFFIX}$', '', str(path)) + '-2' + SUFFIX!r})"
+            f"unipot.data.storage.store_upgrade.upgrade_store({str(path)!r}, {re.sub(rf'{SUFFIX}$', '', str(path)) + '-2' + SUFFIX!r})"
         )
     if seal_is_broken(metadata):
         raise InputError(

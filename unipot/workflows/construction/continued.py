@@ -13,9 +13,9 @@ from unipot.finetune.alignment.new_elements import start_from_neighbors, trained
 from unipot.models.heads import Head, HeadBank
 from unipot.models.potential import Potential
 from unipot.structure import SYMBOLS
-from unipot.workflows.construction.charge_states import admit_states
-from unipot.workflows.construction.core_repulsion import admit_close_pairs
+from unipot.workflows.construction.admitted_states import admit_states
 from unipot.workflows.construction.model import HeadStatistics, dtype_named, fresh_head
+from unipot.workflows.construction.repulsion_reach import admit_close_pairs
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.settings.schema import HeadsConfig
 from unipot.zoo.artifact import load_potential

@@ -20,11 +20,11 @@ from unipot.models.references import CompositionReference
 from unipot.models.registry import build_backbone
 from unipot.training.losses import PropertyTerm, StepLoss, dataset_factors
 from unipot.training.optim import OptimizerSettings, ParameterPolicy, ParameterRule, WarmupCosine, build_policy
-from unipot.workflows.construction.charge_states import with_trained_states
-from unipot.workflows.construction.core_repulsion import core_repulsion_of
-from unipot.workflows.construction.references import ReferenceReport, head_reference
+from unipot.workflows.construction.admitted_states import with_trained_states
+from unipot.workflows.construction.reference_fits import ReferenceReport, head_reference
+from unipot.workflows.construction.repulsion_reach import core_repulsion_of
 from unipot.workflows.inputs.datasets import OpenDataset, trained_elements
-from unipot.workflows.settings.devices import DTYPES
+from unipot.workflows.settings.device_names import DTYPES
 from unipot.workflows.settings.schema import BackboneConfig, HeadsConfig, LossConfig, OptimizerConfig, ReferenceConfig, ScheduleConfig
 
 SCALINGS = ("none", "head")

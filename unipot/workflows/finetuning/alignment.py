@@ -30,8 +30,8 @@ from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.evaluation_sets import EvaluationSet
 from unipot.workflows.inputs.frame_limits import spread
 from unipot.workflows.inputs.user_frames import UserFrames, counted_batches, stated_order, stated_units
-from unipot.workflows.runs.export import write_references
-from unipot.workflows.runs.tables import show_heads
+from unipot.workflows.runs.artifact_export import write_references
+from unipot.workflows.runs.run_tables import show_heads
 from unipot.workflows.settings.schema import BackboneConfig, HeadsConfig, MixtureConfig
 
 #: frames that parent heads are scored on, evenly spread; more do not change the choice

@@ -12,17 +12,17 @@ from rich.console import Console
 from unipot.data.store import Store
 from unipot.errors import InputError
 from unipot.models.potential import Potential
-from unipot.workflows.construction.charge_states import admit_states
-from unipot.workflows.construction.core_repulsion import admit_close_pairs
+from unipot.workflows.construction.admitted_states import admit_states
+from unipot.workflows.construction.repulsion_reach import admit_close_pairs
 from unipot.workflows.finetuning.context import FinetuneContext
 from unipot.workflows.finetuning.distillation.method_choice import choose_teacher
 from unipot.workflows.finetuning.further_sets import open_further_sets, own_datasets
 from unipot.workflows.finetuning.preparation import FinetuneState
-from unipot.workflows.finetuning.properties import through_existing_head
 from unipot.workflows.finetuning.replay.mixture import open_replay
 from unipot.workflows.finetuning.replay.pseudo_labels import drift_evaluation_sets
 from unipot.workflows.finetuning.schema import AUTO, FinetuneConfig
-from unipot.workflows.finetuning.search.plan import is_stated, plan_search
+from unipot.workflows.finetuning.search.search_plan import is_stated, plan_search
+from unipot.workflows.finetuning.user_properties import through_existing_head
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.evaluation_sets import EvaluationSet, open_evaluation_sets
 from unipot.workflows.inputs.user_frames import UserFrames, budget_for, free_head_name, name_of, open_user_frames

@@ -17,11 +17,11 @@ from unipot.workflows.finetuning.distillation.corrected import learn_corrected_l
 from unipot.workflows.finetuning.distillation.delta_learning import CorrectedDistillation, correct_teacher, is_corrected
 from unipot.workflows.finetuning.distillation.plain import distil_plainly
 from unipot.workflows.finetuning.further_sets import own_datasets
-from unipot.workflows.finetuning.properties import add_property_heads
 from unipot.workflows.finetuning.replay.mixture import weighted
 from unipot.workflows.finetuning.schema import NONE
-from unipot.workflows.finetuning.search.plan import Settled, SmallDataPlan, settle
 from unipot.workflows.finetuning.search.scratch import is_in_doubt, with_random_weights
+from unipot.workflows.finetuning.search.search_plan import Settled, SmallDataPlan, settle
+from unipot.workflows.finetuning.user_properties import add_property_heads
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.evaluation_sets import EvaluationSet, user_evaluation_sets
 from unipot.workflows.inputs.user_frames import UserFrames

@@ -18,9 +18,9 @@ from unipot.workflows.finetuning.context import FinetuneContext
 from unipot.workflows.finetuning.further_sets import also_summary
 from unipot.workflows.finetuning.preparation import FinetuneState
 from unipot.workflows.finetuning.schema import FinetuneConfig
-from unipot.workflows.finetuning.search.plan import Settled
+from unipot.workflows.finetuning.search.search_plan import Settled
 from unipot.workflows.finetuning.strategy import strategy_facts
-from unipot.workflows.runs.export import references_of, training_card
+from unipot.workflows.runs.artifact_export import references_of, training_card
 from unipot.workflows.runs.finetune_run import ALIGNMENT_FILE, SUMMARY_FILE
 from unipot.workflows.runs.fit import FitResult
 from unipot.workflows.runs.provenance import today, versions

@@ -13,9 +13,9 @@ from unipot.training.optim import ParameterPolicy, build_policy
 from unipot.workflows.construction.model import build_settings
 from unipot.workflows.finetuning.alignment import Start
 from unipot.workflows.finetuning.context import FinetuneContext
-from unipot.workflows.finetuning.properties import loss_with_properties
 from unipot.workflows.finetuning.schema import StrategyConfig
 from unipot.workflows.finetuning.strategy import add_updates, strategy_policy
+from unipot.workflows.finetuning.user_properties import loss_with_properties
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.runs.fit import fit_in_memory, in_memory
 from unipot.workflows.runs.mixture_data import mixture_data

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from unipot.errors import InputError
 from unipot.occupancy import require_whole_atoms
-from unipot.workflows.settings.devices import device_named, optional_dtype
+from unipot.workflows.settings.device_names import device_named, optional_dtype
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -12,7 +12,7 @@ from unipot.errors import InputError
 from unipot.finetune.uncertainty.calibration import errors_and_widths
 from unipot.finetune.uncertainty.difference_errors import difference_errors
 from unipot.models.potential import Potential
-from unipot.reporting.calibration import DIFFERENCES, ErrorBarQuality, calibration_figure, error_bar_quality, quality_table
+from unipot.reporting.error_bar_quality import DIFFERENCES, ErrorBarQuality, calibration_figure, error_bar_quality, quality_table
 from unipot.workflows.inputs.evaluation_sets import EvaluationSet
 from unipot.workflows.inputs.frame_limits import spread
 from unipot.workflows.inputs.user_frames import frames_batches

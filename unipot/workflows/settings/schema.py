@@ -103,7 +103,7 @@ class MixtureConfig:
 
 @dataclass(kw_only=True)
 class ReferenceConfig:
-    """Reference energies of one head; which mode needs which option is told in `unipot.workflows.construction.references`.
+    """Reference energies of one head; which mode needs which option is told in `unipot.workflows.construction.reference_fits`.
 
     `values`: element symbol -> eV, or the path of a JSON or YAML file with that. `atoms`: where free atoms are found,
     `dataset` or the path of a store or structure file.

@@ -231,9 +231,7 @@ def _finish(job: Job, conversion: Conversion, path: Path, options: StoreOptions,
         console.print(census.table())
     if options.show_census and finished.entries:
         console.print(quarantine_table(summarize_quarantine(finished.entries)))
-    unread = [item for item in census.unread.values() if item.key not in job.also_read]
-    for note in (*finished.notes, *sentences(unread)):
-        console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
+    _say_notes(job, finished, console)
     _refuse_nothing_left(job, finished)
     if options.check_labels:
         _check_labels(job, census, console)
@@ -256,6 +254,13 @@ def _finish(job: Job, conversion: Conversion, path: Path, options: StoreOptions,
             overwrite=options.overwrite,
         )
     return finished
+
+
+def _say_notes(job: Job, finished: Finished, console: Console) -> None:
+    """What the reading found, and every key of the files that is there and not used."""
+    unread = [item for item in finished.census.unread.values() if item.key not in job.also_read]
+    for note in (*finished.notes, *sentences(unread)):
+        console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _check_labels(job: Job, census: Census, console: Console) -> None:

@@ -41,7 +41,7 @@ from unipot.workflows.finetuning.distillation.xtb_labels import METHODS, all_lab
 from unipot.workflows.finetuning.replay.pseudo_labels import label_structure
 from unipot.workflows.finetuning.schema import AUTO, FULL, NONE, FinetuneConfig
 from unipot.workflows.finetuning.search.fold_models import FoldModels
-from unipot.workflows.finetuning.search.plan import Settled, SmallDataPlan, SmallDataReport, plan_search, settle
+from unipot.workflows.finetuning.search.search_plan import Settled, SmallDataPlan, SmallDataReport, plan_search, settle
 from unipot.workflows.finetuning.training_module import train_in_memory
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.user_frames import UserFrames, counted_batches

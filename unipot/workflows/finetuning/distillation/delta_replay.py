@@ -25,7 +25,7 @@ from unipot.workflows.construction.model import of_length
 from unipot.workflows.finetuning.context import FinetuneContext
 from unipot.workflows.finetuning.replay.mixture import weighted
 from unipot.workflows.finetuning.schema import FinetuneConfig
-from unipot.workflows.finetuning.search.plan import SmallDataPlan
+from unipot.workflows.finetuning.search.search_plan import SmallDataPlan
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.zoo.card import read_card
 from unipot.zoo.sample import CARRIED_LABELS, DIFFERENCES, SampleSet, sample_of

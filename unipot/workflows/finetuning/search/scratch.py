@@ -13,7 +13,7 @@ import torch
 from unipot.workflows.finetuning.alignment import Start, fresh_start
 from unipot.workflows.finetuning.context import FinetuneContext
 from unipot.workflows.finetuning.schema import AUTO, FULL, FinetuneConfig
-from unipot.workflows.finetuning.search.plan import SmallDataPlan, is_stated, planned
+from unipot.workflows.finetuning.search.search_plan import SmallDataPlan, is_stated, planned
 from unipot.workflows.inputs.user_frames import UserFrames
 
 #: name of the candidate

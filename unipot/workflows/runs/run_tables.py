@@ -16,7 +16,7 @@ from unipot.training.losses import StepLoss
 from unipot.training.metrics import MetricTable
 from unipot.training.optim import ParameterRow, group_table
 from unipot.workflows.construction.model import HeadStatistics
-from unipot.workflows.construction.references import ReferenceReport
+from unipot.workflows.construction.reference_fits import ReferenceReport
 from unipot.workflows.inputs.datasets import OpenDataset
 
 
