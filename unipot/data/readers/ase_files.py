@@ -25,6 +25,7 @@ from unipot.data.readers.folder_search import ase_format, id_prefixes, search
 from unipot.data.readers.xyz_atoms import ATOM_RESULTS, read_xyz
 from unipot.data.readers.xyz_frames import is_xyz
 from unipot.data.unread_keys import UnreadKey, UnreadKeys
+from unipot.errors import InvalidInput
 from unipot.properties import PROPERTIES
 from unipot.structure import CHARGE_KEYS, ISOTOPES, MULTIPLICITY_KEYS, Structure
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 STATE_FIELDS = ("total_charge", "spin_multiplicity", "fixed")
 
 
-class NoFramesError(ValueError):
+class NoFramesError(InvalidInput):
     """A file was read to its end and held no structure."""
 
     what = "there are no frames in this file; check that it is complete"
