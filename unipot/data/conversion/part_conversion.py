@@ -27,7 +27,11 @@ from unipot.data.quality.quarantine import NOT_READ, Thresholds
 from unipot.data.storage.record import RecordCodec
 from unipot.data.storage.shard import ShardWriter, read_shard_info
 from unipot.data.unread_keys import UnreadKey
+<<<<<<< HEAD
 from unipot.errors import InputError
+=======
+from unipot.errors import UserError
+>>>>>>> readers
 from unipot.structure import Structure
 
 #: structures, atoms and items of one batch at most
@@ -267,7 +271,7 @@ def _items(task: PartTask, start: int) -> Iterator[tuple[int, Structure | Skippe
 
 def _reading_words(error: Exception) -> str:
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip().partition("\n")[0]
-    if isinstance(error, FileNotFoundError | ImportError) or type(error) is ValueError:
+    if isinstance(error, FileNotFoundError | ImportError | UserError) or type(error) is ValueError:
         return text  # a sentence already
     what = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"cannot be read ({what}); the file may be cut short or damaged, or of another format than expected: fetch it again"

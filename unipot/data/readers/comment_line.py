@@ -34,6 +34,7 @@ def key_values(line: str) -> dict[str, str]:
         >>> key_values('energy=-1.5 pbc="T T F" relaxed')
         {'energy': '-1.5', 'pbc': 'T T F'}
     """
+    line = line.strip()
     if _EASY.fullmatch(line):
         pairs = [(key, value[1:-1] if value[0] in "\"'" else value) for key, value in _PAIR.findall(line)]
     else:
@@ -61,8 +62,8 @@ def typed(text: str) -> Any:
             except ValueError:
                 continue
             array = np.array(numbers)
-            # integers that no machine number holds
-            return (array if array.dtype.kind in "if" else array.astype(float)) if len(words) > 1 else numbers[0]
+            array = array if array.dtype.kind in "if" else array.astype(float)  # integers that no machine word holds
+            return array if len(words) > 1 else array.item()
         if all(word in _LOGICAL for word in words):
             return [_LOGICAL[word] for word in words] if len(words) > 1 else _LOGICAL[words[0]]
     if text.startswith(_JSON):
