@@ -27,11 +27,7 @@ from unipot.data.quality.quarantine import NOT_READ, Thresholds
 from unipot.data.storage.record import RecordCodec
 from unipot.data.storage.shard import ShardWriter, read_shard_info
 from unipot.data.unread_keys import UnreadKey
-<<<<<<< HEAD
-from unipot.errors import InputError
-=======
-from unipot.errors import UserError
->>>>>>> readers
+from unipot.errors import InputError, UserError
 from unipot.structure import Structure
 
 #: structures, atoms and items of one batch at most

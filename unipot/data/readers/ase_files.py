@@ -25,11 +25,7 @@ from unipot.data.readers.folder_search import ase_format, id_prefixes, search
 from unipot.data.readers.xyz_atoms import ATOM_RESULTS, read_xyz
 from unipot.data.readers.xyz_frames import is_xyz
 from unipot.data.unread_keys import UnreadKey, UnreadKeys
-<<<<<<< HEAD
 from unipot.errors import InputError
-=======
-from unipot.errors import InvalidInput
->>>>>>> readers
 from unipot.properties import PROPERTIES
 from unipot.structure import CHARGE_KEYS, ISOTOPES, MULTIPLICITY_KEYS, Structure
 
@@ -40,11 +36,7 @@ if TYPE_CHECKING:
 STATE_FIELDS = ("total_charge", "spin_multiplicity", "fixed")
 
 
-<<<<<<< HEAD
 class NoFramesError(InputError):
-=======
-class NoFramesError(InvalidInput):
->>>>>>> readers
     """A file was read to its end and held no structure."""
 
     what = "there are no frames in this file; check that it is complete"
