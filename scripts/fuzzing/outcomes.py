@@ -70,17 +70,10 @@ def _of_error(reader: Reader, error: BaseException, entry: Path) -> Outcome:
 
 
 def is_for_user(error: BaseException) -> bool:
-    """Whether the command line shows it as a sentence: by its class where there is one for that, else by where it was raised."""
-    try:
-        from unipot.errors import UserError
-    except ImportError:
-        UserError = None  # noqa: N806
-    if UserError is not None:
-        return isinstance(error, UserError | OSError)
-    if not isinstance(error, ValueError | KeyError | TypeError | OSError):
-        return False
-    frames = traceback.extract_tb(error.__traceback__)
-    return isinstance(error, OSError) or bool(frames) and _is_ours(frames[-1].filename)
+    """Whether the command line shows it as one sentence, and not as a defect."""
+    from unipot.errors import UserError
+
+    return isinstance(error, UserError | OSError)
 
 
 def sentence_of(error: BaseException) -> str:

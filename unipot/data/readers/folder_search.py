@@ -200,12 +200,12 @@ def _first_frame_reads(file: Path, format: str) -> bool:
     try:
         if format == "db":
             require_ase_database(file)
-        next(iter(iread(str(file), index=0, format=format, do_not_split_by_at_sign=True)), None)
+        first = next(iter(iread(str(file), index=0, format=format, do_not_split_by_at_sign=True)), None)
     except Exception as error:  # ASE's parsers raise whatever their code runs into
         if isinstance(error, OSError) and error.errno is not None:
             raise
         return False
-    return True
+    return first is not None  # some parsers find no frame in a text of another kind, such as README.md for castep-md
 
 
 def _told_elsewhere(formats: dict[Path, str]) -> set[Path]:
