@@ -1,5 +1,6 @@
 """Signals end a training after a step, with its state in the run folder; on SLURM nothing is read or written anywhere else."""
 
+import json
 import os
 import re
 import signal
@@ -23,13 +24,13 @@ SLURM = {
 }  # fmt: skip
 
 
-def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen:
-    """`unipot pretrain` in a process group of its own, with `folder` as the current one."""
+def start(folder: Path, *words: str, command: str = "pretrain", **environment: str) -> subprocess.Popen:
+    """`unipot <command>` in a process group of its own, with `folder` as the current one."""
     folder.mkdir(exist_ok=True)
     settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, "-m", "unipot.cli", "pretrain", *words]
+    called = [sys.executable, "-m", "unipot.cli", command, *words]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=settings, cwd=folder, start_new_session=True, **streams)
+    return subprocess.Popen(called, env=settings, cwd=folder, start_new_session=True, **streams)
 
 
 def wait_for_step(process: subprocess.Popen, run: Path, step: int) -> None:
@@ -108,3 +109,20 @@ def test_ctrl_c_before_the_training_says_what_is_kept(tmp_path, smoke_overrides)
     assert process.returncode == 130, output + errors
     assert f"what is finished before the training (data, labels, trials) is kept in {tmp_path / 'run'}" in errors
     assert "Traceback" not in errors
+
+
+def test_ctrl_c_in_a_search_keeps_its_finished_trials(tmp_path, toy_data, smoke_overrides):
+    """Trials are trained in memory: they have no state to save, and Lightning would end them without a word."""
+    assert main(["pretrain", f"run={tmp_path / 'parent'}", *smoke_overrides, "schedule.max_steps=2"]) == 0
+    words = [f"checkpoint={tmp_path / 'parent' / 'last.safetensors'}", f"data={toy_data['metals']}", "small_data=on", "teacher.method=none"]
+    words += [f"run={tmp_path / 'run'}", "trainer.threads=1", "trainer.progress=false"]
+    process = start(tmp_path, *words, command="finetune")
+    trials = tmp_path / "run" / "small_data_trials.json"
+    while not trials.is_file():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130, output + errors
+    assert "ended by Ctrl-C: no step is saved yet" in errors and "Traceback" not in errors
+    assert json.loads(trials.read_text())

@@ -11,8 +11,6 @@ import struct
 import zipfile
 from pathlib import Path
 
-from unipot.errors import InputError
-
 _MARK = b"unipot sha256 "
 _SEAL_BYTES = len(_MARK) + 2 * hashlib.sha256().digest_size
 #: last record of a zip archive, without a comment; the length of the comment is its last field
@@ -24,12 +22,12 @@ def seal(path: Path) -> None:
     """Append the SHA-256 of the file at `path`, which `torch.save` has just written.
 
     Raises:
-        ValueError: it does not end as a zip archive without a comment does.
+        RuntimeError: it does not end as a zip archive without a comment does.
     """
     size = path.stat().st_size
     with open(path, "r+b") as file:
         if not _ends_without_comment(_tail(path, _END_BYTES)):
-            raise InputError(f"{path}: not a file of torch.save, or sealed already")
+            raise RuntimeError(f"{path}: not a file of torch.save, or sealed already")
         file.seek(size - _LENGTH_BYTES)
         file.write(struct.pack("<H", _SEAL_BYTES))
         file.flush()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from unipot.batch import AtomBatch, collate
-from unipot.cli import _is_for_user, _sentence
+from unipot.cli import sentence_of
 from unipot.data.mixture.datamodule import EvaluationDataset, MixtureDataModule, StepDataset, evaluation_batches
 from unipot.data.mixture.selection import Selection
 from unipot.data.spec import DatasetSpec, MixtureSpec
@@ -224,13 +224,16 @@ def edges_of(batch: AtomBatch) -> list[tuple[float, ...]]:
 def test_a_read_error_in_a_worker_is_one_sentence_with_shard_and_id(data, make_store):
     stores = [make_store("sound", n=10), make_store("torn", n=10)]
     module = data(num_workers=1, stores=stores, train_indices=[np.arange(10)] * 2, validation_indices=[np.arange(0)] * 2)
-    lengths = np.load(stores[1].path / "index" / "length.npy")
-    np.save(stores[1].path / "index" / "length.npy", lengths - 8)
+    shard = stores[1].path / "shards" / "00000.mdb"
+    for structure in stores[1]:  # a bit of the first coordinate of each
+        known = structure.positions.astype("<f8").tobytes()[:16]
+        content = shard.read_bytes()
+        assert content.count(known) == 1
+        shard.write_bytes(content.replace(known, bytes([known[0] ^ 1]) + known[1:]))
     with pytest.raises(ValueError, match="DataLoader worker") as caught:
         list(module.train_dataloader())
-    assert _is_for_user(caught.value)
-    sentence = _sentence(caught.value)
-    assert "\n" not in sentence and sentence.startswith(str(stores[1].path)) and "cannot be read" in sentence
+    sentence = sentence_of(caught.value)
+    assert sentence is not None and "\n" not in sentence and sentence.startswith(str(stores[1].path)) and "cannot be read" in sentence
     assert "shard 00000" in sentence and "('s-" in sentence
 
 
