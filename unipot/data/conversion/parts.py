@@ -178,9 +178,9 @@ class FileSource:
         options |= {"columns": self.columns, "on_unread": unread.append}
         if not part:
             return read_structures(self.path, format=self.format, split=self.split, **options)
-        bundle = re.fullmatch(r"\*#(\d+)-(\d+)", part)
-        if bundle:
-            return (item for file in self._files[int(bundle[1]) : int(bundle[2])] for item in self._of_file(file, [], options))
+        bundle = re.fullmatch(r"files (\d+) to (\d+)", part)
+        if bundle and self.format == "ase" and len(self._files) > 1:
+            return (item for file in self._files[int(bundle[1]) - 1 : int(bundle[2])] for item in self._of_file(file, [], options))
         name, numbers = _split_part(part)
         return self._of_file(_root(self.path) / name, numbers, options)
 
@@ -268,8 +268,8 @@ class FileSource:
 
 
 def _bundle(first: int, last: int) -> list[str]:
-    """The name of the part that holds the files numbered `first` to `last` - 1; none without any."""
-    return [f"*#{first}-{last}"] if last > first else []
+    """The name of the part that holds files `first` to `last` - 1, which people count from 1; none without any."""
+    return [f"files {first + 1} to {last}"] if last > first else []
 
 
 def _row_group_pieces(file: Path) -> list[str]:

@@ -236,7 +236,9 @@ def _rows_of(file: Path, format: str) -> Iterator[Atoms]:
         with connect(str(file), type=format, serial=True) as database:
             for row in database.select():
                 atoms = row.toatoms()
-                atoms.info |= {**row.key_value_pairs, **row.data}
+                # ASE answers with properties of the row where a pair has the name of one, such as `charge`
+                pairs = {key: vars(row).get(key, value) for key, value in row.key_value_pairs.items()}
+                atoms.info |= {**pairs, **row.data}
                 yield atoms
                 number += 1
     except Exception as error:  # of SQLite, of JSON, or of damaged content
