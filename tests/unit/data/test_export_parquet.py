@@ -18,9 +18,9 @@ from unipot.data.conversion.parts import FileSource
 from unipot.data.conversion.source_description import SourceDescription
 from unipot.data.labels import SkippedItem
 from unipot.data.parquet import export as export_module
-from unipot.data.parquet.checksums import require_sound
 from unipot.data.parquet.dataset_card import size_category
 from unipot.data.parquet.export import export_parquet
+from unipot.data.parquet.export_checksums import require_sound
 from unipot.data.parquet.table import METADATA_KEY
 from unipot.data.readers import read_structures
 from unipot.data.readers.huggingface import read_huggingface
