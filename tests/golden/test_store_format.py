@@ -16,6 +16,20 @@ from unipot.data.store import Store
 GOLDEN = Path(__file__).with_name("store-v1.unipot")
 EXPECTED = json.loads(GOLDEN.with_suffix(".json").read_text())
 
+#: of format 2, as it was written before checksums of files and records: the three structures of `store-v2.json`
+PLAIN = Path(__file__).with_name("store-v2.unipot")
+
+
+def test_a_store_of_format_2_without_checksums_is_read():
+    rows = json.loads(PLAIN.with_suffix(".json").read_text())
+    store = Store(PLAIN)
+    store.verify()
+    for structure, row in zip(store, rows, strict=True):
+        assert {name: np.asarray(getattr(structure, name)).tolist() for name in row if name != "labels"} == {
+            name: value for name, value in row.items() if name != "labels"
+        }
+        assert {name: np.asarray(value).tolist() for name, value in structure.labels.items()} == row["labels"]
+
 
 def test_an_old_store_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match=r"store format 1 is older.*upgrade_store"):

@@ -139,3 +139,20 @@ def test_calculator_results_are_not_taken_as_labels():
 def test_dummy_atoms_are_refused():
     with pytest.raises(ValueError, match="atomic number 0 is outside"):
         Structure.from_ase(Atoms("XH", positions=[[0, 0, 0], [0, 0, 1]]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"positions": [[0, 0, 0], [1e200, 0, 0]]}, r"positions: 1e\+200 is beyond what is possible \(at most 1e\+10\)"),
+        ({"cell": np.diag([1e200, 9, 9])}, r"cell: 1e\+200 is beyond"),
+        ({"labels": {"energy": -1e200}}, r"energy: -1e\+200 is beyond what is possible \(at most 1e\+15\)"),
+        ({"labels": {"forces": [[0, 0, 0], [0, 1e200, 0]]}}, r"forces: 1e\+200 is beyond"),
+        ({"total_charge": 1e200}, r"total_charge is 1e\+200"),
+        ({"spin_multiplicity": 70_000}, "spin_multiplicity is 70000.*at most 65535"),
+    ],
+)
+def test_numbers_beyond_what_is_possible_are_refused_with_the_structure(fields, sentence):
+    given = {"atomic_numbers": [1, 1], "positions": [[0, 0, 0], [0.7, 0, 0]], "id": "h2", **fields}
+    with pytest.raises(ValueError, match="structure 'h2': " + sentence):
+        Structure(**given)

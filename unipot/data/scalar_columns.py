@@ -39,7 +39,9 @@ def read_scalars(path: Path) -> dict[str, dict[str, Any]]:
     try:
         described = json.loads(file.read_text(encoding="utf-8"))
         for name, entry in described.items():
-            if seal_is_broken(entry) or not _NAME.fullmatch(name):
+            if not isinstance(entry, Mapping) or not _NAME.fullmatch(name):
+                raise InputError(f"{name!r} is no property")
+            if seal_is_broken(entry):
                 raise InputError(f"the entry {name!r} does not match its own checksum")
         return {name: {**d, "key": str(d["key"]), "unit": str(d["unit"]), "n": int(d["n"])} for name, d in described.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

@@ -194,3 +194,45 @@ def test_the_calculator_alone_is_asked_where_the_recipe_says_so(tmp_path: Path) 
 def test_rounding_is_no_contradiction(tmp_path: Path) -> None:
     (read,) = structures(write(tmp_path / "a.aselmdb", (slab(-3.5), {"energy": -3.5 + 1e-9})))
     assert float(read.labels["energy"]) == pytest.approx(-3.5)
+
+
+def test_two_readers_may_have_one_file_open(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.aselmdb", (slab(-1.0), {}), (slab(-2.0), {}))
+    pairs = list(zip(read_aselmdb(path, labels=ENERGY), read_aselmdb(path, labels=ENERGY), strict=True))
+    assert [float(one.labels["energy"]) for one, _ in pairs] == [float(two.labels["energy"]) for _, two in pairs] == [-1.0, -2.0]
+
+
+def test_no_damaged_page_ends_the_process(tmp_path: Path) -> None:
+    import multiprocessing
+
+    path = write(tmp_path / "a.aselmdb", *[(slab(-float(k)), {"note": "x" * 3000}) for k in range(1, 20)])
+    process = multiprocessing.get_context("fork").Process(target=read_mutants, args=(path,))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+
+
+def read_mutants(path: Path) -> None:
+    original, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(150):
+        content = bytearray(original)
+        page, byte = int(rng.integers(len(original) // 4096)), int(rng.integers(150))
+        content[4096 * page + byte : 4096 * page + byte + 2] = rng.bytes(2)
+        path.write_bytes(bytes(content))
+        try:
+            list(read_aselmdb(path, labels=ENERGY))
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+
+
+def test_a_count_of_rows_beyond_the_file_is_refused(tmp_path: Path) -> None:
+    import json
+    import zlib
+
+    import lmdb
+
+    path = write(tmp_path / "a.aselmdb", (slab(), {}))
+    with lmdb.open(str(path), subdir=False, map_size=1 << 24) as environment, environment.begin(write=True) as transaction:
+        transaction.put(b"nextid", zlib.compress(json.dumps(10**12).encode()))
+    with pytest.raises(ValueError, match="nextid is 1000000000000 in a file of"):
+        list(read_aselmdb(path, labels=ENERGY))

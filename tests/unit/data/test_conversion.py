@@ -318,3 +318,12 @@ def test_batches_end_at_the_same_items_wherever_reading_begins(numbers, monkeypa
     ends = [batch.stop for batch in part_conversion._batches(task, 0)]
     for start in ends:
         assert [batch.stop for batch in part_conversion._batches(task, start)] == [end for end in ends if end > start]
+
+
+def test_atoms_too_far_from_their_cell_are_skipped_with_the_reason(tmp_path):
+    rows = "1\nLattice=\"9 0 0 0 9 0 0 0 9\" Properties=species:S:1:pos:R:3 energy=-1.{k} pbc=\"T T T\"\nCu {x} 0 0\n"
+    (tmp_path / "a.extxyz").write_text("".join(rows.format(k=k, x=x) for k, x in enumerate((0.1, 1e9, 0.2))))
+    source = FileSource(path=str(tmp_path / "a.extxyz"), labels={"energy": ASE_LABELS["energy"]}, format="ase")
+    store = make_store(job(source), tmp_path / "o.unipot", options(), QUIET)
+    assert len(store) == 2
+    assert "atoms lie more than 2e+07 cells outside the periodic cell" in (store.path / "quarantine.jsonl").read_text()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,11 +14,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unipot.data.conversion.parts import FileSource
 from unipot.data.conversion.source_description import SourceDescription
 from unipot.data.labels import SkippedItem
 from unipot.data.parquet import export as export_module
 from unipot.data.parquet.dataset_card import size_category
 from unipot.data.parquet.export import export_parquet
+from unipot.data.parquet.export_checksums import require_sound
 from unipot.data.parquet.table import METADATA_KEY
 from unipot.data.readers import read_structures
 from unipot.data.readers.huggingface import read_huggingface
@@ -213,3 +217,54 @@ def test_the_path_alone_is_enough_for_any_reader(tmp_path: Path) -> None:
     (tmp_path / "a.xyz").write_text("1\nenergy=1.0\nH 0 0 0\n")
     with pytest.raises(ValueError, match="no labels are stated"):
         read_structures(tmp_path / "a.xyz")
+
+
+def test_the_list_of_checksums_is_one_that_sha256sum_reads(tmp_path: Path) -> None:
+    folder = export_parquet(make_store(tmp_path / "a.unipot"), tmp_path / "out")
+    listed = dict(reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines())  # type: ignore[misc]
+    assert listed.keys() == {"README.md", "data/train-00000-of-00001.parquet"}
+    for name, value in listed.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == value
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["in its folder", "alone"])
+def test_no_damage_of_an_export_gives_other_numbers(tmp_path: Path, alone: bool) -> None:
+    store = make_store(tmp_path / "a.unipot", 30)
+    folder = export_parquet(store, tmp_path / "out")
+    file = folder / "data" / "train-00000-of-00001.parquet"
+    if alone:
+        file = Path(shutil.copy(file, tmp_path / "alone.parquet"))
+    original, rng = file.read_bytes(), np.random.default_rng(0)
+    for place in rng.integers(0, len(original), 40).tolist():
+        content = bytearray(original)
+        content[place] ^= 1 << int(rng.integers(8))
+        file.write_bytes(bytes(content))
+        try:
+            require_sound([file])
+        except ValueError as error:
+            assert str(file) in str(error) and "\n" not in str(error)
+        else:  # a byte that nobody reads, where no list says what the file was
+            assert alone
+            for found, expected in zip(read_huggingface(file), store, strict=True):
+                assert_equal(found, expected)
+    file.write_bytes(original)
+    require_sound([file])
+
+
+def test_a_damaged_export_is_refused_by_the_reader_and_by_a_conversion(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "a.unipot")
+    folder = export_parquet(store, tmp_path / "out")
+    file = folder / "data" / "train-00000-of-00001.parquet"
+    content = bytearray(file.read_bytes())
+    content[200] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="does not match SHA256SUMS"):
+        list(read_huggingface(folder))
+    with pytest.raises(ValueError, match="does not match SHA256SUMS"):
+        FileSource(path=str(folder), labels=SourceDescription.of_store(store).labels, format="huggingface").parts()
+
+
+def test_a_list_of_other_files_is_no_obstacle(tmp_path: Path) -> None:
+    folder = export_parquet(make_store(tmp_path / "a.unipot"), tmp_path / "out")
+    (folder / "SHA256SUMS").write_text("SHA256 (a) = 12\n" + 64 * "0" + "  another.parquet\n")
+    assert len(list(read_huggingface(folder))) == 7

@@ -66,3 +66,12 @@ def test_an_interrupted_copy_is_not_taken_for_a_store(make_store, tmp_path, monk
 def test_an_unset_variable_in_the_folder_is_named(make_store):
     with pytest.raises(ValueError, match="environment variable"):
         locally(make_store().path, "$NO_SUCH_FOLDER_VARIABLE/unipot")
+
+
+def test_a_store_that_cannot_be_read_is_not_copied(make_store, tmp_path):
+    path = make_store().path
+    (path / "shards" / "00000.mdb").unlink()
+    os.mkfifo(path / "shards" / "00000.mdb")
+    with pytest.raises(ValueError, match="00000.mdb is not a regular file"):
+        locally(path, tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*.unipot"))

@@ -116,6 +116,18 @@ def test_a_damaged_description_or_column_is_named(store):
     np.save(store / "index" / "scalar_gap.npy", np.zeros(3))
     with pytest.raises(ValueError, match="column of property 'gap' does not fit the 5 structures"):
         Store(store).scalar("gap")
+    attach_scalars(store, [GAP], VALUES)
+    column = np.load(store / "index" / "scalar_gap.npy")
+    np.save(store / "index" / "scalar_gap.npy", column + 1)
+    with pytest.raises(ValueError, match="column of property 'gap' does not match the recorded hash"):
+        Store(store).scalar("gap")
+    described = json.loads((store / "scalars.json").read_text())
+    (store / "scalars.json").write_text(json.dumps({"gap": {**described["gap"], "unit": "meV"}}))
+    with pytest.raises(ValueError, match=r"scalars\.json is damaged \(the entry 'gap' does not match its own checksum\)"):
+        Store(store)
+    (store / "scalars.json").write_text(json.dumps({"../gap": {"key": "gap", "unit": "eV", "n": 1}}))
+    with pytest.raises(ValueError, match=r"scalars\.json is damaged"):
+        Store(store)
     (store / "scalars.json").write_text(json.dumps({"gap": 1}))
     with pytest.raises(ValueError, match=r"scalars\.json is damaged"):
         Store(store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -348,3 +349,31 @@ def test_a_dataset_without_a_configured_label_is_refused(make_store):
     spec = DatasetSpec(name="a", path=str(make_store().path), level_of_theory="PBE", labels=("energy", "stress"))
     with pytest.raises(ValueError, match="carries the label 'stress'; it has: energy, forces"):
         open_dataset(spec)
+
+
+def test_a_store_that_cannot_be_written_works_at_any_cutoff(make_store, make_structure, monkeypatch):
+    structures = [make_structure(k, n_atoms=6, periodic=True) for k in range(4)]
+    store = make_store(structures=structures)
+    expected = [neighbor_list(s.positions, s.cell, s.pbc, 4.7)[0].shape[1] for s in structures]
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    assert store.n_edges(4.7).tolist() == expected
+    monkeypatch.setattr(Store, "_count_edges", refuse)  # another reader of this process need not count again
+    assert Store(store.path).n_edges(4.7).tolist() == expected
+    assert not list(store.path.glob(".n_edges*")) and not list(store.path.glob("n_edges*"))
+
+
+@pytest.mark.parametrize("place", [-4, -12, 130, 8])
+def test_damaged_kept_edge_counts_are_counted_again(make_store, make_structure, place):
+    structures = [make_structure(k, n_atoms=6, periodic=True) for k in range(4)]
+    store = make_store(structures=structures)
+    expected = store.n_edges(4.7).tolist()
+    (kept,) = store.path.glob("n_edges_4.7_*.npy")
+    content = bytearray(kept.read_bytes())
+    content[place] ^= 1
+    kept.write_bytes(bytes(content))
+    assert Store(store.path).n_edges(4.7).tolist() == expected
+    assert Store(store.path).n_edges(4.7).tolist() == expected and kept.read_bytes() != bytes(content)

@@ -1,5 +1,6 @@
 import io
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -96,6 +97,20 @@ def test_stores_of_one_name_are_told_apart(stores):
 def test_formulas_follow_hill():
     structure = Structure(atomic_numbers=[8, 6, 1, 1, 29], positions=np.eye(5, 3))
     assert formula(structure) == "CH₂CuO"
+
+
+def test_a_store_is_verified_unless_told_otherwise(tmp_path, stores):
+    copy = tmp_path / "metals.unipot"
+    shutil.copytree(stores["metals"], copy)
+    shard = copy / "shards" / "00000.mdb"
+    content = bytearray(shard.read_bytes())
+    record = bytes(Store(copy).record(0))
+    content[content.index(record) + len(record) - 1] ^= 1
+    shard.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="00000.mdb does not match the recorded hash"):
+        page_of(tmp_path, store=str(copy))
+    with pytest.raises(ValueError, match="structure 0 .*its checksum differs"):  # what is read is looked at all the same
+        page_of(tmp_path, store=str(copy), verify=False)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from unipot.data.parquet.table import METADATA_KEY
+from unipot.data.conversion.source_description import SourceDescription
+from unipot.data.parquet.table import METADATA_KEY, schema_of
 from unipot.errors import InputError
 
 FILE_NAME = "SHA256SUMS"
@@ -68,12 +69,16 @@ def _check_pages(file: Path) -> None:
     import pyarrow.parquet
 
     try:
-        metadata = pyarrow.parquet.read_schema(file).metadata or {}
+        schema = pyarrow.parquet.read_schema(file)
+        metadata = schema.metadata or {}
         text = metadata.get(METADATA_KEY)
         if text is None:
             return
         if DESCRIPTION_HASH_KEY in metadata and hashlib.sha256(text).hexdigest().encode() != metadata[DESCRIPTION_HASH_KEY]:
             raise InputError("what it says of itself does not match its hash")
+        described = SourceDescription.from_json(text, str(file))
+        if not schema.equals(schema_of(tuple(described.labels), described.precision)):
+            raise InputError("its columns are not those of an export")
         with pyarrow.parquet.ParquetFile(file, page_checksum_verification=True) as content:
             for _ in content.iter_batches():
                 pass

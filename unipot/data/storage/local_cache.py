@@ -9,6 +9,7 @@ from pathlib import Path
 
 from unipot.data.scalar_columns import FILE_NAME as SCALARS
 from unipot.data.storage.format import SUFFIX, read_metadata
+from unipot.data.store import Store
 from unipot.errors import InputError
 
 #: of the copied bytes, kept free on the local disk
@@ -47,6 +48,7 @@ def locally(path: str | Path, folder: str | Path | None) -> Path:
     copy = root / f"{path.name.removesuffix(SUFFIX)}-{digest}{SUFFIX}"
     with FileLock(str(copy) + ".lock"):
         if not (copy / "metadata.json").exists():
+            Store(path)  # nothing is copied that could not be read
             _copy(path, copy)
     return copy
 
