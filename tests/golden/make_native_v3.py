@@ -1,8 +1,9 @@
 """Writes `native-v3-checksum.safetensors`, the artifact of format 3 that `test_artifact_format.py` loads.
 
-`native-v1.safetensors`, `native-v2.safetensors` and `native-v3.safetensors` came from much the same lines, by a unipot that wrote formats
-1 and 2, and 3 without a checksum in the card; they cannot be made again. Run this (`python tests/golden/make_native_v3.py`) only when the native backbone changes what it computes on
-purpose, and say so in the changelog; for a change of the format keep this file and add the next one.
+`native-v1.safetensors`, `native-v2.safetensors` and `native-v3.safetensors` came from much the same lines, by a unipot that wrote
+formats 1 and 2, and 3 without a checksum in the card; they cannot be made again. Run this (`python tests/golden/make_native_v3.py`)
+only when the native backbone changes what it computes on purpose, and say so in the changelog; for a change of the format keep this
+file and add the next one.
 """
 
 from pathlib import Path
