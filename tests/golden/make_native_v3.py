@@ -1,8 +1,9 @@
-"""Writes `native-v3.safetensors`, the artifact of format 3 that `test_artifact_format.py` loads.
+"""Writes `native-v3-checksum.safetensors`, the artifact of format 3 that `test_artifact_format.py` loads.
 
-`native-v1.safetensors` and `native-v2.safetensors` came from much the same lines, by a unipot that wrote formats 1 and 2; they
-cannot be made again. Run this (`python tests/golden/make_native_v3.py`) only when the native backbone changes what it computes on
-purpose, and say so in the changelog; for a change of the format keep this file and add the next one.
+`native-v1.safetensors`, `native-v2.safetensors` and `native-v3.safetensors` came from much the same lines, by a unipot that wrote
+formats 1 and 2, and 3 without a checksum in the card; they cannot be made again. Run this (`python tests/golden/make_native_v3.py`)
+only when the native backbone changes what it computes on purpose, and say so in the changelog; for a change of the format keep this
+file and add the next one.
 """
 
 from pathlib import Path
@@ -31,8 +32,8 @@ def main() -> None:
         Structure(**water, total_charge=-1, spin_multiplicity=2, id="water anion"),
         Structure(atomic_numbers=[29, 8], positions=[[0, 0, 0], [0.7, 0, 0]], id="core"),  # Å; the repulsion ends at 1.09
     ]
-    potential, card = Potential(backbone, heads, CoreRepulsion()), {"name": "golden artifact of format 3", "licence": "CC0-1.0"}
-    save_artifact(Path(__file__).with_name("native-v3.safetensors"), potential, golden=golden, card=card)
+    potential, card = Potential(backbone, heads, CoreRepulsion(0.55)), {"name": "golden artifact of format 3", "licence": "CC0-1.0"}
+    save_artifact(Path(__file__).with_name("native-v3-checksum.safetensors"), potential, golden=golden, card=card)
 
 
 if __name__ == "__main__":

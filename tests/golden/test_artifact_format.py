@@ -6,16 +6,18 @@ import pytest
 import torch
 
 from unipot.zoo import load_artifact, read_card
+from unipot.zoo.card import CHECKSUM
 from unipot.zoo.golden import largest_deviation
 
 FOLDER = Path(__file__).parent
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("version", [1, 2, 3])
-def test_artifact_of_every_format_loads_and_predicts_the_same(version, dtype, tolerance):
-    path = FOLDER / f"native-v{version}.safetensors"
-    assert read_card(path)["format_version"] == version
+@pytest.mark.parametrize("name", ["v1", "v2", "v3", "v3-checksum"])
+def test_artifact_of_every_format_loads_and_predicts_the_same(name, dtype, tolerance):
+    path = FOLDER / f"native-{name}.safetensors"
+    assert read_card(path)["format_version"] == int(name[1])
+    assert (CHECKSUM in read_card(path)) == (name == "v3-checksum")
     artifact = load_artifact(path, dtype=dtype)
     assert largest_deviation(artifact.potential, artifact.card["golden"])[0] < tolerance
 

@@ -85,6 +85,7 @@ def test_layer_groups_cover_every_parameter_once() -> None:
     [
         ("n_layers", 0), ("n_layers", 10**9), ("n_channels", 10**12), ("n_radial", 2.5), ("n_radial_hidden", "8"), ("n_shapes", [8, 8]),
         ("n_shapes", [8, 8, 10**9]), ("cutoff", 0.0), ("cutoff", float("nan")), ("cutoff", 1e6), ("average_neighbors", float("inf")),
+        ("charge", 10**12), ("spin", "yes"),
     ],
 )  # fmt: skip
 def test_sizes_that_no_model_has_are_refused_before_anything_is_made(key: str, value: object) -> None:

@@ -66,9 +66,15 @@ def test_broken_yaml_is_named(tmp_path):
         load(f"config={tmp_path / 'bad.yaml'}")
 
 
+#: eight values, eight of these eights, and so on
+BOMB = b"a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1]\n"
+BOMB += b"".join(b"a%d: &a%d [%s]\n" % (k, k, b", ".join([b"*a%d" % (k - 1)] * 8)) for k in range(1, 12))
+
 BROKEN = {
     b"a: 1\nname: caf\xe9\n": "line 2 is not UTF-8 text (byte 0xe9); save the file as UTF-8",
-    b"optimizer: &a [*a]\n": "a value contains itself",
+    b"optimizer: &a [*a]\n": "what begins in line 1 contains itself; take out the alias",
+    BOMB: "with its aliases (*name) written out it has 9.0e+10 values",
+    b"a: " + b"[" * 3000: "lie inside each other too deep",
     b"[1, 2]\n": "expected keys and values at the top, found list",
     b"a: \x00\n": "not valid YAML",
 }

@@ -107,6 +107,9 @@ class NativeBackbone(nn.Module):
         }
         _require_sizes(sizes, {"cutoff": cutoff, "average_neighbors": average_neighbors})
         self.hyperparameters: dict[str, Any] = {"cutoff": float(cutoff), **sizes, "average_neighbors": float(average_neighbors)}
+        for key, flag in (("charge", charge), ("spin", spin)):
+            if not isinstance(flag, bool):
+                raise InputError(f"native backbone: {key} is {repr(flag)[:60]}; it must be true or false")
         for key, given, read in (("trained_charges", trained_charges, charge), ("trained_spins", trained_spins, spin)):
             if given is not None and not read:
                 raise InputError(f"native backbone: {key} is {list(given)}, but {'charge' if 'charge' in key else 'spin'} is false")

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from unipot.errors import InputError
 from unipot.nearest import did_you_mean
 from unipot.resources import conf_dir
+from unipot.yaml_files import read_yaml_text
 
 #: name of the file in a run folder that holds everything the run was made of
 RESOLVED_CONFIG = "resolved_config.yaml"
@@ -129,21 +130,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Keys and values of a YAML file.
 
     Raises:
-        ValueError: it is not UTF-8, not YAML, or holds something else.
+        ValueError: it is not UTF-8, not YAML, or holds something else; or more than what a file written by hand may hold, aliases
+            written out.
     """
     import yaml
 
+    text = read_yaml_text(path)
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except UnicodeDecodeError as error:
-        at = path.read_bytes().count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}: line {at} is not UTF-8 text (byte {error.object[error.start]:#x}); save the file as UTF-8") from error
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        content = OmegaConf.to_container(OmegaConf.create(text))
+    except (yaml.YAMLError, OmegaConfBaseException, ArithmeticError, AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise InputError(f"{path}: a value contains itself; take out the alias (*name) that does it") from error
-    except OSError as error:  # what OmegaConf makes of a file that holds a single word or number
-        raise InputError(f"{path}: expected keys and values at the top ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected keys and values at the top, found {type(content).__name__}")
     return content  # type: ignore[return-value]
