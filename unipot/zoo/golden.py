@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -103,22 +104,29 @@ def largest_deviation(potential: Potential, entries: Sequence[dict[str, Any]]) -
     for entry in entries:
         try:
             with np.errstate(all="ignore"):  # of numbers that make no sense; what comes out deviates or is refused
-                now = _entry(potential, _structure_of(entry), entry["head"])
-            large = max(1.0, float(np.abs(entry["forces"]).max()) / _LARGE_FORCE)
-            deviations = {
-                "energy": abs(now["energy"] - entry["energy"]) / len(entry["atomic_numbers"]) / large,
-                **{name: _array_deviation(now[name], entry[name]) for name in ("forces", "stress") if name in entry},
-                **{
-                    name: abs(now["properties"][name] - value) / float(potential.property_heads[name].spread)
-                    for name, value in entry.get("properties", {}).items()
-                },
-            }
+                deviations = _deviations(potential, entry)
         except (ArithmeticError, AttributeError, KeyError, TypeError) as error:
             raise InputError(f"the golden values of the card are malformed ({error})") from error
         for name, deviation in deviations.items():
-            if not deviation <= worst:  # NaN counts as worst
+            if not deviation <= worst:
                 worst, where = deviation, f"{name} of structure {entry['id']!r} through head {entry['head']!r}"
+            if math.isnan(deviation):
+                return worst, where  # nothing is larger, and comparisons with it would not say so
     return worst, where
+
+
+def _deviations(potential: Potential, entry: dict[str, Any]) -> dict[str, float]:
+    """Property -> deviation in the measure of `TOLERANCES`."""
+    now = _entry(potential, _structure_of(entry), entry["head"])
+    large = max(1.0, float(np.abs(entry["forces"]).max()) / _LARGE_FORCE)
+    return {
+        "energy": abs(now["energy"] - entry["energy"]) / len(entry["atomic_numbers"]) / large,
+        **{name: _array_deviation(now[name], entry[name]) for name in ("forces", "stress") if name in entry},
+        **{
+            name: abs(now["properties"][name] - value) / float(potential.property_heads[name].spread)
+            for name, value in entry.get("properties", {}).items()
+        },
+    }
 
 
 def _entry(potential: Potential, structure: Structure, head: str) -> dict[str, Any]:

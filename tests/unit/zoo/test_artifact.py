@@ -17,6 +17,7 @@ from unipot.batch import collate
 from unipot.models import CoreRepulsion
 from unipot.zoo import ArtifactError, describe_artifact, load_artifact, load_potential, read_card, save_artifact
 from unipot.zoo.artifact import tensor_hash
+from unipot.zoo.golden import largest_deviation
 
 
 def test_weights_come_back_bitwise(saved):
@@ -81,6 +82,15 @@ def test_another_core_repulsion_is_refused_whatever_the_checksums_say(tmp_path, 
     rewrite(path, card=card)
     with pytest.raises(ArtifactError, match="of structure 'golden-close' through head 'only' deviates by"):
         load_artifact(path, dtype=dtype)
+
+
+def test_a_prediction_that_is_no_number_is_the_largest_deviation(saved):
+    """Whatever comes behind it in the list."""
+    path, potential = saved
+    golden = read_card(path)["golden"]
+    golden[0]["energy"] = float("nan")
+    deviation, where = largest_deviation(potential, golden)
+    assert np.isnan(deviation) and where == "energy of structure 'water' through head 'a'"
 
 
 def test_golden_structures_are_made_when_none_are_given(tmp_path, make_potential):
