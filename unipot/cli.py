@@ -22,8 +22,9 @@ EXTRAS = {
     "tblite": "quickstart", "rdkit": "organics", "pyscf": "dft", "fairchem": "fairchem", "ase_db_backends": "fairchem", "h5py": "recipes",
     "ijson": "recipes", "zstandard": "compression",
 }  # fmt: skip
-#: settings that name a file which must be there before anything heavy is imported
-_INPUTS = ("checkpoint", "data", "test_data", "validation_data", "structure", "pretrain_run", "start_from")
+#: settings that name a file which must be there before anything heavy is imported, and the commands that import it at once
+_INPUTS = ("checkpoint", "data", "test_data", "validation_data", "pretrain_run", "start_from")
+_HEAVY = ("pretrain", "finetune", "evaluate", "study")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 when it worked; 2 for a mistake in the input (one sentence on stderr, no traceback unless UNIPOT_DEBUG=1); 3 when `relax`
         wrote everything and a structure did not converge; 70 for a defect of ours, whose traceback is in a file; 130 after Ctrl-C; of a
         training 143 after SIGTERM, and 75 after SIGUSR1, with which a job is to be put into the queue again.
+
+    Raises:
+        Exception: a defect of ours, where `arguments` are given, that is by a program; it can tell more from the exception itself.
     """
+    by_program = arguments is not None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _run(arguments)
@@ -50,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         sentence = sentence_of(error)
         if sentence is None:
+            if by_program:
+                raise
             return report_defect(error, arguments)
         print(f"unipot: error: {sentence}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
@@ -105,7 +112,8 @@ def _run(arguments: list[str]) -> int:
     from unipot.workflows.settings.compose import load_config
 
     config = load_config(verb, _attribute(VERBS[verb].schema), _joined_config(_without_kind(verb, rest)))
-    _require_inputs(config)
+    if verb in _HEAVY:
+        _require_inputs(config)
     _attribute(VERBS[verb].workflow)(config)
     return 0
 
@@ -114,9 +122,9 @@ def _require_inputs(config: object) -> None:
     """Refuse paths that are not there now, not after the seconds that torch takes to load."""
     for key in _INPUTS:
         value = getattr(config, key, None)
-        plain = isinstance(value, str) and "://" not in value and not set("*?[@") & set(value)
+        plain = isinstance(value, str) and "://" not in value and not set("*?[@") & set(value) and not value.endswith(".pt2")
         if plain and value and not Path(value).expanduser().exists() and not Path(value.partition("::")[0]).exists():
-            raise MissingFile(f"{key}={value}: there is no such file or folder (looked from {Path.cwd()}); correct the path")
+            raise MissingFile(f"{key}: {value} is not there (looked from {Path.cwd()}); correct the path")
 
 
 def _without_kind(verb: str, words: list[str]) -> list[str]:

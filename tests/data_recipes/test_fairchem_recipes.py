@@ -162,8 +162,9 @@ def test_oc22_trajectories_are_totals_with_the_bulk_as_group():
         for k, atoms in enumerate(frames):
             structure = found[f"{name}-{k}"]
             check_geometry(structure, atoms, atol=1e-12)
-            assert structure.labels["energy"] == atoms.calc.results["energy"]
-            np.testing.assert_array_equal(structure.labels["forces"], atoms.calc.results["forces"])
+            # EMT made the sample on another machine, and the last bits depend on the processor
+            assert float(structure.labels["energy"]) == pytest.approx(atoms.calc.results["energy"], rel=1e-12)
+            np.testing.assert_allclose(structure.labels["forces"], atoms.calc.results["forces"], rtol=1e-9, atol=1e-12)
             assert structure.group == "_".join(name.split("_")[:2])
             assert structure.fixed.sum() == (4 if name.startswith("NiO") else 0)
 
@@ -292,7 +293,8 @@ def test_adsmt_records_are_the_adsorbed_configuration(name, prefix):
     assert len(found) == len(expected)
     for k, (structure, (slab, both, energy, _)) in enumerate(zip(found, expected, strict=True)):
         check_geometry(structure, both, atol=1e-5)  # single precision
-        assert structure.labels.keys() == {"energy"} and float(structure.labels["energy"]) == energy
+        assert structure.labels.keys() == {"energy"}
+        assert float(structure.labels["energy"]) == pytest.approx(energy, rel=1e-12)  # EMT, whose last bits depend on the processor
         assert structure.id == f"{prefix}-GMAE-{k}" and structure.group == f"{slab.get_chemical_symbols()[0]}1"
     (skipped,) = [item for item in items if isinstance(item, SkippedItem)]
     assert skipped.where == f"{prefix}-GMAE-{len(found)}" and "bare surface" in skipped.reason and not skipped.invalid

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unipot.data.storage.upgrade import upgrade_store
+from unipot.data.storage.store_upgrade import upgrade_store
 from unipot.data.store import Store
 
 GOLDEN = Path(__file__).with_name("store-v1.unipot")

@@ -191,7 +191,7 @@ def test_frames_of_one_composition_fix_one_shift(tune):
     assert code == 0 and "determine 1 of 2 element shifts" in text
 
 
-def distil(parent, scales):
+def taught(parent, scales):
     """Frames whose labels are the parent's own predictions times a factor each, nearly."""
     potential, rng, frames = load_artifact(parent).potential, np.random.default_rng(0), []
     for atoms in crystals(10):
@@ -203,12 +203,12 @@ def distil(parent, scales):
 
 
 def test_energies_in_another_unit_are_refused_and_all_wrong_labels_are_named(parent, tune):
-    code, text, _ = tune(distil(parent, {"energy": 1 / 27.2114, "forces": 1 / 51.42}))
+    code, text, _ = tune(taught(parent, {"energy": 1 / 27.2114, "forces": 1 / 51.42}))
     assert code == 2 and "numbers in hartree are stated to be in eV" in text and "numbers in hartree/bohr" in text
 
 
 def test_check_of_units_can_be_left_out(parent, tune):
-    frames = distil(parent, {"forces": 23.06})
+    frames = taught(parent, {"forces": 23.06})
     code, text, _ = tune(frames, "labels=[forces]")
     assert code == 2 and "kcal/mol/A are stated to be in eV/A" in text and "check_labels=false" in text
     assert tune(frames, "labels=[forces]", "check_labels=false")[0] == 0

@@ -156,7 +156,7 @@ def test_a_run_that_is_continued_keeps_what_it_decided(files, tmp_path, monkeypa
 def test_no_distillation_is_thought_of_where_it_would_not_apply(files, tmp_path, capsys, frames, overrides):
     write(tmp_path / "frames.extxyz", frames())
     assert finetune(files, tmp_path / "run", *overrides, data=tmp_path / "frames") == 0
-    assert "distillation" not in capsys.readouterr().out
+    assert "distillation first" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

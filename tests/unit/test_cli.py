@@ -91,10 +91,20 @@ def test_a_defect_of_ours_says_so_and_keeps_its_traceback_in_a_file(capsys, monk
     monkeypatch.delenv("UNIPOT_DEBUG", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(_WORD_COMMANDS, "models", broken)
-    code, _, err = run(capsys, "models", "list")
+    monkeypatch.setattr("sys.argv", ["unipot", "models", "list"])
+    code, err = main(), capsys.readouterr().err
     (file,) = tmp_path.glob("unipot-error-*.txt")
     assert code == 70 and "unipot: defect:" in err and str(file) in err and "this is a mistake in unipot, not in your input" in err
     assert "in broken" in file.read_text() and "unipot models list" in file.read_text()
+
+
+def test_a_program_that_calls_a_command_gets_the_exception_of_a_defect(monkeypatch):
+    def broken(words):
+        raise ZeroDivisionError("0")
+
+    monkeypatch.setitem(_WORD_COMMANDS, "models", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["models", "list"])
 
 
 def test_a_defect_in_a_folder_that_cannot_be_written_is_still_told(capsys, monkeypatch, tmp_path):
@@ -114,7 +124,7 @@ def test_a_checkpoint_that_is_not_there_is_refused_before_torch_is_loaded(tmp_pa
         "print(c, [n for n in ('torch', 'lightning') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stdout.strip() == "2 []" and "checkpoint=nope.safetensors: there is no such file" in done.stderr
+    assert done.stdout.strip() == "2 []" and "checkpoint: nope.safetensors is not there" in done.stderr
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))

@@ -44,7 +44,7 @@ def truth_of(potential, seed=0):
 
 
 @pytest.fixture
-def distil(double):
+def taught(double):
     """Frames (some periodic) labelled by a head with another last layer and 3 eV/atom more; the potential is the undistilled one."""
     kept = truth_of(double)
     rng, frames = np.random.default_rng(0), []

@@ -101,6 +101,7 @@ def test_a_card_of_an_earlier_version_tells_by_its_datasets(make_potential, tmp_
     folder = save_artifact(tmp_path / "model", make_potential(heads=("mine", "other")), card={"datasets": [COPPER]})
     card = read_card(folder)
     del card["heads"]["mine"]["trained_elements"], card[CHECKSUM]
+    card["golden"] = [entry for entry in card["golden"] if entry["id"] != CLOSE]  # which cards of then did not have
     (folder / "card.json").write_text(json.dumps(card))
     heads = load_artifact(folder).potential.heads
     assert (heads["mine"].trained_elements, heads["other"].trained_elements) == ({29}, None)

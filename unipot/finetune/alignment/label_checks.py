@@ -20,7 +20,7 @@ from unipot.training.losses import labelled_mask
 #: |correlation| with the parent's predictions from which a factor is believed, and from which it is mentioned
 CERTAIN, SUSPECT = 0.8, 0.5
 #: the same for a factor that fits no unit, and numbers that it needs: a head that hardly knows the elements predicts too little
-_CERTAIN_WITHOUT_UNIT, _FEWEST_WITHOUT_UNIT = 0.95, {"energy": 10, "forces": 30, "stress": 90}
+_CERTAIN_WITHOUT_UNIT, _FEWEST_WITHOUT_UNIT = 0.99, {"energy": 10, "forces": 30, "stress": 90}
 #: how far the correlation of a head that finds the numbers as large as stated may be below the best for it to be believed
 _BELIEVED = 0.2
 #: correlations closer than this are equal, and the head that is more alike in all decides
