@@ -213,7 +213,7 @@ def test_md_with_a_bath_claims_no_drift(folder, capsys):
         (["structure=in.extxyz"], "the model has 2 heads: 'a' (level 0), 'b' (level 1); say which one"),
         (["structure=in.extxyz", "head=c"], "head 'c' is not in this model"),
         (["structure=gone.extxyz", "head=a"], "structure file 'gone.extxyz' is not there"),
-        (["structure=model.safetensors", "head=a"], "ASE cannot read structure(s)"),
+        (["structure=model.safetensors", "head=a"], "model.safetensors cannot be read by ASE"),
         (["structure=in.extxyz", "head=a", "dtype=float16"], "dtype is 'float16'; use one of: float32, float64"),
         (["structure=in.extxyz", "head=a", "n_step=3"], "option 'n_step' is not known (did you mean 'n_steps'?)"),
         (["structure=in.extxyz", "head=a", "index=':'"], "dynamics takes one"),
