@@ -185,7 +185,19 @@ def test_charge_that_the_model_does_not_read_is_warned_of_once(make_potential, c
     assert crystal.get_potential_energy() == neutral and crystal.calc.parameters["conditions"] == "none"
 
 
-@pytest.mark.parametrize(("key", "value"), [("total_charge", 1), ("charge", -1), ("spin_multiplicity", 2), ("spin", 3)])
+def test_an_info_key_that_looks_like_a_spin_and_is_not_read_is_named_once(make_potential, crystal):
+    crystal.calc = UnipotCalculator(make_potential())
+    crystal.info["total_spin"] = 3
+    with pytest.warns(UserWarning, match=r"atoms.info\['total_spin'\] is not read; charge and spin are taken from total_charge"):
+        crystal.get_potential_energy()
+    crystal.info["total_spin"] = 1
+    crystal.rattle(0.01)
+    crystal.get_potential_energy()  # a warning would be an error here
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("total_charge", 1), ("charge", -1), ("spin_multiplicity", 2), ("spin", 3), ("multiplicity", 3)]
+)
 def test_charge_and_spin_of_the_atoms_reach_the_prediction(make_potential, crystal, key, value):
     crystal.calc = UnipotCalculator(make_potential(charge=True, spin=True))
     assert crystal.calc.parameters["conditions"] == "total_charge, spin_multiplicity"

@@ -114,6 +114,7 @@ def test_forces_of_fixed_atoms_survive_ase():
     [
         ({}, 0.0, None),
         ({"charge": -1, "spin": 2}, -1.0, 2),
+        ({"multiplicity": 3.0, "spin": 1}, 0.0, 3),
         ({"total_charge": 1, "spin_multiplicity": 3, "charge": 7, "spin": 7}, 1.0, 3),
         ({"charge": None, "spin": 0}, 0.0, None),
     ],
@@ -156,3 +157,30 @@ def test_numbers_beyond_what_is_possible_are_refused_with_the_structure(fields, 
     given = {"atomic_numbers": [1, 1], "positions": [[0, 0, 0], [0.7, 0, 0]], "id": "h2", **fields}
     with pytest.raises(ValueError, match="structure 'h2': " + sentence):
         Structure(**given)
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        ({"spin": 2.5}, "spin_multiplicity is 2.5; give 2S.1, a whole number"),
+        ({"spin": "doublet"}, "spin_multiplicity is 'doublet'; give 2S.1"),
+        ({"multiplicity": -1}, "spin_multiplicity is -1; give 2S.1"),
+        ({"spin": True}, "spin_multiplicity is True; give 2S.1"),
+        ({"charge": "plus"}, "total_charge is 'plus'; give a number"),
+        ({"charge": True}, "total_charge is True; give a number"),
+        ({"charge": float("inf")}, "total_charge is inf; give a number"),
+    ],
+)
+def test_charges_and_spins_that_are_none_are_refused(info, said):
+    atoms = molecule("OH")
+    atoms.info.update(info)
+    with pytest.raises(ValueError, match=f"structure 'a': {said}"):
+        Structure.from_ase(atoms, id="a")
+
+
+def test_charge_spin_and_fixed_atoms_are_found_under_stated_names():
+    atoms = molecule("OH")
+    atoms.info.update(q=-1, total_spin=3.0, spin=7)
+    atoms.arrays["frozen"] = np.array([True, False])
+    s = Structure.from_ase(atoms, columns={"total_charge": "q", "spin_multiplicity": "total_spin", "fixed": "frozen"})
+    assert (s.total_charge, s.spin_multiplicity, s.fixed.tolist()) == (-1.0, 3, [True, False])

@@ -13,6 +13,7 @@ from ase.constraints import FixAtoms
 
 from unipot.data.labels import ASE_LABELS, LabelSource, SkippedItem
 from unipot.data.readers.aselmdb import read_aselmdb
+from unipot.data.unread_keys import UnreadKey
 from unipot.structure import Structure
 
 pytest.importorskip("ase_db_backends", reason="ase-db-backends is not installed")
@@ -58,6 +59,16 @@ def test_geometry_labels_and_frozen_atoms_survive(tmp_path: Path) -> None:
     # forces as calculated: a constraint must not zero them
     np.testing.assert_array_equal(read.labels["forces"], np.arange(12.0).reshape(4, 3))
     assert read.labels["energy"] == -3.5 and read.labels["stress"][1, 2] == 0.004
+
+
+def test_charge_and_spin_are_found_under_stated_names_and_fractions_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.aselmdb", (ion(), {"q": -1, "total_spin": 2}), (ion(), {"total_spin": 2.5}))
+    told: list[UnreadKey] = []
+    columns = {"total_charge": "q", "spin_multiplicity": "total_spin"}
+    first, second = read_aselmdb(path, labels=ENERGY, columns=columns, on_unread=told.append)
+    assert isinstance(first, Structure) and (first.total_charge, first.spin_multiplicity) == (-1.0, 2)
+    assert isinstance(second, SkippedItem) and "spin_multiplicity is 2.5" in second.reason
+    assert {"q", "total_spin"} & {item.key for item in told} == set()
 
 
 def test_charge_and_spin_come_from_the_data_of_each_row(tmp_path: Path) -> None:

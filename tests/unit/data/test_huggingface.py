@@ -86,6 +86,14 @@ def test_columns_of_other_names_symbols_and_flat_lists_are_mapped(tmp_path: Path
     np.testing.assert_allclose(salt.labels["forces"], [[0.001, 0.002, 0.003], [0.004, 0.005, 0.006]])
 
 
+def test_spins_that_are_no_multiplicities_are_refused_and_heavy_hydrogen_is_hydrogen(tmp_path: Path) -> None:
+    table = {"species": [["D", "T"], ["H", "H"]], "positions": [[[0.0, 0, 0], [0, 0, 1]]] * 2, "energy": [1.0, 2.0]}
+    pq.write_table(pa.table({**table, "multiplicity": [3.0, 2.5]}), tmp_path / "a.parquet")
+    heavy, broken = read_huggingface(tmp_path / "a.parquet", labels=ENERGY)
+    assert isinstance(heavy, Structure) and (heavy.atomic_numbers.tolist(), heavy.spin_multiplicity) == ([1, 1], 3)
+    assert isinstance(broken, SkippedItem) and "spin_multiplicity is 2.5" in broken.reason
+
+
 def test_nested_label_columns_are_reached_with_a_dot(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", energy=None, results=[{"E": 1.0, "S": list(range(6))}, {"E": 2.0, "S": None}])
     labels = {

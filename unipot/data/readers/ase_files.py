@@ -245,7 +245,7 @@ def _rows_of(file: Path, format: str) -> Iterator[Atoms]:
         raise _unreadable(file, number, error) from error
 
 
-def _unreadable(file: Path, number: int, error: Exception) -> ValueError:
+def _unreadable(file: Path, number: int, error: Exception) -> InputError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str):
         isotope = "; deuterium and tritium are H here" if error.args[0] in ISOTOPES else ""
