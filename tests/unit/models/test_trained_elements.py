@@ -15,7 +15,7 @@ from unipot.cli import main
 from unipot.evaluation.predictions import evaluate_structures
 from unipot.models.trained_elements import ElementGuard, told_by
 from unipot.zoo import load_artifact, load_potential, read_card, save_artifact
-from unipot.zoo.card import CHECKSUM
+from unipot.zoo.card import CHECKSUM, CLOSE
 
 COPPER = {"name": "cu", "head": "mine", "labels": ["energy", "forces"], "elements": ["Cu"]}
 SENTENCE = "head 'mine' was trained on Cu; none of its frames held Al, so that predictions for structures with it are extrapolation"
