@@ -96,7 +96,7 @@ def test_sample_can_be_left_out_entirely_and_is_then_missed(files, tmp_path, cap
     assert main(words_of_pretraining(files, tmp_path, "sample_structures=0", "schedule.max_steps=1")) == 0
     card = load_artifact(tmp_path / "last.safetensors").card
     assert "sample" not in card
-    assert {entry["id"] for entry in card["golden"]} == {"golden-molecule", "golden-crystal"}
+    assert {entry["id"] for entry in card["golden"]} == {"golden-molecule", "golden-crystal", "golden-close"}
     assert finetune(files, tmp_path / "last.safetensors", tmp_path / "run", *SELF) == 2
     assert "the card of this checkpoint has none" in capsys.readouterr().err
 

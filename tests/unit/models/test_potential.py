@@ -62,7 +62,7 @@ def test_only_energy_costs_no_derivatives() -> None:
     [
         ("nativ", {}, "did you mean 'native'"),
         ("native", {"n_chanels": 8}, "did you mean 'n_channels'"),
-        ("native", {"n_layers": 0}, "n_layers is 0; it must be positive"),
+        ("native", {"n_layers": 0}, "n_layers is 0; it must be a whole number from 1"),
     ],
 )
 def test_wrong_backbone_or_hyperparameter_is_named(name: str, hyperparameters: dict, message: str) -> None:
