@@ -8,10 +8,10 @@ A pure refactoring must leave both files equal, bit for bit, on one machine with
 command line only, in processes of their own with one thread and fixed seeds, on frames labelled by ASE's EMT and by xTB (tblite):
 
     pretrain           20 steps of `experiment=smoke`, two sets
-    search             fine-tuning with its defaults: a lesson is weighed and refused, the folds choose rate, strategy and length
+    search             fine-tuning with its defaults: distillation is weighed and refused, the folds choose rate, strategy and length
     held_out           fine-tuning with held-out frames, replay of the pretraining sets and of self-labelled structures, a further set
                        of the user's, a property, forgetting, and an ensemble for error bars
-    corrected          fine-tuning after a lesson from GFN2-xTB that two models, found on the folds, correct
+    corrected          fine-tuning after distillation from GFN2-xTB, whose labels two models, found on the folds, correct
     periodic           the same for periodic frames, with GFN1-xTB, moved by a first model
 
 Options: `out=FILE` (required), `runs=NAME,NAME` (some of the above; `pretrain` always runs), `keep=FOLDER` (leave the run folders there).

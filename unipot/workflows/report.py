@@ -124,9 +124,9 @@ def comparison_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
 def alignment_sections(runs: Sequence[FinetuneRun]) -> list[Section]:
     """Which parent head was chosen, and the composition shift."""
     text = (
-        "Every head of the pretrained model is scored on the training frames after one energy shift per element; the best by force error "
-        "becomes the parent. The new head is a copy of it: before the first step its forces are the parent's, and its energies are the "
-        "parent's plus the shifts below."
+        "Every head of the pretrained model is scored on the training frames after one energy shift per element; the best by "
+        "forces and energies together becomes the parent. The new head is a copy of it: before the first step its forces are "
+        "the parent's, and its energies are the parent's plus the shifts below."
     )
     return [
         Section(title=f"Alignment: {run.summary['name']}", text=[text, *run.warnings], tables=run.alignment)

@@ -124,12 +124,11 @@ def align_to_frames(
     Args:
         potential: pretrained; changed in place.
         dataset: the user's frames; only the training ones are looked at, and of them no label of weight zero.
-        parent_head: `auto` takes the best by force error, else the name of a head.
+        parent_head: `auto` takes the best, see `ParentScore.rank`; else the name of a head.
         mixture: budgets of a batch.
         new_elements: what is done with elements that no head was trained on, see `unipot.finetune.alignment.new_elements.MODES`.
         alignment: of the new head, one of `unipot.finetune.alignment.readout_fit.ALIGNMENTS`.
         units: property -> unit that its labels are stated to have, which they are checked for; None checks nothing.
-
         parents: heads that may be copied; None: all there are.
         order: that six stress numbers are stated to have.
 
