@@ -78,6 +78,10 @@ CASES: dict[str, tuple[Words, list[str]]] = {
         lambda f: ["package", f"checkpoint={f['model']}", "head=metals", f"out={f['folder']}/model.bin"],
         ["model.bin", ".pt2"],
     ),
+    "package where one is already": (
+        lambda f: ["package", f"checkpoint={f['model']}", "head=metals", f"out={f['folder']}/model.pt2"],
+        ["model.pt2", "exists already", "overwrite=true"],
+    ),
     "package that nobody vouches for": (
         lambda f: ["md", f"checkpoint={f['folder']}/model.pt2", f"structure={f['metals']}", f"out={f['folder']}/x.extxyz"],
         ["model.pt2", "trusted=true"],

@@ -165,9 +165,10 @@ def test_no_distillation_is_thought_of_where_it_would_not_apply(files, tmp_path,
         ("teacher.method=pm7", "teacher.method is 'pm7'; use one of: none, auto, gfn1-xtb, gfn2-xtb"),
         ("teacher.method=gfn2-xtb teacher.frames=0", "teacher.frames is 0; it must be positive"),
         ("teacher.method=gfn2-xtb from_scratch=true", "so it has no teacher"),
-        ("teacher.method=gfn2-xtb finetune=heads-only", "the whole backbone, of which finetune=heads-only keeps layers"),
-        ("teacher.method=gfn2-xtb finetune=freeze-k", "the whole backbone, of which finetune.freeze_groups=2 keeps layers"),
-        ("teacher.method=gfn2-xtb finetune=layer-wise finetune.freeze_groups=1", "of which finetune.freeze_groups=1 keeps layers"),
+        ("teacher.method=gfn2-xtb finetune=heads-only", "the whole backbone, of which finetune=heads-only keeps weights"),
+        ("teacher.method=gfn2-xtb finetune=lora", "the whole backbone, of which finetune=lora keeps weights"),
+        ("teacher.method=gfn2-xtb finetune=freeze-k", "the whole backbone, of which finetune.freeze_groups=2 keeps weights"),
+        ("teacher.method=gfn2-xtb finetune=layer-wise finetune.freeze_groups=1", "of which finetune.freeze_groups=1 keeps weights"),
     ],
 )
 def test_contradictions_are_refused_in_one_sentence(files, tmp_path, capsys, override, sentence):

@@ -23,11 +23,14 @@ from unipot.workflows.evaluate import evaluate
 from unipot.workflows.finetune import finetune
 from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.md import MdConfig, md
+from unipot.workflows.package import PackageConfig, package
 from unipot.workflows.pretrain import pretrain
 from unipot.workflows.relax import RelaxConfig, relax
 from unipot.workflows.settings import compose
 from unipot.workflows.settings.compose import config_from, load_config
 from unipot.workflows.settings.schema import EvaluateConfig, PretrainConfig
+from unipot.workflows.studies.config import StudyConfig
+from unipot.workflows.study import study
 
 #: what each command cannot do without
 NEEDED = {
@@ -185,6 +188,14 @@ def test_a_configuration_made_by_hand_is_refused_with_the_way_to_the_defaults(wo
     with pytest.raises(ValueError, match=rf"{type(config).__name__}: .* not set, .* call unipot\.api\.{name}\(\.\.\.\)") as error:
         workflow(config)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("workflow", "config"), [(package, PackageConfig(checkpoint="m.safetensors")), (study, StudyConfig(checkpoint="m.safetensors"))]
+)
+def test_a_configuration_of_a_command_alone_is_refused_with_the_command(workflow, config):
+    with pytest.raises(ValueError, match=f"{type(config).__name__}: .* not set, .* run the command, .* `unipot {workflow.__name__}`"):
+        workflow(config)
 
 
 @pytest.mark.parametrize("verb", api.__all__)

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
+from unipot.errors import FileInTheWay
+from unipot.workflows.settings.compose import require_complete
+
 
 @dataclass(kw_only=True)
 class PackageConfig:
@@ -18,6 +21,7 @@ class PackageConfig:
     out: str = MISSING
     device: str = MISSING
     dtype: str | None = None
+    overwrite: bool = False
 
 
 def package(cfg: PackageConfig) -> Path:
@@ -26,12 +30,16 @@ def package(cfg: PackageConfig) -> Path:
     Raises:
         ValueError: an option is wrong, or the model cannot be packaged; FileNotFoundError: there is no model.
         KeyError: the model has no such head.
+        FileExistsError: `cfg.out` is there already and `cfg.overwrite` is false.
     """
     from unipot.workflows.inputs.structure_files import make_calculator
     from unipot.zoo.artifact import Artifact
     from unipot.zoo.card import read_card
     from unipot.zoo.compiled_package import load_package, save_package
 
+    require_complete(cfg, "package")
+    if Path(cfg.out).exists() and not cfg.overwrite:
+        raise FileInTheWay(f"{cfg.out} exists already; choose another name with out=, or allow it to be replaced with overwrite=true")
     started = time.perf_counter()
     # chooses head, device and dtype as simulations do
     calculator = make_calculator(cfg.checkpoint, cfg.head, cfg.device, cfg.dtype, skin=0.0)

@@ -24,6 +24,7 @@ from unipot.reporting.learning_curves import RunResult, learning_curves, median_
 from unipot.reporting.tables import ReportTable
 from unipot.workflows.runs.provenance import today, versions
 from unipot.workflows.runs.run_folder import write_json, write_whole
+from unipot.workflows.settings.compose import require_complete
 from unipot.workflows.studies.config import StudyConfig, strategies_of, targets_of
 from unipot.workflows.studies.runs import LOG_FILE, ModelIdentity, PlannedRun, execute, make_room, plan_runs
 from unipot.workflows.studies.targets import Target, open_target
@@ -46,6 +47,7 @@ def study(config: StudyConfig) -> list[RunResult]:
         ValueError: anything in the configuration or the data that would make the study wrong; at the end, runs that failed.
         FileNotFoundError: a path is not there.
     """
+    require_complete(config, "study")
     console = report_console()
     strategies, configured = strategies_of(config), targets_of(config)
     model = ModelIdentity.of(load_artifact(config.checkpoint).card)

@@ -85,9 +85,9 @@ class StrategyConfig:
 
     @property
     def kept_layers(self) -> str:
-        """The option that freezes layers of the backbone as they are, in words; empty where none does."""
-        if self.method == "heads-only":
-            return "finetune=heads-only"
+        """The option that keeps layers or matrices of the backbone as they are, in words; empty where none does."""
+        if self.method in ("heads-only", "lora"):
+            return f"finetune={self.method}"
         return f"finetune.freeze_groups={self.freeze_groups}" if self.method in ("freeze", "layerwise") and self.freeze_groups else ""
 
 

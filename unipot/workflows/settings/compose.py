@@ -22,6 +22,8 @@ from unipot.yaml_files import read_yaml_text
 
 #: name of the file in a run folder that holds everything the run was made of
 RESOLVED_CONFIG = "resolved_config.yaml"
+#: commands that `unipot.api` has as functions
+_IN_PYTHON = ("prepare", "pretrain", "finetune", "evaluate", "relax", "md")
 
 
 def load_config(verb: str, schema: type, overrides: Sequence[str]) -> Any:
@@ -67,9 +69,13 @@ def require_complete(config: Any, verb: str) -> None:
     missing = _unset(config)
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        instead = (
+            f"call unipot.api.{verb}(...), which takes the same settings and has"
+            if verb in _IN_PYTHON
+            else "run the command, which has"
+        )
         raise InputError(
-            f"{type(config).__name__}: {names} not set, since the class itself has no defaults; call unipot.api.{verb}(...), which takes "
-            f"the same settings and has the defaults of `unipot {verb}`"
+            f"{type(config).__name__}: {names} not set, since the class itself has no defaults; {instead} the defaults of `unipot {verb}`"
         )
 
 

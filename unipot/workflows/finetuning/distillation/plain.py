@@ -74,7 +74,7 @@ def check_teacher(config: FinetuneConfig) -> None:
     if config.from_scratch:
         raise InputError("from_scratch=true trains random weights on your frames alone, so it has no teacher; leave teacher.method out")
     if kept := config.finetune.kept_layers:
-        raise InputError(f"distillation changes the whole backbone, of which {kept} keeps layers as they are; leave teacher.method out")
+        raise InputError(f"distillation changes the whole backbone, of which {kept} keeps weights as they are; leave teacher.method out")
     if config.trainer.in_several_processes:
         raise InputError("distillation runs in one process; set trainer.devices=1 and trainer.num_nodes=1, or teacher.method=none")
     try:
