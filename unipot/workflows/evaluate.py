@@ -76,8 +76,8 @@ def evaluate(config: EvaluateConfig) -> list[Evaluation]:
         batches = frames_batches(potential, item.store, item.indices, item.head, plan.budget)
         evaluations.append(
             evaluate_head(
-                potential, batches, dataset=item.name, model=Path(config.checkpoint).stem, head=item.head, device=potential.device,
-                thresholds=plan.thresholds,
+                potential, batches, dataset=item.name, model=Path(config.checkpoint).name.removesuffix(".safetensors"), head=item.head,
+                device=potential.device, thresholds=plan.thresholds,
             )
         )  # fmt: skip
         quality[item.name] = judge_error_bars(potential, item, plan.budget, config.uncertainty_frames, console)
