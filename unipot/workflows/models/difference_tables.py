@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from unipot.data.readers import read_structures
-from unipot.errors import InputError
 from unipot.structure import Structure
+from unipot.workflows.inputs.structure_files import read_atoms
 from unipot.zoo.difference import ModelDifference
 from unipot.zoo.show import as_written
 
@@ -23,17 +21,9 @@ def structures_of(path: str) -> list[Structure]:
 
     Raises:
         FileNotFoundError: there is no file.
-        ValueError: it holds no structure that can be used.
+        ValueError: ASE cannot read it, or a structure in it is not sound.
     """
-    found: list[Structure] = []
-    for item in read_structures(Path(path), labels={}):
-        if isinstance(item, Structure):
-            found.append(item)
-        if len(found) == MAX_STRUCTURES:
-            break
-    if not found:
-        raise InputError(f"{path} has no structure that can be used")
-    return found
+    return [Structure.from_ase(atoms, id=f"{path} {k}") for k, atoms in enumerate(read_atoms(path, f":{MAX_STRUCTURES}"))]
 
 
 def show_difference(console: Console, found: ModelDifference) -> None:
