@@ -23,10 +23,14 @@ _RATE = 2.5
 
 
 def is_in_doubt(config: FinetuneConfig, frames: UserFrames, start: Start) -> bool:
-    """Whether no head follows the forces, and nothing that the user asked for needs the checkpoint."""
+    """Whether no head follows the forces, and nothing that the user asked for needs the checkpoint.
+
+    Old data to replay or to measure forgetting on need its heads, which random weights do not have.
+    """
     if config.small_data.from_scratch != AUTO:
         return False
-    wanted = config.replay or config.replay_pretrain_run or config.self_replay.wanted or config.properties or frames.further
+    replayed = config.replay or config.replay_pretrain_run or config.self_replay.wanted
+    wanted = replayed or config.forgetting or config.pretrain_run or config.properties or frames.further
     chosen = config.from_scratch or config.parent_head != AUTO or is_stated("finetune", config) or config.finetune.method != FULL
     scores = start.adaptation.scores
     return bool(scores) and not any(score.follows for score in scores) and not (wanted or chosen)
