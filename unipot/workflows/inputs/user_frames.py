@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from unipot.batch import AtomBatch
 from unipot.data.label_use import refuse_void_stress
 from unipot.data.mixture.datamodule import evaluation_batches
 from unipot.data.quality.duplicate_report import duplicates_of
-from unipot.data.spec import DatasetSpec, allowed_name, head_name_for
+from unipot.data.spec import DatasetSpec, allowed_name
 from unipot.data.store import Store, open_dataset
 from unipot.errors import InputError
 from unipot.finetune.search.hold_out import choose_frames, hold_out
@@ -232,13 +231,3 @@ def name_of(path: str) -> str:
     if stem.lower() in _NAMELESS and file.absolute().parent.name:
         stem = file.absolute().parent.name
     return allowed_name(stem) or "frames"
-
-
-def free_head_name(dataset: str, taken: Sequence[str] | Mapping[str, object]) -> str:
-    """A head name for `dataset` that is not `taken`."""
-    name = re.sub(r"-+", "-", head_name_for(dataset)).strip("-")
-    number, candidate = 1, name
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}-{number}"
-    return candidate

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from unipot.data.spec import DatasetSpec
+from unipot.data.spec import DatasetSpec, free_head_name
 from unipot.data.store import Store
 from unipot.errors import InputError
 from unipot.models.potential import Potential
@@ -28,7 +28,6 @@ from unipot.workflows.finetuning.replay.mixture import weighted
 from unipot.workflows.finetuning.schema import AUTO, NONE, FinetuneConfig, TeacherConfig
 from unipot.workflows.finetuning.training_module import train_in_memory
 from unipot.workflows.inputs.datasets import OpenDataset
-from unipot.workflows.inputs.user_frames import free_head_name
 from unipot.workflows.runs.origin import settings_fingerprint
 from unipot.workflows.runs.run_folder import read_json, write_json
 from unipot.zoo.artifact import save_artifact
