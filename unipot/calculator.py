@@ -90,7 +90,7 @@ class UnipotCalculator(Calculator):
         **ase_options: Any,
     ) -> None:
         super().__init__(**ase_options)
-        self.potential, self._card = _opened(model, device, dtype, trusted)
+        self.potential, self._card = _opened_model(model, device, dtype, trusted)
         self.head = _chosen_head(self.potential, head, self._card)
         self._guard = ElementGuard(self.potential.heads[self.head], unknown_elements)
         self._head_index = self.potential.heads.index(self.head)
@@ -285,7 +285,7 @@ class UnipotCalculator(Calculator):
         self._guard.check(atomic_numbers)
 
 
-def _opened(
+def _opened_model(
     model: str | Path | Potential, device: str | torch.device | None, dtype: torch.dtype | None, trusted: bool
 ) -> tuple[Potential, dict[str, Any]]:
     """The potential, and the card of the file it comes from; an empty one without a file."""

@@ -115,7 +115,8 @@ def lora_matrices(backbone: Backbone, settings: LoraSettings) -> list[str]:
     if settings.patterns:
         for pattern in settings.patterns:
             if not any(fnmatchcase(name, pattern) for name in inside):
-                raise InputError(f"finetune.lora.patterns: {pattern!r} matches no matrix of the backbone; there are: {_some(inside)}")
+                known = _first_names(inside)
+                raise InputError(f"finetune.lora.patterns: {pattern!r} matches no matrix of the backbone; there are: {known}")
         return [name for name in inside if any(fnmatchcase(name, pattern) for pattern in settings.patterns)]
     if not matrices:
         raise InputError(f"finetune.lora.groups [{', '.join(settings.groups)}] hold no matrix that multiplies features; leave them out")
@@ -186,5 +187,5 @@ def _prefixes(backbone: Backbone, groups: Sequence[str]) -> tuple[str, ...]:
     return tuple(prefix for group in groups or known for prefix in known[group])
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + (f", … ({len(names)} in all)" if len(names) > 6 else "")

@@ -39,7 +39,7 @@ def device_neighbor_list(positions: Tensor, cell: Tensor, pbc: Tensor, n_atoms: 
     """
     limits.check_cutoff(cutoff)
     positions, cell = positions.detach().double(), cell.detach().double()
-    _check(positions, cell, pbc, n_atoms)
+    _check_structures(positions, cell, pbc, n_atoms)
     boxes = _boxed(positions, cell, pbc, n_atoms, cutoff * (1 + 1e-9))
     _check_size(boxes, cutoff, positions.device)
     lattice = torch.where(pbc[:, :, None], cell, 0.0)
@@ -166,7 +166,7 @@ def _pieces(counts: Tensor) -> Iterator[slice]:
         yield slice(start, stop)
 
 
-def _check(positions: Tensor, cell: Tensor, pbc: Tensor, n_atoms: Tensor) -> None:
+def _check_structures(positions: Tensor, cell: Tensor, pbc: Tensor, n_atoms: Tensor) -> None:
     """One synchronisation while all is well; the structure is looked for only when something is wrong."""
     lattice = torch.where(pbc[:, :, None], cell, 0.0)
     numbers_are_finite = torch.isfinite(positions).all() & torch.isfinite(lattice).all()

@@ -116,7 +116,7 @@ def molecular_dynamics(
         FileExistsError: the trajectory is there already and `overwrite` is false.
     """
     limits = {} if max_temperature is None else {"max_temperature": max_temperature}
-    _check(atoms, ensemble, {"n_steps": n_steps, "timestep": timestep, "interval": interval, **limits}, temperature, friction)
+    _check_dynamics(atoms, ensemble, {"n_steps": n_steps, "timestep": timestep, "interval": interval, **limits}, temperature, friction)
     writer = FrameWriter(trajectory, [atoms], several=True, overwrite=overwrite) if isinstance(trajectory, Path | str) else trajectory
     atoms, calculator = atoms.copy(), atoms.calc
     atoms.calc = calculator
@@ -191,14 +191,14 @@ def _steps(driver: Any, n_steps: int, timestep: float, watch: _Watch, writer: Fr
             watch.look(driver.get_number_of_steps())
         except ValueError as error:
             step = driver.get_number_of_steps()
-            kept = "" if writer is None else _keep(writer, watch, error, step, timestep)
+            kept = "" if writer is None else _keep_last_frame(writer, watch, error, step, timestep)
             raise ExplodedError(
                 f"dynamics failed after step {step} of {n_steps} ({step * timestep:g} fs) at a time step of {timestep:g} fs: {error}{kept}"
             ) from error
         yield driver.get_number_of_steps()
 
 
-def _keep(writer: FrameWriter, watch: _Watch, error: ValueError, step: int, timestep: float) -> str:
+def _keep_last_frame(writer: FrameWriter, watch: _Watch, error: ValueError, step: int, timestep: float) -> str:
     """Write the frame where the run ended, flagged; returns what to say of it.
 
     Where the calculator refused or gave what is not finite, the frame has no labels; where positions are not finite, it has those of
@@ -214,7 +214,7 @@ def _keep(writer: FrameWriter, watch: _Watch, error: ValueError, step: int, time
     return f" ({writer.path} keeps {writer.n_frames} frame(s), the last one flagged `exploded`)"
 
 
-def _check(atoms: Atoms, ensemble: str, positive: Mapping[str, float], temperature: float, friction: float) -> None:
+def _check_dynamics(atoms: Atoms, ensemble: str, positive: Mapping[str, float], temperature: float, friction: float) -> None:
     if atoms.calc is None:
         raise InputError("atoms have no calculator; set atoms.calc = UnipotCalculator(...) first")
     if ensemble not in ENSEMBLES:

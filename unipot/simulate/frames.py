@@ -74,10 +74,10 @@ class FrameWriter:
         """
         frame = described_frame(atoms, results, **facts)
         if self.n_frames:
-            _add(self.path, self.format, frame)
+            _append_frame(self.path, self.format, frame)
         else:
             with TemporaryDirectory(prefix=".", dir=self.path.parent) as folder:
-                _add(Path(folder) / self.path.name, self.format, frame, first=True)
+                _append_frame(Path(folder) / self.path.name, self.format, frame, first=True)
                 os.replace(Path(folder) / self.path.name, self.path)
         self.n_frames += 1
 
@@ -90,7 +90,7 @@ class FrameWriter:
             file = Path(folder) / self.path.name
             for number, frame in enumerate(trial):
                 try:
-                    _add(file, self.format, frame, first=number == 0)
+                    _append_frame(file, self.format, frame, first=number == 0)
                 except Exception as error:  # ASE's writers raise whatever their formats make them raise
                     if number:
                         raise InputError(self._cannot_add()) from error
@@ -196,7 +196,7 @@ def _format_of(path: Path) -> str:
     return name
 
 
-def _add(path: Path, format: str, frame: Atoms, *, first: bool = False) -> None:
+def _append_frame(path: Path, format: str, frame: Atoms, *, first: bool = False) -> None:
     from ase.io import write
 
     if format == "traj" and not first:  # the only one whose files are not appended to at their end

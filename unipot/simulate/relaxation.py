@@ -87,7 +87,7 @@ def relax(
     from ase.filters import FrechetCellFilter
 
     factory = _optimizer(optimizer)
-    _check(atoms, fmax, max_steps, relax_cell)
+    _check_relaxation(atoms, fmax, max_steps, relax_cell)
     writer = FrameWriter(trajectory, [atoms], several=True, overwrite=overwrite) if isinstance(trajectory, Path | str) else trajectory
     calculator, atoms = atoms.calc, atoms.copy()
     atoms.arrays.pop("momenta", None)  # of the motion that this one ends
@@ -115,7 +115,7 @@ def relax(
     )
 
 
-def _check(atoms: Atoms, fmax: float, max_steps: int, relax_cell: bool) -> None:
+def _check_relaxation(atoms: Atoms, fmax: float, max_steps: int, relax_cell: bool) -> None:
     if not fmax > 0:
         raise InputError(f"fmax is {fmax}; it must be positive (eV/Å)")
     if max_steps < 1:

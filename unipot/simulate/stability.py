@@ -146,7 +146,7 @@ class StageRun:
         )
         started = saved = time.perf_counter()
         if not self.record.times:
-            self._look()
+            self._record_state()
         while not self.is_done:
             self._advance(driver)
             if seconds is not None and time.perf_counter() - started > seconds:
@@ -163,13 +163,13 @@ class StageRun:
         try:
             driver.run(n_steps)
         except ValueError as error:  # the calculator refuses positions or predictions that are not finite
-            self.record.failure = f"{self._now()}: {error}"
+            self.record.failure = f"{self._time_reached()}: {error}"
             return
         self.record.seconds += time.perf_counter() - started
         self.record.n_steps += n_steps
-        self._look()
+        self._record_state()
 
-    def _look(self) -> None:
+    def _record_state(self) -> None:
         record, atoms = self.record, self.atoms
         potential, kelvin, closest = float(atoms.get_potential_energy()), float(atoms.get_temperature()), closest_pair_ratio(atoms)
         record.times.append(record.n_steps * self.stage.timestep / 1000)
@@ -180,14 +180,14 @@ class StageRun:
         if record.n_steps == 0:
             return
         if not kelvin <= self.stage.max_temperature_ratio * self.stage.temperature:
-            record.failure = f"{self._now()}: temperature {kelvin:.0f} K at {self.stage.temperature:g} K"
+            record.failure = f"{self._time_reached()}: temperature {kelvin:.0f} K at {self.stage.temperature:g} K"
         elif not closest >= self.stage.min_pair_ratio:
-            record.failure = f"{self._now()}: two atoms at {closest:.2f} of the sum of their covalent radii"
+            record.failure = f"{self._time_reached()}: two atoms at {closest:.2f} of the sum of their covalent radii"
         else:
             for distribution in self.distributions:
                 distribution.add(atoms)
 
-    def _now(self) -> str:
+    def _time_reached(self) -> str:
         return f"{self.record.n_steps * self.stage.timestep / 1000:.3f} ps"
 
     @property

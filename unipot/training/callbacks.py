@@ -137,11 +137,11 @@ class Validation(Callback):
                 for logger in trainer.loggers:
                     logger.log_metrics({f"validation/{key}": value for key, value in self.table.flat().items()}, step)
             if any(self.dataset_weights.get(row.dataset, 1.0) > 0 for row in self.table.rows):
-                self._choose(trainer)
+                self._keep_if_best(trainer)
         if self.show is not None and trainer.is_global_zero:
             self.show(step, self.table)
 
-    def _choose(self, trainer: Trainer) -> None:
+    def _keep_if_best(self, trainer: Trainer) -> None:
         """Keep the weights if they are the best so far; not called where only sets of weight 0 are validated, which choose nothing."""
         assert self.table is not None
         step, number = trainer.global_step, selection_value(self.table, self.property, self.statistic, self.dataset_weights)
@@ -278,12 +278,12 @@ class StepProgress(Callback):
             self.console.print(f"{self.description}: step {step}/{total}  {numbers}  {seconds:.0f} s", highlight=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:
-        self._stop()
+        self._stop_progress()
 
     def on_exception(self, trainer: Trainer, pl_module: TrainingModule, exception: BaseException) -> None:
-        self._stop()
+        self._stop_progress()
 
-    def _stop(self) -> None:
+    def _stop_progress(self) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None

@@ -179,11 +179,11 @@ class ConsistencyCheck:
         window = self._windows.setdefault(key, Window())
         self._windows.move_to_end(key)
         if len(self._windows) > _KEPT_COMPOSITIONS:
-            self._judge(self._windows.popitem(last=False)[1].frames)
+            self._note_suspects(self._windows.popitem(last=False)[1].frames)
         pairs, gone = window.add(structure)
         for first, last, pair in pairs:
             self._count(first, last, pair)
-        self._judge(gone)
+        self._note_suspects(gone)
 
     @property
     def widespread(self) -> bool:
@@ -251,7 +251,7 @@ class ConsistencyCheck:
             frame.disagreeing += disagrees
             frame.worst = max(frame.worst, pair.disagreement)
 
-    def _judge(self, frames: list[Frame]) -> None:
+    def _note_suspects(self, frames: list[Frame]) -> None:
         self._suspects += [s for s in map(_suspect, frames) if s is not None][: _MAX_SUSPECTS - len(self._suspects)]
 
 

@@ -258,7 +258,7 @@ def choose(trials: Sequence[Trial], *, look_at_length: bool) -> Choice:
         found = {name: choose_steps(theirs) for name, theirs in own.items()}
         winner = min(found, key=lambda name: found[name][1])
         steps, score = found[winner]
-        length = f" after {steps} steps: {_why(steps, own[winner])}"
+        length = f" after {steps} steps: {_why_no_more_steps(steps, own[winner])}"
     if score >= 1:
         reason = f"no candidate lowers the held-out errors (best: {winner}, {score:.3f} of the start's)"
         return Choice(candidate=None, steps=None, score=score, reason=reason)
@@ -276,11 +276,11 @@ def choose_steps(trials: Sequence[Trial]) -> tuple[int, float]:
     most = max(trial.steps for trial in trials)
     longest = {trial.fold: trial for trial in trials if trial.steps == most}
     curves = [_medians_of_three(trial.curve) for trial in longest.values()]
-    scores = {step: _mean([curve[step] for curve in curves]) for step in curves[0]}
+    scores = {step: _geometric_mean([curve[step] for curve in curves]) for step in curves[0]}
     for steps in {trial.steps for trial in trials} - {most}:
         ratios = [trial.score / longest[trial.fold].score for trial in trials if trial.steps == steps and trial.fold in longest]
         if ratios:
-            scores[steps] = min(scores.get(steps, math.inf), scores[most] * _mean(ratios))
+            scores[steps] = min(scores.get(steps, math.inf), scores[most] * _geometric_mean(ratios))
     best = min(scores.values())
     chosen = max(step for step, score in scores.items() if score <= CLEARLY_WORSE * best)
     return chosen, scores[chosen]
@@ -334,11 +334,11 @@ def lengthen(
     own: list[Trial] = []
     for rung in longer:
         own += [run_trial(str(choice.candidate), fold, rung) for fold in rung.folds]
-        ratio = _mean([trial.score / before[trial.fold].score for trial in own])
+        ratio = _geometric_mean([trial.score / before[trial.fold].score for trial in own])
         if ratio > WORTH_LONGER:
             shorter = f"{choice.reason}; {rung.steps} steps have {ratio:.3f} of its errors, which is not worth them"
             return [*trials, *own], replace(choice, reason=shorter)
-    steps, score = own[-1].steps, _mean([trial.score for trial in own])
+    steps, score = own[-1].steps, _geometric_mean([trial.score for trial in own])
     reason = f"held-out errors are {score:.3f} of the start's after {steps} steps, {ratio:.3f} of those of a shorter training"
     return [*trials, *own], replace(choice, steps=steps, score=score, reason=reason)
 
@@ -362,7 +362,7 @@ def runner_up(trials: Sequence[Trial], choice: Choice) -> tuple[str, int] | None
     return (second, steps) if score_of(second, others) <= WORTH_AVERAGING * score_of(choice.candidate, own) else None
 
 
-def _mean(values: Sequence[float]) -> float:
+def _geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
@@ -382,6 +382,6 @@ def _finalists(trials: Sequence[Trial]) -> list[str]:
     return [name for name, own in folds.items() if len(own) == max(map(len, folds.values()))]
 
 
-def _why(steps: int, trials: Sequence[Trial]) -> str:
+def _why_no_more_steps(steps: int, trials: Sequence[Trial]) -> str:
     longest = max(trial.steps for trial in trials)
     return "more do not clearly raise them" if steps == longest else f"more, up to {longest}, clearly raise them"

@@ -98,9 +98,9 @@ class ReferenceReport:
         if self.assumed and self.n_frames:
             found.append(f"no energy with {', '.join(self.assumed)}: the mean energy per atom is taken")
         if self.unseen_in_validation:
-            found.append(f"no reference for {_few(self.unseen_in_validation)} of the validation data")
+            found.append(f"no reference for {_named_or_counted(self.unseen_in_validation)} of the validation data")
         if self.unseen_elsewhere:
-            found.append(f"no reference for {_few(self.unseen_elsewhere)}, which other heads train on")
+            found.append(f"no reference for {_named_or_counted(self.unseen_elsewhere)}, which other heads train on")
         return found
 
 
@@ -241,7 +241,7 @@ def _free_atoms(
     return found
 
 
-def _few(symbols: Sequence[str]) -> str:
+def _named_or_counted(symbols: Sequence[str]) -> str:
     return ", ".join(symbols) if len(symbols) <= 12 else f"{len(symbols)} elements"
 
 

@@ -72,7 +72,7 @@ def add_uncertainty(
     if head.posterior is not None and not is_stale(potential, head) and known.get("method") == option:
         return None
     if head.direct_forces:
-        _say(console, f"warning: head {name!r} predicts forces directly, so it has no last-layer uncertainties")
+        _print_warning(console, f"warning: head {name!r} predicts forces directly, so it has no last-layer uncertainties")
         return None
     chosen = evenly(dataset.store, dataset.train_indices, FITTED_FRAMES, FITTED_ATOMS, console, "fitted to")
     held = evenly(dataset.validation_store, dataset.validation_indices, CALIBRATION_FRAMES, CALIBRATION_ATOMS, console, "calibrated on")
@@ -87,14 +87,14 @@ def add_uncertainty(
             potential, name, training, held_out, method=option, groups=groups, folds=crossed, start_has_seen=seen, open_zero=open_zero
         )
     except NothingToFit as error:
-        _say(console, f"warning: no error bars for head {name!r}: {error}")
+        _print_warning(console, f"warning: no error bars for head {name!r}: {error}")
         return None
     card = {key: value for key, value in artifact.card.items() if key not in RESERVED}
     card |= {FURTHER: {**card.get(FURTHER, {}), name: report.to_dict()}} if further else {FIRST: report.to_dict()}
     save_artifact(path, potential, card=card, golden=golden)
     console.print(uncertainty_table(report).to_rich())
     for text in report.warnings:
-        _say(console, f"warning: {text}")
+        _print_warning(console, f"warning: {text}")
     return report
 
 
@@ -111,5 +111,5 @@ def _open_zero(dataset: OpenDataset, head: Head, card: Mapping[str, Any]) -> np.
     return open_compositions(counts, float(np.sqrt(np.mean(np.square(shifts)))))
 
 
-def _say(console: Console, text: str) -> None:
+def _print_warning(console: Console, text: str) -> None:
     console.print(text, style="yellow", highlight=False, markup=False)

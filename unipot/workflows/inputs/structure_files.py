@@ -45,11 +45,11 @@ def read_atoms(path: str, index: str) -> list[Atoms]:
         raise InputError(f"{path}: index {index!r} selects no structure; use '-1' for the last one or ':' for all")
     for atoms in structures:
         require_whole_atoms(atoms, path)
-        _hold(atoms)
+        _hold_fixed_atoms(atoms)
     return structures
 
 
-def _hold(atoms: Atoms) -> None:
+def _hold_fixed_atoms(atoms: Atoms) -> None:
     """Atoms that training takes as fixed are held here too: those of a per-atom array `fixed`."""
     from ase.constraints import FixAtoms
 

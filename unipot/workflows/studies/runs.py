@@ -123,7 +123,7 @@ def execute(runs: Sequence[PlannedRun], jobs: int, threads: int) -> Iterator[tup
     processes: list[subprocess.Popen[bytes]] = []
     pool = ThreadPoolExecutor(max_workers=jobs)
     try:
-        waiting = {pool.submit(_execute, run, threads, processes): run for run in runs}
+        waiting = {pool.submit(_run_in_process, run, threads, processes): run for run in runs}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
     finally:
@@ -174,7 +174,7 @@ def _planned(
     )  # fmt: skip
 
 
-def _execute(run: PlannedRun, threads: int, processes: list[subprocess.Popen[bytes]]) -> RunResult:
+def _run_in_process(run: PlannedRun, threads: int, processes: list[subprocess.Popen[bytes]]) -> RunResult:
     (run.folder / RESULT_FILE).unlink(missing_ok=True)  # of an attempt that failed
     write_json(run.folder / SETTINGS_FILE, run.settings())
     variables = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}

@@ -125,7 +125,7 @@ def correct_teacher(context: FinetuneContext, pretrained: Potential, frames: Use
     files = [context.run.path / (DIFFERENCE if k == 0 else f"{Path(DIFFERENCE).stem}-{k + 1}.safetensors") for k in range(len(configs))]
     made_with = [settings_fingerprint(context.config), *(item.store.metadata["content_hash"] for item in datasets)]
     for file, member in zip(files, configs, strict=True):
-        _keep(file, made_with, replace(beside, config=member) if member else None, start, datasets)
+        _keep_model(file, made_with, replace(beside, config=member) if member else None, start, datasets)
     store = _corrected_store(_labelled(context, pretrained, frames), files, context.dtype, frames.dataset, context.cache)
     seconds = round(time.perf_counter() - began, 1)
     said = f"{len(store)} structures labelled by {METHODS[options.method]} and {_models(len(files))}; {seconds:.0f} s"
@@ -137,7 +137,7 @@ def correct_teacher(context: FinetuneContext, pretrained: Potential, frames: Use
     folds = settled.folds
     if folds is not None:
         folds = of_difference(folds, own.dataset, files[0] if settled.searched and settled.searched.keeps_start else None)
-    return CorrectedDistillation(dataset=_open(store, frames.dataset), searched=settled.searched, folds=folds, facts=facts)
+    return CorrectedDistillation(dataset=_dataset_of(store, frames.dataset), searched=settled.searched, folds=folds, facts=facts)
 
 
 def of_difference(folds: FoldModels, difference: OpenDataset, start: Path | None) -> FoldModels:
@@ -262,7 +262,7 @@ def _members(settled: Settled, plan: SmallDataPlan | None) -> list[FinetuneConfi
     return [settled.config, replace(plan.candidates[name], schedule=replace(settled.config.schedule, max_steps=steps))]
 
 
-def _keep(
+def _keep_model(
     file: Path, made_with: Sequence[str], member: FinetuneContext | None, start: Start, datasets: Sequence[OpenDataset]
 ) -> None:
     """Train a model of the difference on all frames and write it, unless the very same is there; without a `member` it is the start."""
@@ -297,7 +297,7 @@ def _corrected(labelled: Store, models: Sequence[Potential], head: str, labels: 
         yield replace(structure, labels={name: structure.labels[name] + np.mean([one[name] for one in left], axis=0) for name in labels})
 
 
-def _open(store: Store, own: OpenDataset) -> OpenDataset:
+def _dataset_of(store: Store, own: OpenDataset) -> OpenDataset:
     spec = DatasetSpec(
         name=store.name, path=str(store.path), level_of_theory=own.spec.level_of_theory, energy_kind=store.energy_kind, labels=store.labels,
         head=own.spec.head,

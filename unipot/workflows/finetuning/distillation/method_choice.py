@@ -55,14 +55,14 @@ def choose_teacher(config: FinetuneConfig, own: OpenDataset, run: RunFolder, con
     if config.teacher.method != AUTO:
         return config
     was_distilled = any((run.path / file).is_file() for file in (FACTS, DIFFERENCE))
-    method, reason = (method_for(own) if was_distilled else NONE, "") if run.resume else _choice(config, own)
+    method, reason = (method_for(own) if was_distilled else NONE, "") if run.resume else _method_and_reason(config, own)
     if reason:
         what = METHODS[method] if method != NONE else "none"
         console.print(f"  distillation first: {what}, {reason}", highlight=False, markup=False)
     return replace(config, teacher=replace(config.teacher, method=method))
 
 
-def _choice(config: FinetuneConfig, own: OpenDataset) -> tuple[str, str]:
+def _method_and_reason(config: FinetuneConfig, own: OpenDataset) -> tuple[str, str]:
     """Method or none, and why; no reason where nobody would expect a distillation."""
     few = FEW_CORRECTED if config.teacher.corrected else FEW
     if config.from_scratch or "forces" not in own.spec.labels or len(own.train_indices) >= few:

@@ -76,10 +76,10 @@ def _moved_by_first_model(
     start = starting_point(context.quietly(), copy.deepcopy(pretrained), frames)
     train_in_memory(context, start, [frames.dataset])
     config, head = context.config, frames.dataset.spec.head
-    return _moved(config.teacher, start.potential.eval(), head, starts, config.seed, context.console)
+    return _moved_structures(config.teacher, start.potential.eval(), head, starts, config.seed, context.console)
 
 
-def _moved(
+def _moved_structures(
     options: TeacherConfig, model: Potential, head: str, starts: Sequence[Structure], seed: int, console: Console
 ) -> list[Structure]:
     """Structures of one Langevin dynamics per start, without labels."""

@@ -108,7 +108,7 @@ def distil_plainly(context: FinetuneContext, pretrained: Potential, own: OpenDat
     began = time.perf_counter()
     starts = [own.store[int(index)] for index in np.asarray(own.train_indices)]
     console.print(f"  {options.frames} structures are labelled and learned for {options.max_steps} steps", highlight=False)
-    labelled = _open(labelled_store(options, starts, context.config.seed, context.cache, console), options, pretrained)
+    labelled = _dataset_of(labelled_store(options, starts, context.config.seed, context.cache, console), options, pretrained)
     table = _learn(context, pretrained, labelled, replay)
     errors = {row.property: row.mae for row in table.rows if row.dataset == labelled.spec.name and row.element is None}
     facts = {
@@ -146,7 +146,7 @@ def _learn(
     return train_in_memory(replace(context, config=own, budget=mixture), start, datasets)
 
 
-def _open(store: Store, options: TeacherConfig, potential: Potential) -> OpenDataset:
+def _dataset_of(store: Store, options: TeacherConfig, potential: Potential) -> OpenDataset:
     """A dataset with a head of its own; trajectories are not divided between training and held-out structures."""
     groups = np.unique(store.groups)
     held = np.isin(store.groups, groups[:: round(1 / _HELD_OUT)]) if len(groups) > 1 else np.zeros(len(store), dtype=bool)

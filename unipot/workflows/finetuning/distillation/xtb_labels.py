@@ -63,12 +63,12 @@ def store_of(path: Path, options: TeacherConfig, labels: Sequence[str], structur
             path, name=options.method, level_of_theory=f"{METHODS[options.method]} (tblite)", energy_kind="total", labels=tuple(labels),
             provenance={"teacher": asdict(options)},
         ) as writer:  # fmt: skip
-            writer.extend(_some(structures(parts), options.method))
+            writer.extend(_at_least_one(structures(parts), options.method))
         parts.forget()
     return Store(path)
 
 
-def _some(structures: Iterator[Structure], method: str) -> Iterator[Structure]:
+def _at_least_one(structures: Iterator[Structure], method: str) -> Iterator[Structure]:
     n_found = 0
     for structure in structures:
         n_found += 1

@@ -50,7 +50,7 @@ def self_labelled_sets(
         ValueError: an option is not allowed, the card has no sample, or no head fits the structures.
         FileNotFoundError: the path is not there.
     """
-    _check(config, potential)
+    _check_self_replay(config, potential)
     if not config.wanted:
         return []
     found = _of_sample(card, potential) if config.structures == SAMPLE else _of_path(config, potential, console)
@@ -104,7 +104,7 @@ def _measured_only(store: Store) -> np.ndarray:
     return np.array([number[name.removesuffix(_COPY)] % 4 == 3 for name in store.ids])
 
 
-def _check(config: SelfReplayConfig, potential: Potential) -> None:
+def _check_self_replay(config: SelfReplayConfig, potential: Potential) -> None:
     if config.rattle < 0:
         raise InputError(f"self_replay.rattle is {config.rattle}; give a standard deviation in Å, 0 for no displaced copies")
     if config.max_structures < 1:
@@ -134,7 +134,7 @@ def _of_sample(card: Mapping[str, Any], potential: Potential) -> dict[str, list[
 
 def _of_path(config: SelfReplayConfig, potential: Potential, console: Console) -> dict[str, list[Structure]]:
     """Head -> structures of the path whose elements it has references for."""
-    structures = _read(config.structures, config.max_structures)
+    structures = _read_structures(config.structures, config.max_structures)
     heads = [config.head] if config.head is not None else list(potential.head_names)
     found = {}
     for head in heads:
@@ -153,7 +153,7 @@ def _of_path(config: SelfReplayConfig, potential: Potential, console: Console) -
     return found
 
 
-def _read(path: str, at_most: int) -> list[Structure]:
+def _read_structures(path: str, at_most: int) -> list[Structure]:
     if (Path(path) / "metadata.json").is_file() or path.rstrip("/").endswith(".unipot"):
         store = Store(path)
         return [replace(store[int(k)], labels={}, group="", fixed=None) for k in spread(len(store), at_most)]

@@ -151,13 +151,13 @@ class TrialRunner:
             curve = tuple((step, relative_error(own_errors, start)) for step, own_errors in errors)
             last = errors[-1][1]
             if self.keeps_weights and curve[-1][1] < WORTH_KEEPING:
-                self._keep(module, self._weights_file(config, fold, rung))
+                self._keep_weights(module, self._weights_file(config, fold, rung))
         except NonFiniteError:
             curve, last = ((rung.steps, DIVERGED),), {}
         seconds = round(time.perf_counter() - began, 2)
         return Trial(candidate=candidate, fold=fold, steps=rung.steps, errors=last, score=curve[-1][1], curve=curve, seconds=seconds)
 
-    def _keep(self, module: TrainingModule, path: Path) -> None:
+    def _keep_weights(self, module: TrainingModule, path: Path) -> None:
         with module.average.applied():
             save_artifact(path, merged(module.potential.eval()), card={"name": "a model of a fold of small-data mode"})
 
