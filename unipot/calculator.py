@@ -212,9 +212,14 @@ class UnipotCalculator(Calculator):
             self._require_known(structure.atomic_numbers)
         return list(
             evaluate_structures(
-                self.potential, structures, head=self.head, properties=properties, budget=budget, unknown_elements="allow"  # said above
+                self.potential,
+                structures,
+                head=self.head,
+                properties=properties,
+                budget=budget,
+                unknown_elements="allow",  # said above
             )
-        )  # fmt: skip
+        )
 
     def energy_difference_uncertainty(self, images: Sequence[Atoms], coefficients: Sequence[float]) -> float:
         """Standard deviation (eV) of Σ_s c_s E_s, what the energies have in common cancelled.

@@ -36,7 +36,7 @@ def require_sound(batch: AtomBatch, lengths: Tensor, head_names: Sequence[str]) 
     if batch.n_atoms == 0:
         raise InputError("the batch has no atoms; drop it, or collate at least one structure")
     with torch.no_grad():
-        wrong = torch.stack([
+        wrong = (
             # a sum is finite only if all its terms are
             ~torch.isfinite(batch.positions.sum() + batch.cell.sum()),
             batch.n_atoms_per_structure.min() < 1,
@@ -46,8 +46,8 @@ def require_sound(batch: AtomBatch, lengths: Tensor, head_names: Sequence[str]) 
             batch.head_index.min() < 0,
             (batch.pbc & (batch.cell.abs().amax(dim=2) < NO_VECTOR)).any(),
             (lengths < COINCIDENT).any(),
-        ])  # fmt: skip
-        if bool(wrong.any()):
+        )
+        if bool(torch.stack(wrong).any()):
             raise InputError(_sentence(batch, lengths, head_names))
 
 

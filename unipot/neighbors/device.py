@@ -101,9 +101,15 @@ def _boxed(positions: Tensor, cell: Tensor, pbc: Tensor, n_atoms: Tensor, reach:
     boxes = torch.minimum(boxes.clamp_min(0), n_boxes[structure] - 1)
     per_structure = n_boxes.prod(dim=1)
     draft = _Boxes(
-        structure=structure, wraps=wraps, boxes=boxes, n_boxes=n_boxes, around=(reach * n_boxes / length).ceil().long(),
-        first=per_structure.cumsum(0) - per_structure, order=structure, keys=structure,
-    )  # fmt: skip
+        structure=structure,
+        wraps=wraps,
+        boxes=boxes,
+        n_boxes=n_boxes,
+        around=(reach * n_boxes / length).ceil().long(),
+        first=per_structure.cumsum(0) - per_structure,
+        order=structure,
+        keys=structure,
+    )
     keys, order = torch.sort(draft.keys_of(structure, boxes), stable=True)
     return _Boxes(**{**draft.__dict__, "order": order, "keys": keys})
 

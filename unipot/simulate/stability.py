@@ -200,9 +200,14 @@ class StageRun:
         frames = np.array([d.n_frames for d in self.distributions], dtype=np.int64)
         temporary = self._state_file.with_name(f".{self._state_file.name}")
         np.savez(
-            temporary, positions=self.atoms.positions, momenta=self.atoms.get_momenta(), cell=self.atoms.cell.array,
-            text=np.frombuffer(text.encode(), dtype=np.uint8), n_frames=frames, **arrays,
-        )  # fmt: skip
+            temporary,
+            positions=self.atoms.positions,
+            momenta=self.atoms.get_momenta(),
+            cell=self.atoms.cell.array,
+            text=np.frombuffer(text.encode(), dtype=np.uint8),
+            n_frames=frames,
+            **arrays,
+        )
         os.replace(temporary, self._state_file)
 
     def _restore(self) -> None:

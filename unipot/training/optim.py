@@ -315,7 +315,7 @@ def _learning(name: str, patterns: tuple[str, ...], lr_scale: float, l2_to_start
     """A pull towards the start takes the place of weight decay, a pull towards zero."""
     return ParameterRule(
         name=name, patterns=patterns, lr_scale=lr_scale, weight_decay=0.0 if l2_to_start else None, to_start=l2_to_start
-    )  # fmt: skip
+    )
 
 
 def _lora_rules(potential: nn.Module, lr_scale: float, l2_to_start: float) -> list[ParameterRule]:

@@ -76,10 +76,15 @@ def evaluate(config: EvaluateConfig) -> list[Evaluation]:
         batches = frames_batches(potential, item.store, item.indices, item.head, plan.budget)
         evaluations.append(
             evaluate_head(
-                potential, batches, dataset=item.name, model=Path(config.checkpoint).stem, head=item.head, device=potential.device,
+                potential,
+                batches,
+                dataset=item.name,
+                model=Path(config.checkpoint).stem,
+                head=item.head,
+                device=potential.device,
                 thresholds=plan.thresholds,
             )
-        )  # fmt: skip
+        )
         quality[item.name] = judge_error_bars(potential, item, plan.budget, config.uncertainty_frames, console)
     write_evaluations(output, evaluations, quality)
     show_evaluations(console, evaluations, output)
@@ -100,9 +105,13 @@ def plan_of_data(config: EvaluateConfig, potential: Potential, card: dict[str, A
         raise InputError(f"{len(paths)} data and {len(heads)} heads are given; give one head, or one per dataset")
     heads = heads * len(paths) if len(heads) == 1 else heads
     reading = UserDataConfig(
-        energy_kind=config.energy_kind, labels=config.labels, format=config.format, sources=config.sources,
-        columns=config.columns, keep_unconverged=config.keep_unconverged,
-    )  # fmt: skip
+        energy_kind=config.energy_kind,
+        labels=config.labels,
+        format=config.format,
+        sources=config.sources,
+        columns=config.columns,
+        keep_unconverged=config.keep_unconverged,
+    )
     sets: list[EvaluationSet] = []
     for number, path in enumerate(paths):
         reading = replace(reading, properties=properties_in(path, potential))

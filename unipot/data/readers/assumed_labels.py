@@ -113,9 +113,12 @@ def _assumed(where: str, offers: _Offers, asked: Sequence[str]) -> AssumedLabels
         own = next(((name, candidates[name, home]) for name in names if (name, home) in candidates), None)
         # of another family only where that has no energies of its own, which the forces would belong to
         others = [
-            (name, candidates[name, family]) for family in _FAMILIES if family != home and ("energy", family) not in candidates
-            for name in names if (name, family) in candidates
-        ]  # fmt: skip
+            (name, candidates[name, family])
+            for family in _FAMILIES
+            if family != home and ("energy", family) not in candidates
+            for name in names
+            if (name, family) in candidates
+        ]
         if own or len(others) == 1:
             labels[label] = _source(*(own or others[0]))
         elif any((name, family) in candidates for name in names for family in _FAMILIES):

@@ -73,9 +73,10 @@ def assemble_store(
         "level_of_theory": level_of_theory,
         "energy_kind": energy_kind,
         "labels": list(labels),
-        "precision": precision, "compression": compression,
+        "precision": precision,
+        "compression": compression,
         "provenance": dict(provenance or {}),
-    }  # fmt: skip
+    }
     partial = path.with_name(f".{path.name}.assembling-{os.getpid()}")
     try:
         _fill(partial, shard_folders, shards, kept, attachments or {}, name)
@@ -254,10 +255,16 @@ def _contents(index: Path, name: str, labels: Sequence[str]) -> dict[str, Any]:
 
 def _shard_metadata(shards: Sequence[ShardInfo], kept: Sequence[np.ndarray]) -> dict[str, Any]:
     rows = [
-        {"file": f"{number:05d}.mdb", "name": shard.name, "n_structures": len(rows), "data_bytes": shard.data_bytes, "sha256": shard.sha256,
-         "n_records": shard.n_structures}
+        {
+            "file": f"{number:05d}.mdb",
+            "name": shard.name,
+            "n_structures": len(rows),
+            "data_bytes": shard.data_bytes,
+            "sha256": shard.sha256,
+            "n_records": shard.n_structures,
+        }
         for number, (shard, rows) in enumerate(zip(shards, kept, strict=True))
-    ]  # fmt: skip
+    ]
     n_quarantined = sum(shard.n_structures for shard in shards) - sum(len(rows) for rows in kept)
     version = {"format": FORMAT, "format_version": FORMAT_VERSION}
     return version | {"shards": rows, "content_hash": _content_hash(shards, kept), "n_quarantined": n_quarantined}

@@ -206,9 +206,15 @@ def _energy_per_atom(of_heads: Mapping[str, tuple[np.ndarray, np.ndarray]], stat
     head = max(found, key=lambda name: _correlation(*found[name]))
     labels, predictions = found[head]
     return LabelScale(
-        property="energy", head=head, factor=_factor(labels, predictions), correlation=_correlation(labels, predictions), stated=stated,
-        units=(), n=len(labels), per_atom=True,
-    )  # fmt: skip
+        property="energy",
+        head=head,
+        factor=_factor(labels, predictions),
+        correlation=_correlation(labels, predictions),
+        stated=stated,
+        units=(),
+        n=len(labels),
+        per_atom=True,
+    )
 
 
 def _other_order(of_heads: Mapping[str, tuple[np.ndarray, np.ndarray]], stated: str, order: str) -> LabelScale | None:
@@ -224,9 +230,15 @@ def _other_order(of_heads: Mapping[str, tuple[np.ndarray, np.ndarray]], stated: 
         return None
     labels, predictions = shears[head]
     return LabelScale(
-        property="stress", head=head, factor=_factor(labels[:, places].ravel(), predictions.ravel()), correlation=correlation,
-        stated=stated, units=(), n=labels.size, order=order_where(order, places),
-    )  # fmt: skip
+        property="stress",
+        head=head,
+        factor=_factor(labels[:, places].ravel(), predictions.ravel()),
+        correlation=correlation,
+        stated=stated,
+        units=(),
+        n=labels.size,
+        order=order_where(order, places),
+    )
 
 
 def _scale(name: str, head: str, labels: np.ndarray, predictions: np.ndarray, stated: str) -> LabelScale | None:
@@ -239,9 +251,14 @@ def _scale(name: str, head: str, labels: np.ndarray, predictions: np.ndarray, st
     if _near_one(factor) and factor > 0 or not units and not _near_one(factor) and abs(correlation) < CERTAIN:
         return None
     return LabelScale(
-        property=name, head=head, factor=factor, correlation=correlation, stated=stated, units=() if _near_one(factor) else units,
+        property=name,
+        head=head,
+        factor=factor,
+        correlation=correlation,
+        stated=stated,
+        units=() if _near_one(factor) else units,
         n=len(labels),
-    )  # fmt: skip
+    )
 
 
 def _pairs(potential: Potential, head: str, batches: Sequence[AtomBatch]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

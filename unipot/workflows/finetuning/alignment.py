@@ -148,9 +148,15 @@ def align_to_frames(
     doubts = refuse_wrong_units(_label_scales(potential, heads_alike(scores), scored_on, units, kind, order)) if units else ()
     chosen = scores[0].head if parent_head == AUTO else parent_head
     report = align_head(
-        potential, chosen, dataset.spec.head, dataset.spec.level_of_theory, batches, energy_kind=kind, alignment=alignment,
+        potential,
+        chosen,
+        dataset.spec.head,
+        dataset.spec.level_of_theory,
+        batches,
+        energy_kind=kind,
+        alignment=alignment,
         groups=dataset.store.groups[dataset.train_indices],
-    )  # fmt: skip
+    )
     doubts += level_warnings(report, scores) if potential.heads[chosen].energy_kind == kind else ()
     doubts += tuple(filter(None, [unrelated(scores)]))
     report = replace(report, warnings=(*doubts, *report.warnings, *excluded, *(element.warning() for element in new)))
@@ -275,9 +281,16 @@ def starting_point(context: FinetuneContext, pretrained: Potential, frames: User
     heads, adapted = pretrained.head_names, []
     for each, options in zip((frames, *frames.further), (config, *config.also.values()), strict=True):
         found = align_to_frames(
-            pretrained, each.dataset, options.parent_head, context.budget, config.new_elements, config.alignment,
-            stated_units(options), heads, stated_order(options),
-        )  # fmt: skip
+            pretrained,
+            each.dataset,
+            options.parent_head,
+            context.budget,
+            config.new_elements,
+            config.alignment,
+            stated_units(options),
+            heads,
+            stated_order(options),
+        )
         others = {"test_data": each.test, "validation_data": each.dataset.validation_store if options.validation_data else None}
         others = {name: store for name, store in others.items() if store is not None}
         adapted.append(found.noting(element_warnings(pretrained, each.dataset, others)))

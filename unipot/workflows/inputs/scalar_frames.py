@@ -97,8 +97,13 @@ def _store_of_scalars(
         skipped = 0
         values: dict[str, dict[str, float]] = {prop.name: {} for prop in properties}
         writer = StoreWriter(
-            target, name=name, level_of_theory=config.level_of_theory, labels=(), overwrite=True, provenance={"path": str(path)}
-        )  # fmt: skip
+            target,
+            name=name,
+            level_of_theory=config.level_of_theory,
+            labels=(),
+            overwrite=True,
+            provenance={"path": str(path)},
+        )
         with writer:
             for structure, found in read_scalar_frames(path, properties, group_key=config.group_key, id_key=config.id_key):
                 for key, value in found.items():

@@ -68,9 +68,14 @@ def open_user_frames(path: str, options: UserDataConfig, *, head: str | None, se
     level, kind = store.level_of_theory, store.energy_kind
     labels = tuple(store.labels if options.labels is None else options.labels)
     spec = DatasetSpec(
-        name=name, path=str(store.path), level_of_theory=level, energy_kind=kind, labels=labels, scalars=tuple(options.properties),
+        name=name,
+        path=str(store.path),
+        level_of_theory=level,
+        energy_kind=kind,
+        labels=labels,
+        scalars=tuple(options.properties),
         head=head or "",
-    )  # fmt: skip
+    )
     open_dataset(spec)  # labels that were asked for must be there
     usable = without_repeats(store, name, console)
     chosen = usable[choose_frames(len(usable), options.n_train, seed)]

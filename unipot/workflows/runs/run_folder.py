@@ -47,9 +47,15 @@ class RunFolder:
     """
 
     def __init__(
-        self, path: Path, *, resume: bool, resume_from: Path | None = None, step: int | None = None, origin: Origin | None = None,
+        self,
+        path: Path,
+        *,
+        resume: bool,
+        resume_from: Path | None = None,
+        step: int | None = None,
+        origin: Origin | None = None,
         recorded: Origin | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.path, self.resume, self.step, self.origin, self.recorded = path, resume, step, origin, recorded
         self.resume_from = resume_from or path / LAST
 

@@ -131,9 +131,14 @@ def correct_teacher(context: FinetuneContext, pretrained: Potential, frames: Use
     said = f"{len(store)} structures labelled by {METHODS[options.method]} and {_models(len(files))}; {seconds:.0f} s"
     context.console.print(f"  {said}", highlight=False)
     facts = {
-        **asdict(options), "start": start.adaptation.parent, "n_known": sum(len(item.store) for item in known), "n_frames": own.n_frames,
-        "steps": [member.schedule.max_steps if member else 0 for member in configs], "n_labelled": len(store), "seconds": seconds,
-    }  # fmt: skip
+        **asdict(options),
+        "start": start.adaptation.parent,
+        "n_known": sum(len(item.store) for item in known),
+        "n_frames": own.n_frames,
+        "steps": [member.schedule.max_steps if member else 0 for member in configs],
+        "n_labelled": len(store),
+        "seconds": seconds,
+    }
     folds = settled.folds
     if folds is not None:
         folds = of_difference(folds, own.dataset, files[0] if settled.searched and settled.searched.keeps_start else None)
@@ -167,9 +172,12 @@ def difference_frames(method: str, frames: UserFrames, cache: Path, console: Con
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with StoreWriter(
-            path, name=own.spec.name, level_of_theory=f"{own.spec.level_of_theory} less {METHODS[method]} (tblite)",
-            energy_kind=DIFFERENCE_KIND, labels=labels,
-        ) as writer:  # fmt: skip
+            path,
+            name=own.spec.name,
+            level_of_theory=f"{own.spec.level_of_theory} less {METHODS[method]} (tblite)",
+            energy_kind=DIFFERENCE_KIND,
+            labels=labels,
+        ) as writer:
             writer.extend(_differences(method, parts, labels))
     store = Store(path)
     if len(store) < n_frames:
@@ -299,9 +307,13 @@ def _corrected(labelled: Store, models: Sequence[Potential], head: str, labels: 
 
 def _dataset_of(store: Store, own: OpenDataset) -> OpenDataset:
     spec = DatasetSpec(
-        name=store.name, path=str(store.path), level_of_theory=own.spec.level_of_theory, energy_kind=store.energy_kind, labels=store.labels,
+        name=store.name,
+        path=str(store.path),
+        level_of_theory=own.spec.level_of_theory,
+        energy_kind=store.energy_kind,
+        labels=store.labels,
         head=own.spec.head,
-    )  # fmt: skip
+    )
     every = min(_MEASURED, max(len(store) // 2, 2))
     measured = np.arange(len(store)) % every == every - 1
     return OpenDataset(

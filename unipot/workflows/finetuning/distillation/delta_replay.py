@@ -58,9 +58,14 @@ def delta_replay_sets(context: FinetuneContext, pretrained: Potential, head: str
         store = _store(item, pretrained, context.cache)
         compositions = {np.sort(structure.atomic_numbers).tobytes() for structure in item.structures}
         spec = DatasetSpec(
-            name=store.name, path=str(store.path), level_of_theory=store.level_of_theory, energy_kind=store.energy_kind,
-            labels=CARRIED_LABELS, head=head, weight=float(len(compositions)),
-        )  # fmt: skip
+            name=store.name,
+            path=str(store.path),
+            level_of_theory=store.level_of_theory,
+            energy_kind=store.energy_kind,
+            labels=CARRIED_LABELS,
+            head=head,
+            weight=float(len(compositions)),
+        )
         every, none = np.arange(len(store)), np.empty(0, dtype=np.int64)
         found.append(OpenDataset(spec=spec, store=store, train_indices=every, validation_store=store, validation_indices=none))
     return found

@@ -37,8 +37,8 @@ DISTILLED, FACTS = "taught.safetensors", "taught.json"
 _HELD_OUT = 0.1
 #: options that must be positive
 _POSITIVE = (
-    "frames", "temperature", "steps_before", "steps_between", "max_steps", "structures_per_step", "own_steps", "own_rate", "periodic_atoms",
-    "known_steps", "known_rate",
+    "frames", "temperature", "steps_before", "steps_between", "max_steps", "structures_per_step", "own_steps", "own_rate",
+    "periodic_atoms", "known_steps", "known_rate",
 )  # fmt: skip
 
 
@@ -112,10 +112,13 @@ def distil_plainly(context: FinetuneContext, pretrained: Potential, own: OpenDat
     table = _learn(context, pretrained, labelled, replay)
     errors = {row.property: row.mae for row in table.rows if row.dataset == labelled.spec.name and row.element is None}
     facts = {
-        **asdict(options), "head": labelled.spec.head, "level_of_theory": labelled.spec.level_of_theory, "n_labelled": len(labelled.store),
+        **asdict(options),
+        "head": labelled.spec.head,
+        "level_of_theory": labelled.spec.level_of_theory,
+        "n_labelled": len(labelled.store),
         "held_out_errors": {name: value for name, value in errors.items() if value is not None},
         "seconds": round(time.perf_counter() - began, 1),
-    }  # fmt: skip
+    }
     save_artifact(model_file, pretrained.eval(), card={"name": "after the distillation", MADE_WITH: made_with})
     write_json(facts_file, facts)
     energy, forces = 1000 * errors["energy_per_atom"], 1000 * errors["forces"]
@@ -133,9 +136,11 @@ def _learn(
     """
     config, options = context.config, context.config.teacher
     own = replace(
-        config, properties={}, schedule=replace(config.schedule, max_steps=options.max_steps),
+        config,
+        properties={},
+        schedule=replace(config.schedule, max_steps=options.max_steps),
         finetune=replace(config.finetune, method="full"),
-    )  # fmt: skip
+    )
     datasets = weighted([labelled], [replace(d, validation_indices=np.empty(0, dtype=np.int64)) for d in replay], config.replay_share)
     share = 1 - config.replay_share if replay else 1.0
     mixture = replace(context.budget, structures_per_step=round(options.structures_per_step / share))
@@ -153,9 +158,12 @@ def _dataset_of(store: Store, options: TeacherConfig, potential: Potential) -> O
     if not held.any() or held.all():
         held = np.arange(len(store)) % round(1 / _HELD_OUT) == 0
     spec = DatasetSpec(
-        name=store.name, path=str(store.path), level_of_theory=store.level_of_theory, labels=("energy", "forces"),
+        name=store.name,
+        path=str(store.path),
+        level_of_theory=store.level_of_theory,
+        labels=("energy", "forces"),
         head=free_head_name(options.method, potential.head_names),
-    )  # fmt: skip
+    )
     return OpenDataset(
         spec=spec, store=store, train_indices=np.flatnonzero(~held), validation_store=store, validation_indices=np.flatnonzero(held)
     )

@@ -60,9 +60,13 @@ def store_of(path: Path, options: TeacherConfig, labels: Sequence[str], structur
         path.parent.mkdir(parents=True, exist_ok=True)
         parts = KeptParts(path, labels)
         with StoreWriter(
-            path, name=options.method, level_of_theory=f"{METHODS[options.method]} (tblite)", energy_kind="total", labels=tuple(labels),
+            path,
+            name=options.method,
+            level_of_theory=f"{METHODS[options.method]} (tblite)",
+            energy_kind="total",
+            labels=tuple(labels),
             provenance={"teacher": asdict(options)},
-        ) as writer:  # fmt: skip
+        ) as writer:
             writer.extend(_at_least_one(structures(parts), options.method))
         parts.forget()
     return Store(path)
@@ -120,9 +124,13 @@ def thermal_motion(atoms: Atoms, temperature: float, seed: int, number: int) -> 
     speeds = np.sqrt(units.kB * temperature * atoms.get_masses())[:, None]
     atoms.set_momenta(np.random.default_rng((seed, number)).normal(size=(len(atoms), 3)) * speeds)
     return Langevin(
-        atoms, _TIMESTEP * units.fs, temperature_K=temperature, friction=_FRICTION / units.fs, fixcm=False,
+        atoms,
+        _TIMESTEP * units.fs,
+        temperature_K=temperature,
+        friction=_FRICTION / units.fs,
+        fixcm=False,
         rng=np.random.default_rng((seed, number, 1)),
-    )  # fmt: skip
+    )
 
 
 def driven_by(method: str, structure: Structure) -> Atoms:

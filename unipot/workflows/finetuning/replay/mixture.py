@@ -31,8 +31,10 @@ def open_replay(config: FinetuneConfig, potential: Potential, cache: Path, conso
         ValueError: a set and its head differ in level of theory or kind of energy, a set is named twice, or options contradict each other.
         FileNotFoundError: a path is not there.
     """
-    sets = open_datasets(config.replay, cache=cache, seed=config.seed, console=console, local_cache=config.trainer.local_cache) \
-        if config.replay else []  # fmt: skip
+    sets: list[OpenDataset] = []
+    if config.replay:
+        local_cache = config.trainer.local_cache
+        sets += open_datasets(config.replay, cache=cache, seed=config.seed, console=console, local_cache=local_cache)
     for item in sets:
         _check_fits_head(item, potential, f"replay.{item.spec.name}")
     if config.replay_pretrain_run:

@@ -60,9 +60,13 @@ def self_labelled_sets(
         labels = _labels_of(head, card, structures)
         store = _labelled_store(potential, head, structures, labels, str(card.get("sha256")), cache, console)
         spec = DatasetSpec(
-            name=store.name, path=str(store.path), level_of_theory=store.level_of_theory, energy_kind=store.energy_kind,
-            labels=labels, head=head,
-        )  # fmt: skip
+            name=store.name,
+            path=str(store.path),
+            level_of_theory=store.level_of_theory,
+            energy_kind=store.energy_kind,
+            labels=labels,
+            head=head,
+        )
         result.append(
             OpenDataset(
                 spec=spec,
@@ -193,9 +197,13 @@ def _labelled_store(
         facts = {"labelled_by": {"sha256": model, "head": head}}
         cache.mkdir(parents=True, exist_ok=True)
         with StoreWriter(
-            path, name=name, level_of_theory=potential.heads[head].level_of_theory, energy_kind=potential.heads[head].energy_kind,
-            labels=labels, provenance=facts,
-        ) as writer:  # fmt: skip
+            path,
+            name=name,
+            level_of_theory=potential.heads[head].level_of_theory,
+            energy_kind=potential.heads[head].energy_kind,
+            labels=labels,
+            provenance=facts,
+        ) as writer:
             writer.extend(label_structure(potential, structure, head, labels) for structure in structures)
     wait_for_store(path)
     return Store(path)

@@ -342,9 +342,15 @@ def planned(
     rungs = plan_rungs(len(candidates), len(folds), budget=budget, longest=longest, every_fold=by_folds, every=every)
     longer = plan_longer(rungs, factor=1.0 if stated else config.small_data.longer, budget=budget)
     return SmallDataPlan(
-        frames=frames, folds=folds, candidates=candidates, rungs=rungs, longer=longer, budget=budget, by_folds=by_folds,
+        frames=frames,
+        folds=folds,
+        candidates=candidates,
+        rungs=rungs,
+        longer=longer,
+        budget=budget,
+        by_folds=by_folds,
         look_at_length=by_folds and not stated,
-    )  # fmt: skip
+    )
 
 
 def _searched(stated: Sequence[str], plan: SmallDataPlan, runner: TrialRunner) -> SmallDataReport:

@@ -140,10 +140,8 @@ class TrialRunner:
         replay = [replace(d, validation_indices=np.empty(0, dtype=np.int64)) for d in self.datasets[1:]]
         begin = self.start_of(config)
         datasets, copied = [own, *replay], replace(begin, potential=copy.deepcopy(begin.potential))
-        data = mixture_data(
-            datasets, self.context.budget, config.trainer, cutoff=copied.potential.cutoff, head_names=copied.potential.head_names,
-            n_steps=rung.steps, seed=config.seed,
-        )  # fmt: skip
+        budget = self.context.budget
+        data = mixture_data(datasets, budget, config.trainer, copied.potential, n_steps=rung.steps, seed=config.seed)
         try:
             module = trial_module(replace(self.context, config=config), copied, self.datasets)
             looks = fit_in_memory(module, data, config.trainer, every=rung.every)
