@@ -116,40 +116,74 @@ def molecular_dynamics(
         FileExistsError: the trajectory is there already and `overwrite` is false.
     """
     limits = {} if max_temperature is None else {"max_temperature": max_temperature}
-    _check_dynamics(atoms, ensemble, {"n_steps": n_steps, "timestep": timestep, "interval": interval, **limits}, temperature, friction)
+    positive = {"n_steps": n_steps, "timestep": timestep, "interval": interval, **limits}
+    _check_dynamics(atoms, ensemble, positive, temperature, friction)
     writer = FrameWriter(trajectory, [atoms], several=True, overwrite=overwrite) if isinstance(trajectory, Path | str) else trajectory
-    atoms, calculator = atoms.copy(), atoms.calc
-    atoms.calc = calculator
     generator = np.random.Generator(np.random.PCG64(seed))
-    atoms.get_forces()  # what is wrong with the structure is said before a time step could be blamed; nothing is computed twice
-    if not atoms.get_momenta().any():
-        thermalise(atoms, temperature, generator)
-    records: list[tuple[float, float, float, float]] = []
-
-    def record(step: int) -> None:
-        if step % interval and step != n_steps:
-            return
-        potential, kinetic, kelvin = float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy()), float(atoms.get_temperature())
-        records.append((step * timestep, potential, kinetic, kelvin))
-        if writer is not None:
-            writer.write(atoms, step=step, time_fs=step * timestep)
-        if on_record is not None:
-            on_record(step, potential + kinetic, kelvin)
-
-    hottest = max(HOTTEST * temperature, HOTTEST * float(atoms.get_temperature()), HOTTEST_AT_LEAST)
-    watch = _Watch(atoms, hottest if max_temperature is None else max_temperature)
+    atoms = _moving_copy(atoms, temperature, generator)
+    watch = _Watch(atoms, _hottest(atoms, temperature) if max_temperature is None else max_temperature)
+    records = _Records(atoms, timestep, writer, on_record)
     driver = integrator(atoms, ensemble, timestep=timestep, temperature=temperature, friction=friction, generator=generator)
     for step in _steps(driver, n_steps, timestep, watch, writer):
-        record(step)
-    times, potential, kinetic, kelvin = (np.array(column) for column in zip(*records, strict=True))
-    return Trajectory(
-        ensemble=ensemble,
-        atoms=without_labels(atoms),
-        times=times,
-        potential_energy=potential,
-        kinetic_energy=kinetic,
-        temperature=kelvin,
-    )
+        if step % interval == 0 or step == n_steps:
+            records.add(step)
+    return records.trajectory(ensemble)
+
+
+def _moving_copy(atoms: Atoms, temperature: float, generator: np.random.Generator) -> Atoms:
+    """The atoms with their calculator, and with velocities."""
+    moving = atoms.copy()
+    moving.calc = atoms.calc
+    # what is wrong with the structure is said before a time step could be blamed; nothing is computed twice
+    moving.get_forces()
+    if not moving.get_momenta().any():
+        thermalise(moving, temperature, generator)
+    return moving
+
+
+def _hottest(atoms: Atoms, temperature: float) -> float:
+    """K, at which a run counts as exploded where nobody says it."""
+    return max(HOTTEST * temperature, HOTTEST * float(atoms.get_temperature()), HOTTEST_AT_LEAST)
+
+
+class _Records:
+    """What is kept of a run.
+
+    Args:
+        atoms: that move.
+        timestep: fs.
+        writer: of the frames, or None.
+        on_record: called with (step, total energy in eV, temperature in K), or None.
+    """
+
+    def __init__(
+        self, atoms: Atoms, timestep: float, writer: FrameWriter | None, on_record: Callable[[int, float, float], None] | None
+    ) -> None:
+        self.atoms, self.timestep, self.writer, self.on_record = atoms, timestep, writer, on_record
+        self.rows: list[tuple[float, float, float, float]] = []
+
+    def add(self, step: int) -> None:
+        """The present configuration, after `step` steps."""
+        atoms, time = self.atoms, step * self.timestep
+        potential, kinetic = float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy())
+        kelvin = float(atoms.get_temperature())
+        self.rows.append((time, potential, kinetic, kelvin))
+        if self.writer is not None:
+            self.writer.write(atoms, step=step, time_fs=time)
+        if self.on_record is not None:
+            self.on_record(step, potential + kinetic, kelvin)
+
+    def trajectory(self, ensemble: str) -> Trajectory:
+        """All of it, once the run has ended."""
+        times, potential, kinetic, kelvin = (np.array(column) for column in zip(*self.rows, strict=True))
+        return Trajectory(
+            ensemble=ensemble,
+            atoms=without_labels(self.atoms),
+            times=times,
+            potential_energy=potential,
+            kinetic_energy=kinetic,
+            temperature=kelvin,
+        )
 
 
 class _Watch:
