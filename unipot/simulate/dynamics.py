@@ -16,7 +16,8 @@ from unipot.simulate.frames import FrameWriter, without_labels
 ENSEMBLES = ("nve", "nvt")
 #: Å; an atom that moves farther in one step jumps over its neighbours, and the integration means nothing any more
 LARGEST_STEP = 1.0
-#: times the temperature of bath or start, and K at least: hotter is an explosion. Three atoms out of their equilibrium reach 3,000 K
+#: times the temperature of bath or start, and K at least: hotter is an explosion. Three atoms out of their equilibrium
+#: reach 3,000 K
 HOTTEST, HOTTEST_AT_LEAST = 10.0, 10_000.0
 
 
@@ -26,8 +27,8 @@ class Trajectory:
 
     Attributes:
         ensemble: nve or nvt.
-        atoms: the last configuration, with velocities and calculator; numbers that `info` or per-atom arrays of the input held beside
-            charge and spin are not there, see `unipot.simulate.frames`.
+        atoms: the last configuration, with velocities and calculator; numbers that `info` or per-atom arrays of the
+            input held beside charge and spin are not there, see `unipot.simulate.frames`.
         times: (n_records,) fs.
         potential_energy, kinetic_energy: (n_records,) eV.
         temperature: (n_records,) K.
@@ -103,16 +104,18 @@ def molecular_dynamics(
         friction: 1/fs, of the Langevin bath.
         seed: of velocities and bath.
         interval: record every so many steps.
-        trajectory: file that every record is appended to, in a format that ASE knows from its name, or the writer of one.
+        trajectory: file that every record is appended to, in a format that ASE knows from its name, or the writer of
+            one.
         overwrite: a trajectory that is there already may be replaced.
-        max_temperature: K, at which the run counts as exploded and ends; ten times that of bath or start by default, and at least
-            10,000 K.
+        max_temperature: K, at which the run counts as exploded and ends; ten times that of bath or start by default,
+            and at least 10,000 K.
         on_record: called with (step, total energy in eV, temperature in K).
 
     Raises:
-        ValueError: there is no calculator, a number is out of range, no atom can move, or ASE cannot write the trajectory.
-        ExplodedError: the run exploded. The message names the step; records so far stay in the trajectory, and its last frame, where it
-            ended, has `exploded` in its `info`.
+        ValueError: there is no calculator, a number is out of range, no atom can move, or ASE cannot write the
+            trajectory.
+        ExplodedError: the run exploded. The message names the step; records so far stay in the trajectory, and its last
+            frame, where it ended, has `exploded` in its `info`.
         FileExistsError: the trajectory is there already and `overwrite` is false.
     """
     limits = {} if max_temperature is None else {"max_temperature": max_temperature}
@@ -235,8 +238,8 @@ def _steps(driver: Any, n_steps: int, timestep: float, watch: _Watch, writer: Fr
 def _keep_last_frame(writer: FrameWriter, watch: _Watch, error: ValueError, step: int, timestep: float) -> str:
     """Write the frame where the run ended, flagged; returns what to say of it.
 
-    Where the calculator refused or gave what is not finite, the frame has no labels; where positions are not finite, it has those of
-    the step before.
+    Where the calculator refused or gave what is not finite, the frame has no labels; where positions are not finite, it
+    has those of the step before.
     """
     atoms = watch.atoms
     known = atoms.calc.results if isinstance(error, ExplodedError) else {}

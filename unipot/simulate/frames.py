@@ -32,7 +32,8 @@ APPENDABLE = ".extxyz or .traj"
 class FrameWriter:
     """Writes frames into one file. A file that was there is replaced only where that was asked for, by a complete first frame.
 
-    The format is tried in a folder beside the file when the writer is made, so that what ASE cannot write is refused before the work.
+    The format is tried in a folder beside the file when the writer is made, so that what ASE cannot write is refused
+    before the work.
 
     Args:
         path: of the file; its name tells the format, as in ASE.
@@ -47,13 +48,15 @@ class FrameWriter:
 
     Raises:
         FileExistsError: the file is there and `overwrite` is false.
-        ValueError: ASE does not know the format, cannot write it, or it holds one frame and `several` are to be written.
+        ValueError: ASE does not know the format, cannot write it, or it holds one frame and `several` are to be
+            written.
 
     Example:
         >>> from ase.build import molecule
         >>> FrameWriter("water.vasp", [molecule("H2O", vacuum=3.0)], several=True)
         Traceback (most recent call last):
-        ValueError: water.vasp: frames cannot be added to a file of format vasp; write .extxyz or .traj, and convert it with `ase convert`
+        ValueError: water.vasp: frames cannot be added to a file of format vasp; write .extxyz or .traj, and convert it
+            with `ase convert`
     """
 
     def __init__(self, path: Path | str, like: Sequence[Atoms], *, several: bool, overwrite: bool = False) -> None:

@@ -239,8 +239,8 @@ def closest_pair_ratio(atoms: Atoms) -> float:
 def kept_bonds(before: Atoms, now: Atoms) -> float:
     """Part of the bonds of a structure that it still has: a run may end without failure and yet have melted or reacted.
 
-    A bond is a pair within 1.2 times the sum of the covalent radii, and is kept up to 1.5 times of it: second neighbours of close
-    packings lie at 1.4, so that atoms that change places count as well.
+    A bond is a pair within 1.2 times the sum of the covalent radii, and is kept up to 1.5 times of it: second
+    neighbours of close packings lie at 1.4, so that atoms that change places count as well.
 
     Args:
         before: a structure.

@@ -45,8 +45,8 @@ class MetricRow:
         element: symbol, or None for all elements together.
         n: numbers compared (components for forces and stress, structures for energies).
         mae, rmse: in the unit of `MetricTable.units`.
-        cosine: mean over atoms of the cosine between predicted and labelled force, weighted by the size of the label: the directions
-            of forces near zero, as on the sites of a symmetric crystal, are noise.
+        cosine: mean over atoms of the cosine between predicted and labelled force, weighted by the size of the label:
+            the directions of forces near zero, as on the sites of a symmetric crystal, are noise.
         within: share of structures (energies, stress, energy_and_forces) or atoms (forces) whose largest error is
             within the threshold.
     """
@@ -132,9 +132,10 @@ class MetricTable:
 class MetricAccumulator:
     """Adds up errors batch by batch.
 
-    Forces of fixed atoms, stress of structures that are not periodic along all axes (`labelled_mask`) and labels whose weight is
-    zero do not count, exactly as in the loss; other weights make no difference here. Where atoms are fixed, errors of the forces on
-    all atoms, which other programs report, stand beside those that count, as the property `ALL_ATOMS`.
+    Forces of fixed atoms, stress of structures that are not periodic along all axes (`labelled_mask`) and labels whose
+    weight is zero do not count, exactly as in the loss; other weights make no difference here. Where atoms are fixed,
+    errors of the forces on all atoms, which other programs report, stand beside those that count, as the property
+    `ALL_ATOMS`.
 
     Args:
         dataset_names: position = `AtomBatch.dataset_index`.

@@ -203,11 +203,11 @@ def build_policy(
         properties: property heads that learn, likewise.
         head_lr_scale: factor on the rate of the heads that learn.
         lora_lr_scale: factor on the rate of the low-rank updates, for `lora`.
-        l2_to_start: pull of what learns in the backbone towards its start; it takes the place of weight decay there. Of a
-            low-rank update `up` alone is pulled, which shrinks the update itself by the same factor.
+        l2_to_start: pull of what learns in the backbone towards its start; it takes the place of weight decay there. Of
+            a low-rank update `up` alone is pulled, which shrinks the update itself by the same factor.
         l2_to_start_heads: also of the heads that learn.
-        free_tables: names of parameters of the backbone that learn even where their group is frozen (tables with rows of
-            new elements; what else is in them must be kept by the caller).
+        free_tables: names of parameters of the backbone that learn even where their group is frozen (tables with rows
+            of new elements; what else is in them must be kept by the caller).
 
     Raises:
         ValueError: the method, a head or a number is not allowed.

@@ -19,9 +19,11 @@ from unipot.training.losses import labelled_mask
 
 #: |correlation| with the parent's predictions from which a factor is believed, and from which it is mentioned
 CERTAIN, SUSPECT = 0.8, 0.5
-#: the same for a factor that fits no unit, and numbers that it needs: a head that hardly knows the elements predicts too little
+#: the same for a factor that fits no unit, and numbers that it needs: a head that hardly knows the elements predicts
+#: too little
 _CERTAIN_WITHOUT_UNIT, _FEWEST_WITHOUT_UNIT = 0.99, {"energy": 10, "forces": 30, "stress": 90}
-#: how far the correlation of a head that finds the numbers as large as stated may be below the best for it to be believed
+#: how far the correlation of a head that finds the numbers as large as stated may be below the best for it to be
+#: believed
 _BELIEVED = 0.2
 #: correlations closer than this are equal, and the head that is more alike in all decides
 _TIED = 0.05
@@ -50,7 +52,8 @@ class LabelScale:
         factor: root mean square of the labels over that of the predictions, negative where they are opposed.
         correlation: cosine between the two, energies after the best shift per element.
         stated: unit that the labels are said to have.
-        units: those that explain the factor, the nearest first; empty where the sign alone is wrong, or where no unit does.
+        units: those that explain the factor, the nearest first; empty where the sign alone is wrong, or where no unit
+            does.
         n: numbers compared.
         per_atom: they are explained as energies per atom.
         order: of six stress numbers that explains them; "" where the one that is stated does.
@@ -101,8 +104,8 @@ def label_scales(
 ) -> list[LabelScale]:
     """Properties whose labels look like numbers in another unit, sign or order than stated, or like energies per atom.
 
-    A head that hardly knows the elements predicts forces that are right in direction and many times too small. So nothing is
-    suspected where one of `heads` that follows the labels finds the numbers as large as stated.
+    A head that hardly knows the elements predicts forces that are right in direction and many times too small. So
+    nothing is suspected where one of `heads` that follows the labels finds the numbers as large as stated.
 
     Args:
         potential: pretrained.

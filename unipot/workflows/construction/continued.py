@@ -26,9 +26,10 @@ def continued_potential(
 ) -> Potential:
     """The backbone of a checkpoint with the heads of this run.
 
-    A head of the checkpoint's with a name and level of theory of this run keeps its readout and scale and takes the references that
-    this run fitted; other heads of the run start from random weights; heads without a dataset are left out, since the backbone moves
-    away from under them. Elements that no head of the checkpoint knows start from their neighbours in the periodic table.
+    A head of the checkpoint's with a name and level of theory of this run keeps its readout and scale and takes the
+    references that this run fitted; other heads of the run start from random weights; heads without a dataset are left
+    out, since the backbone moves away from under them. Elements that no head of the checkpoint knows start from their
+    neighbours in the periodic table.
 
     Args:
         path: of the model artifact.

@@ -59,7 +59,8 @@ class ReferenceReport:
         fitted: elements whose value is fitted.
         given: elements whose value the user states.
         isolated: elements whose value is that of a free atom, and the structure it comes from.
-        assumed: elements that occur in training without any energy; theirs is the mean energy per atom, or 0 without energies.
+        assumed: elements that occur in training without any energy; theirs is the mean energy per atom, or 0 without
+            energies.
         unseen_in_validation: elements of the head's validation data without a reference.
         unseen_elsewhere: elements that only other heads of the run train on, without a reference here.
         undetermined: combinations of elements that the compositions leave open, in words.

@@ -126,7 +126,8 @@ def align_to_frames(
         dataset: the user's frames; only the training ones are looked at, and of them no label of weight zero.
         parent_head: `auto` takes the best, see `ParentScore.rank`; else the name of a head.
         mixture: budgets of a batch.
-        new_elements: what is done with elements that no head was trained on, see `unipot.finetune.alignment.new_elements.MODES`.
+        new_elements: what is done with elements that no head was trained on, see
+            `unipot.finetune.alignment.new_elements.MODES`.
         alignment: of the new head, one of `unipot.finetune.alignment.readout_fit.ALIGNMENTS`.
         units: property -> unit that its labels are stated to have, which they are checked for; None checks nothing.
         parents: heads that may be copied; None: all there are.
@@ -197,8 +198,8 @@ def parent_candidates(
 ) -> tuple[list[str], tuple[str, ...]]:
     """Heads that a head of `energy_kind` may descend from, and a sentence on those left out.
 
-    Heads of the same kind `among` those given (None: all); where there are none, all of them; a `parent_head` asked for by name in
-    any case.
+    Heads of the same kind `among` those given (None: all); where there are none, all of them; a `parent_head` asked for
+    by name in any case.
     """
     kinds = {name: potential.heads[name].energy_kind for name in (potential.head_names if among is None else among)}
     same = [name for name, kind in kinds.items() if kind == energy_kind or name == parent_head]

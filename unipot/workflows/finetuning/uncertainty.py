@@ -27,7 +27,8 @@ from unipot.zoo.artifact import RESERVED, Artifact, load_artifact, save_artifact
 
 #: in the card: the report of the head of `data`, and those of further sets by their heads
 FIRST, FURTHER = "uncertainty", "further_uncertainty"
-#: frames and atoms in all that error bars are fitted to and calibrated on, at most: seconds on one core, and bounded memory
+#: frames and atoms in all that error bars are fitted to and calibrated on, at most: seconds on one core, and bounded
+#: memory
 FITTED_FRAMES, FITTED_ATOMS = 2000, 100_000
 CALIBRATION_FRAMES, CALIBRATION_ATOMS = 200, 6_000
 
@@ -55,10 +56,11 @@ def add_uncertainty(
 ) -> PosteriorReport | None:
     """Write error bars of the user's head into the artifact at `path`; nothing else in it changes.
 
-    Fitted to the training frames with the final backbone, calibrated on the held-out frames, evenly chosen ones of many; or out of
-    fold, where none are held out and small-data mode has left models of its folds. Does nothing where the artifact has them already
-    (a finished run that is looked at again). Where there can be none (the head predicts forces directly, or the frames leave nothing
-    to fit) the reason is said: a finished training does not fail for its error bars.
+    Fitted to the training frames with the final backbone, calibrated on the held-out frames, evenly chosen ones of
+    many; or out of fold, where none are held out and small-data mode has left models of its folds. Does nothing where
+    the artifact has them already (a finished run that is looked at again). Where there can be none (the head predicts
+    forces directly, or the frames leave nothing to fit) the reason is said: a finished training does not fail for its
+    error bars.
 
     Args:
         option: one of `UNCERTAINTIES`.

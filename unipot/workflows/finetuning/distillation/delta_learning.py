@@ -1,10 +1,10 @@
 """Δ-learning: a teacher corrected by the user's frames, and its distillation at the user's own level of theory.
 
-The difference between the labels and a semi-empirical method is smoother than either (R. Ramakrishnan, P. O. Dral, M. Rupp,
-O. A. von Lilienfeld, "Big data meets quantum chemistry approximations: the Δ-machine learning approach", J. Chem. Theory Comput. 11,
-2087, 2015), so few frames teach it better than they teach the labels. A model of the difference is trained on them, its prediction is
-added to the labels of the method on structures in thermal motion, and the final model learns those beside the frames themselves: in use
-it needs neither the method nor the model of the difference.
+The difference between the labels and a semi-empirical method is smoother than either (R. Ramakrishnan, P. O. Dral, M.
+Rupp, O. A. von Lilienfeld, "Big data meets quantum chemistry approximations: the Δ-machine learning approach", J. Chem.
+Theory Comput. 11, 2087, 2015), so few frames teach it better than they teach the labels. A model of the difference is
+trained on them, its prediction is added to the labels of the method on structures in thermal motion, and the final
+model learns those beside the frames themselves: in use it needs neither the method nor the model of the difference.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ from unipot.zoo.artifact import load_potential, save_artifact
 DIFFERENCE = "difference.safetensors"
 #: a head of the checkpoint is the start of the difference where its error is below so much of the difference itself
 _WORTH_COPYING = 0.8
-#: and what it was trained on is worth learning beside the user's difference where it is below so much: on ethanol, acetylacetone and
-#: aspirin (0.07 to 0.1) it was, on 3BPA, of another functional than the head (0.69), it was not (33.2 instead of 32.7 meV/Å in the end)
+#: and what it was trained on is worth learning beside the user's difference where it is below so much: on ethanol,
+#: acetylacetone and aspirin (0.07 to 0.1) it was, on 3BPA, of another functional than the head (0.69), it was not (33.2
+#: instead of 32.7 meV/Å in the end)
 _WORTH_REPLAYING = 0.5
 _LABELS = ("energy", "forces")
 #: one corrected structure of so many is not trained on: how closely the final model follows them is said on these
@@ -103,8 +104,8 @@ def correct_teacher(context: FinetuneContext, pretrained: Potential, frames: Use
     """Learn the difference between the frames and the teacher, and label structures around the frames with both.
 
     Args:
-        context: of the run; small-data mode searches how the difference is learned, and the folder of the run keeps the model of it,
-            which is not trained again when the run is continued.
+        context: of the run; small-data mode searches how the difference is learned, and the folder of the run keeps the
+            model of it, which is not trained again when the run is continued.
         pretrained: not changed.
         frames: the user's.
 
@@ -194,7 +195,8 @@ def difference_frames(method: str, frames: UserFrames, cache: Path, console: Con
 def difference_start(context: FinetuneContext, pretrained: Potential, own: UserFrames) -> Start:
     """A copy of the pretrained model whose new head begins as a head for differences that fits, else with a fresh readout.
 
-    Heads for the labels themselves say nothing of a difference: to start from one of them is worse than from random weights.
+    Heads for the labels themselves say nothing of a difference: to start from one of them is worse than from random
+    weights.
     """
     potential, dataset, console = copy.deepcopy(pretrained), own.dataset, context.console
     kinds = {name: potential.heads[name].energy_kind for name in potential.head_names}
@@ -257,7 +259,8 @@ def _differences(method: str, parts: dict[str, list[Structure]], labels: Sequenc
 def _members(settled: Settled, plan: SmallDataPlan | None) -> list[FinetuneConfig | None]:
     """Settings of the models whose mean is the difference: the best, and the second best where it is nearly as good; None keeps the start.
 
-    Errors of models trained with different optimizers or rates are not the same ones, so that their mean is better than either.
+    Errors of models trained with different optimizers or rates are not the same ones, so that their mean is better than
+    either.
     """
     if plan is None or settled.searched is None:
         return [settled.config]

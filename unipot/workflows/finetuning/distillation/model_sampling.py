@@ -1,8 +1,9 @@
 """Structures in thermal motion under a first model of the user's frames, for a teacher that is too slow to drive them itself.
 
-A semi-empirical method takes seconds for a periodic cell of a hundred atoms, a dynamics of thousands of steps with it hours. A model that
-has learned the frames for a minute is wrong by tenths of the forces, but what its atoms pass through in a tenth of a picosecond is what
-atoms pass through; the method is asked for labels of some of these structures alone.
+A semi-empirical method takes seconds for a periodic cell of a hundred atoms, a dynamics of thousands of steps with it
+hours. A model that has learned the frames for a minute is wrong by tenths of the forces, but what its atoms pass
+through in a tenth of a picosecond is what atoms pass through; the method is asked for labels of some of these
+structures alone.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from unipot.workflows.runs.origin import settings_fingerprint
 
 #: fs between two labelled structures of a trajectory, at least: they are few, so that they should differ
 _APART = 25
-#: a trajectory ends where a force is so many times the largest of the user's labels, and above so many eV/Å: there the model knows nothing
+#: a trajectory ends where a force is so many times the largest of the user's labels, and above so many eV/Å: there the
+#: model knows nothing
 _TOO_LARGE, _NEVER_TOO_LARGE = 2.0, 5.0
 #: structures that are kept at a time; after the first so many it is said how long all of them will take
 _PART = 10

@@ -1,9 +1,10 @@
 """A cheap teacher before the expensive labels: the model first learns the user's own systems from a semi-empirical method.
 
-Structures in thermal motion around the user's frames are labelled by xTB, a head of its own is trained on them with the backbone, and
-the result takes the place of the pretrained model. What the frames then have to teach is the difference between two levels of theory,
-which is smoother than either (R. Ramakrishnan, P. O. Dral, M. Rupp, O. A. von Lilienfeld, "Big data meets quantum chemistry
-approximations: the Δ-machine learning approach", J. Chem. Theory Comput. 11, 2087, 2015). No label of the user's is used here.
+Structures in thermal motion around the user's frames are labelled by xTB, a head of its own is trained on them with the
+backbone, and the result takes the place of the pretrained model. What the frames then have to teach is the difference
+between two levels of theory, which is smoother than either (R. Ramakrishnan, P. O. Dral, M. Rupp, O. A. von Lilienfeld,
+"Big data meets quantum chemistry approximations: the Δ-machine learning approach", J. Chem. Theory Comput. 11, 2087,
+2015). No label of the user's is used here.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ def distil_plainly(context: FinetuneContext, pretrained: Potential, own: OpenDat
         context: of the run; its folder keeps the result.
         pretrained: changed in place.
         own: the user's frames; their labels are not looked at.
-        replay: sets of pretraining that are trained on beside the teacher's labels, with the share that they have beside the user's frames.
+        replay: sets of pretraining that are trained on beside the teacher's labels, with the share that they have
+            beside the user's frames.
 
     Raises:
         ValueError: the method could label no structure.

@@ -29,8 +29,8 @@ from unipot.workflows.finetuning.schema import TeacherConfig
 METHODS = {"gfn1-xtb": "GFN1-xTB", "gfn2-xtb": "GFN2-xTB"}
 #: fs, 1/fs; of the dynamics that samples
 _TIMESTEP, _FRICTION = 1.0, 0.01
-#: of periodic structures: K, with which charges converge where levels are close (at 300 K they did not on one silicon surface in four and
-#: one frame of liquid water in twenty), and iterations after which they will not
+#: of periodic structures: K, with which charges converge where levels are close (at 300 K they did not on one silicon
+#: surface in four and one frame of liquid water in twenty), and iterations after which they will not
 _ELECTRONIC_TEMPERATURE, _ITERATIONS = 3000.0, 100
 
 

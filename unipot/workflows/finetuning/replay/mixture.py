@@ -28,7 +28,8 @@ def open_replay(config: FinetuneConfig, potential: Potential, cache: Path, conso
 
     Raises:
         KeyError: a head does not exist.
-        ValueError: a set and its head differ in level of theory or kind of energy, a set is named twice, or options contradict each other.
+        ValueError: a set and its head differ in level of theory or kind of energy, a set is named twice, or options
+            contradict each other.
         FileNotFoundError: a path is not there.
     """
     sets: list[OpenDataset] = []

@@ -35,7 +35,8 @@ def self_labelled_sets(
 ) -> list[OpenDataset]:
     """One dataset `self-<head>` per head, labelled by `potential` through that head; stores are made once.
 
-    Every fourth structure, with its copy, is not among the training ones: `drift_evaluation_sets` measures what is forgotten on them.
+    Every fourth structure, with its copy, is not among the training ones: `drift_evaluation_sets` measures what is
+    forgotten on them.
 
     Args:
         config: which structures.

@@ -61,8 +61,8 @@ class Fold:
 class TrialRunner:
     """Runs trials with the optimizer, averages and loss of the final training.
 
-    The held-out frames of a fold have been seen by the alignment of the start, which favours the start: training that beats it
-    would also beat a start that had not seen them.
+    The held-out frames of a fold have been seen by the alignment of the start, which favours the start: training that
+    beats it would also beat a start that had not seen them.
 
     Args:
         context: of the run, whose folder keeps finished trials.
@@ -70,7 +70,8 @@ class TrialRunner:
         folds: what is held out.
         start: the aligned model; copied for every trial.
         datasets: the user's first, then replay, which is trained on but not scored.
-        fresh: random weights, for a candidate that is trained from scratch; errors are relative to those of `start` all the same.
+        fresh: random weights, for a candidate that is trained from scratch; errors are relative to those of `start` all
+            the same.
         keeps_weights: whether the weights of trials are written to `weights`, one artifact each.
     """
 
