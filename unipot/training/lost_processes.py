@@ -26,13 +26,13 @@ def naming_lost_processes() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:
-        said = _lost(error)
+        said = _lost_process(error)
         if said is None:
             raise
         raise LostProcessError(f"{said}; its messages or the log of the system say why (often memory has run out)") from error
 
 
-def _lost(error: Exception) -> str | None:
+def _lost_process(error: Exception) -> str | None:
     if isinstance(error, ConnectionError | EOFError):
         return f"a process that loads data is gone ({error}), so the training ended" if _of_loader(error) else None
     if found := _WORKER.search(str(error)):

@@ -19,9 +19,11 @@ from unipot.training.losses import labelled_mask
 
 #: |correlation| with the parent's predictions from which a factor is believed, and from which it is mentioned
 CERTAIN, SUSPECT = 0.8, 0.5
-#: the same for a factor that fits no unit, and numbers that it needs: a head that hardly knows the elements predicts too little
+#: the same for a factor that fits no unit, and numbers that it needs: a head that hardly knows the elements predicts
+#: too little
 _CERTAIN_WITHOUT_UNIT, _FEWEST_WITHOUT_UNIT = 0.99, {"energy": 10, "forces": 30, "stress": 90}
-#: how far the correlation of a head that finds the numbers as large as stated may be below the best for it to be believed
+#: how far the correlation of a head that finds the numbers as large as stated may be below the best for it to be
+#: believed
 _BELIEVED = 0.2
 #: correlations closer than this are equal, and the head that is more alike in all decides
 _TIED = 0.05
@@ -50,7 +52,8 @@ class LabelScale:
         factor: root mean square of the labels over that of the predictions, negative where they are opposed.
         correlation: cosine between the two, energies after the best shift per element.
         stated: unit that the labels are said to have.
-        units: those that explain the factor, the nearest first; empty where the sign alone is wrong, or where no unit does.
+        units: those that explain the factor, the nearest first; empty where the sign alone is wrong, or where no unit
+            does.
         n: numbers compared.
         per_atom: they are explained as energies per atom.
         order: of six stress numbers that explains them; "" where the one that is stated does.
@@ -101,8 +104,8 @@ def label_scales(
 ) -> list[LabelScale]:
     """Properties whose labels look like numbers in another unit, sign or order than stated, or like energies per atom.
 
-    A head that hardly knows the elements predicts forces that are right in direction and many times too small. So nothing is
-    suspected where one of `heads` that follows the labels finds the numbers as large as stated.
+    A head that hardly knows the elements predicts forces that are right in direction and many times too small. So
+    nothing is suspected where one of `heads` that follows the labels finds the numbers as large as stated.
 
     Args:
         potential: pretrained.
@@ -206,9 +209,15 @@ def _energy_per_atom(of_heads: Mapping[str, tuple[np.ndarray, np.ndarray]], stat
     head = max(found, key=lambda name: _correlation(*found[name]))
     labels, predictions = found[head]
     return LabelScale(
-        property="energy", head=head, factor=_factor(labels, predictions), correlation=_correlation(labels, predictions), stated=stated,
-        units=(), n=len(labels), per_atom=True,
-    )  # fmt: skip
+        property="energy",
+        head=head,
+        factor=_factor(labels, predictions),
+        correlation=_correlation(labels, predictions),
+        stated=stated,
+        units=(),
+        n=len(labels),
+        per_atom=True,
+    )
 
 
 def _other_order(of_heads: Mapping[str, tuple[np.ndarray, np.ndarray]], stated: str, order: str) -> LabelScale | None:
@@ -224,9 +233,15 @@ def _other_order(of_heads: Mapping[str, tuple[np.ndarray, np.ndarray]], stated: 
         return None
     labels, predictions = shears[head]
     return LabelScale(
-        property="stress", head=head, factor=_factor(labels[:, places].ravel(), predictions.ravel()), correlation=correlation,
-        stated=stated, units=(), n=labels.size, order=order_where(order, places),
-    )  # fmt: skip
+        property="stress",
+        head=head,
+        factor=_factor(labels[:, places].ravel(), predictions.ravel()),
+        correlation=correlation,
+        stated=stated,
+        units=(),
+        n=labels.size,
+        order=order_where(order, places),
+    )
 
 
 def _scale(name: str, head: str, labels: np.ndarray, predictions: np.ndarray, stated: str) -> LabelScale | None:
@@ -239,9 +254,14 @@ def _scale(name: str, head: str, labels: np.ndarray, predictions: np.ndarray, st
     if _near_one(factor) and factor > 0 or not units and not _near_one(factor) and abs(correlation) < CERTAIN:
         return None
     return LabelScale(
-        property=name, head=head, factor=factor, correlation=correlation, stated=stated, units=() if _near_one(factor) else units,
+        property=name,
+        head=head,
+        factor=factor,
+        correlation=correlation,
+        stated=stated,
+        units=() if _near_one(factor) else units,
         n=len(labels),
-    )  # fmt: skip
+    )
 
 
 def _pairs(potential: Potential, head: str, batches: Sequence[AtomBatch]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -1,7 +1,8 @@
 """Random weights as one more candidate, where no head of the checkpoint follows the user's forces.
 
-From a parent whose forces have a cosine of -0.15 with those of methanol on Ag(111), 30 frames ended at 27.3 meV/Å after a search of 17
-minutes; random weights reached 22.6 in two. What pretraining is worth is therefore measured where it is in doubt.
+From a parent whose forces have a cosine of -0.15 with those of methanol on Ag(111), 30 frames ended at 27.3 meV/Å after
+a search of 17 minutes; random weights reached 22.6 in two. What pretraining is worth is therefore measured where it is
+in doubt.
 """
 
 from __future__ import annotations
