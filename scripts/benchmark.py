@@ -73,7 +73,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure the chosen parts and write them as JSON and, with those of earlier calls, as Markdown."""
     options = arguments()
-    _check(options)
+    _check_options(options)
     options.output.mkdir(parents=True, exist_ok=True)
     pythons = {"unipot": sys.executable} | dict(pair.split("=", 1) for pair in options.peer_python)
     asked = [c for c in available() if options.contenders is None or c.key in options.contenders]
@@ -149,7 +149,7 @@ def _setup(options: argparse.Namespace, pythons: dict[str, str], contenders: tup
     )
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check_options(options: argparse.Namespace) -> None:
     if not options.data.is_dir():
         sys.exit(f"--data {options.data} is not a folder; give the folder that holds acac, rmd17_ethanol, mptrj_1k, …")
     if options.rounds < 5:

@@ -34,8 +34,13 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the reference data (mptrj_1k, oc20_debug, …)")
     parser.add_argument("--output", type=Path, required=True, help="folder for data.json, data.md and the workers' logs")
-    parser.add_argument("--peer-python", action="append", default=[], metavar="PACKAGE=PYTHON",
-                        help="interpreter that has mace, or another one for fairchem or arrow")  # fmt: skip
+    parser.add_argument(
+        "--peer-python",
+        action="append",
+        default=[],
+        metavar="PACKAGE=PYTHON",
+        help="interpreter that has mace, or another one for fairchem or arrow",
+    )
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="loader processes; 0 reads in the main process")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds after warm-up, at least 5")
     parser.add_argument("--slice-seconds", type=float, default=1.0, help="of one contender in one round; at least one batch")

@@ -100,11 +100,21 @@ def batch_of(system: dict[str, Tensor], cutoff: float, dtype: torch.dtype, devic
     edges, shifts = device_neighbor_list(system["positions"], system["cell"], system["pbc"], n_atoms, cutoff)
     none = torch.zeros(len(n_atoms), dtype=torch.int64)
     return AtomBatch(
-        atomic_numbers=elements, positions=system["positions"].to(dtype), cell=system["cell"].to(dtype), pbc=system["pbc"],
-        structure_index=torch.repeat_interleave(n_atoms), n_atoms_per_structure=n_atoms, head_index=none, dataset_index=none,
-        edge_index=edges, cell_shifts=shifts.to(dtype), total_charge=torch.zeros(len(n_atoms), dtype=dtype), spin_multiplicity=none,
-        fixed=torch.zeros(len(elements), dtype=torch.bool), cutoff=cutoff,
-    ).to(device)  # fmt: skip
+        atomic_numbers=elements,
+        positions=system["positions"].to(dtype),
+        cell=system["cell"].to(dtype),
+        pbc=system["pbc"],
+        structure_index=torch.repeat_interleave(n_atoms),
+        n_atoms_per_structure=n_atoms,
+        head_index=none,
+        dataset_index=none,
+        edge_index=edges,
+        cell_shifts=shifts.to(dtype),
+        total_charge=torch.zeros(len(n_atoms), dtype=dtype),
+        spin_multiplicity=none,
+        fixed=torch.zeros(len(elements), dtype=torch.bool),
+        cutoff=cutoff,
+    ).to(device)
 
 
 def potential_of(size: str, average_neighbors: float) -> Potential:

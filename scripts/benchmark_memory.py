@@ -118,9 +118,14 @@ def measure(backbone: str, mode: str, checkpointing: bool, n: int, lattice_const
     with ledger.open():
         step(potential, batch, mode)
     return {
-        "mode": mode, "checkpointing": checkpointing, "n_atoms": batch.n_atoms, "n_edges": batch.n_edges,
-        "resident": resident, "saved": ledger.peak, "seconds": min(seconds),
-    }  # fmt: skip
+        "mode": mode,
+        "checkpointing": checkpointing,
+        "n_atoms": batch.n_atoms,
+        "n_edges": batch.n_edges,
+        "resident": resident,
+        "saved": ledger.peak,
+        "seconds": min(seconds),
+    }
 
 
 def _largest_resident_set() -> int:
@@ -159,6 +164,18 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def measure_cells(options: argparse.Namespace, mode: str, checkpointing: bool) -> list[dict[str, Any]]:
+    """Each cell in a process of its own, smallest first."""
+    found = []
+    for n, lattice_constant in CELLS[: options.cells]:
+        cell = {"n": n, "lattice_constant": lattice_constant}
+        point = {"backbone": options.backbone, "mode": mode, "checkpointing": checkpointing, "threads": options.threads, **cell}
+        done = subprocess.run([sys.executable, __file__, "--point", json.dumps(point)], check=True, capture_output=True, text=True)
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+        print(found[-1], flush=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("outputs/memory"))
@@ -173,23 +190,28 @@ def main() -> None:
     points, fits = [], []
     for mode in MODES:
         for checkpointing in (False, True):
-            own = []
-            for n, lattice_constant in CELLS[: options.cells]:
-                point = {"backbone": options.backbone, "mode": mode, "checkpointing": checkpointing, "n": n,
-                         "lattice_constant": lattice_constant, "threads": options.threads}  # fmt: skip
-                done = subprocess.run([sys.executable, __file__, "--point", json.dumps(point)], check=True, capture_output=True, text=True)
-                own.append(json.loads(done.stdout.splitlines()[-1]))
-                print(own[-1], flush=True)
+            own = measure_cells(options, mode, checkpointing)
             points += own
             per_edge = float(np.median([1e6 * p["seconds"] / p["n_edges"] for p in own]))
-            fits.append({"mode": mode, "checkpointing": checkpointing, "microseconds_per_edge": per_edge,
-                         **{figure: fitted(own, figure) for figure in ("saved", "resident")}})  # fmt: skip
+            fits.append(
+                {
+                    "mode": mode,
+                    "checkpointing": checkpointing,
+                    "microseconds_per_edge": per_edge,
+                    **{figure: fitted(own, figure) for figure in ("saved", "resident")},
+                }
+            )
     edges, atoms = [p["n_edges"] for p in points], [p["n_atoms"] for p in points]
     results = {
-        "backbone": options.backbone, "threads": options.threads, "hardware": hardware()["processor"], "commit": commit(),
-        "torch": torch.__version__, "range": f"{min(atoms)} to {max(atoms)} atoms, {min(edges):,} to {max(edges):,} edges",
-        "points": points, "fits": fits,
-    }  # fmt: skip
+        "backbone": options.backbone,
+        "threads": options.threads,
+        "hardware": hardware()["processor"],
+        "commit": commit(),
+        "torch": torch.__version__,
+        "range": f"{min(atoms)} to {max(atoms)} atoms, {min(edges):,} to {max(edges):,} edges",
+        "points": points,
+        "fits": fits,
+    }
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "memory.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (options.output / "memory.md").write_text(markdown(results), encoding="utf-8")

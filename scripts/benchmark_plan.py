@@ -112,9 +112,12 @@ def make_plan(n: int, n_datasets: int, structures_per_step: int, folder: Path) -
         n_atoms, n_edges = ([column[a:b] for a, b in cut] for column in (atoms, edges))
     share = structures_per_step // N_RANKS
     spec = MixtureSpec(
-        structures_per_step=structures_per_step, micro_batches_per_step=N_RANKS, temperature=2.0,
-        max_atoms=max(400, 100 * share), max_edges=max(24_000, 5000 * share),
-    )  # fmt: skip
+        structures_per_step=structures_per_step,
+        micro_batches_per_step=N_RANKS,
+        temperature=2.0,
+        max_atoms=max(400, 100 * share),
+        max_edges=max(24_000, 5000 * share),
+    )
     return MixturePlan(n_atoms, n_edges, spec, names=[f"set-{k}" for k in range(n_datasets)], selections=selections)
 
 
@@ -179,9 +182,12 @@ def measure(n: int, n_datasets: int, structures_per_step: int, folder: Path) -> 
     plan = make_plan(n, n_datasets, structures_per_step, folder)
     seconds = time.perf_counter() - start
     row = {
-        "structures": n, "datasets": n_datasets, "structures_per_step": structures_per_step,
-        "opening_seconds": seconds, "milliseconds": time_plan(plan),
-    }  # fmt: skip
+        "structures": n,
+        "datasets": n_datasets,
+        "structures_per_step": structures_per_step,
+        "opening_seconds": seconds,
+        "milliseconds": time_plan(plan),
+    }
     after = memory()
     row["memory"] = {
         "own_before": before["own"],

@@ -99,12 +99,17 @@ def measure(atoms: Atoms, potential: Potential, head: str | None) -> list[dict[s
     rows = []
     for skin, tied, _, seconds in runs:
         list_of = tied.model._moving.neighbors
-        rows.append({
-            "skin": skin, "model_ms": 1000 * float(np.median(tied.model_seconds)),
-            "batch_ms": 1000 * float(np.mean(tied.batch_seconds[3:])),
-            "rest_ms": 1000 * float(np.median(seconds)), "steps_per_list": list_of.n_uses / max(1, list_of.n_builds),
-            "n_edges": tied.model.batch_of(tied.atoms).n_edges, "n_candidates": list_of._candidates[0].shape[1],
-        })  # fmt: skip
+        rows.append(
+            {
+                "skin": skin,
+                "model_ms": 1000 * float(np.median(tied.model_seconds)),
+                "batch_ms": 1000 * float(np.mean(tied.batch_seconds[3:])),
+                "rest_ms": 1000 * float(np.median(seconds)),
+                "steps_per_list": list_of.n_uses / max(1, list_of.n_builds),
+                "n_edges": tied.model.batch_of(tied.atoms).n_edges,
+                "n_candidates": list_of._candidates[0].shape[1],
+            }
+        )
     return rows
 
 
@@ -124,6 +129,21 @@ def left_in(atoms: Atoms, potential: Potential, skin: float) -> tuple[float, flo
     return 1000 * float(np.median(seconds[0][2:])), 1000 * float(np.median(seconds[1][2:]))
 
 
+def step_table(results: dict[str, Any]) -> ReportTable:
+    """The parts of a step, by system and skin."""
+    columns = (
+        "system", "skin, Å", "model, ms", "batch, ms", "ASE and integrator, ms", "outside the model, %", "steps per list", "edges",
+        "candidates",
+    )  # fmt: skip
+    rows = []
+    for name, row in ((name, row) for name, found in results.items() for row in found["rows"]):
+        outside = row["batch_ms"] + row["rest_ms"]
+        share = 100 * (1 - row["model_ms"] / (row["model_ms"] + outside))
+        milliseconds = row["model_ms"], row["batch_ms"], row["rest_ms"]
+        rows.append((name, row["skin"], *milliseconds, share, row["steps_per_list"], row["n_edges"], row["n_candidates"]))
+    return ReportTable(title="a step", columns=columns, rows=tuple(rows))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("outputs/simulation"))
@@ -138,23 +158,16 @@ def main() -> None:
         from unipot import load_potential
 
         potential = load_potential(options.checkpoint)
-    results = {name: {"rows": measure(atoms, potential, options.head), "left_in": left_in(atoms, potential, 0.5)}
-               for name, atoms in systems().items()}  # fmt: skip
-    table = ReportTable(
-        title="a step",
-        columns=("system", "skin, Å", "model, ms", "batch, ms", "ASE and integrator, ms", "outside the model, %", "steps per list",
-                 "edges", "candidates"),
-        rows=tuple(
-            (name, row["skin"], row["model_ms"], row["batch_ms"], row["rest_ms"],
-             100 * (1 - row["model_ms"] / (row["model_ms"] + row["batch_ms"] + row["rest_ms"])), row["steps_per_list"], row["n_edges"],
-             row["n_candidates"])
-            for name, found in results.items() for row in found["rows"]
-        ),
-    )  # fmt: skip
-    sentences = [f"{name}: the model takes {a:.2f} ms with the edges within the cutoff and {b:.2f} ms with a skin of 0.5 Å left in"
-                 for name, (a, b) in ((name, found["left_in"]) for name, found in results.items())]  # fmt: skip
+    results = {
+        name: {"rows": measure(atoms, potential, options.head), "left_in": left_in(atoms, potential, 0.5)}
+        for name, atoms in systems().items()
+    }
+    sentences = [
+        f"{name}: the model takes {a:.2f} ms with the edges within the cutoff and {b:.2f} ms with a skin of 0.5 Å left in"
+        for name, (a, b) in ((name, found["left_in"]) for name, found in results.items())
+    ]
     where = f"{hardware()['processor']}, {options.threads} thread(s), commit {commit()}, torch {torch.__version__}"
-    text = "\n\n".join([where, table.to_markdown(), *sentences]) + "\n"
+    text = "\n\n".join([where, step_table(results).to_markdown(), *sentences]) + "\n"
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "simulation.json").write_text(json.dumps({"where": where, **results}, indent=1) + "\n", encoding="utf-8")
     (options.output / "simulation.md").write_text(text, encoding="utf-8")

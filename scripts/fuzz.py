@@ -82,11 +82,11 @@ class Search:
         def take(number: int, outcome: Outcome, folder: Path) -> None:
             self.counts[reader.name][outcome.kind] += 1
             if outcome.kind in BAD:
-                self._bad(reader, number, outcome, folder)
+                self._record_fault(reader, number, outcome, folder)
 
         return take
 
-    def _bad(self, reader: Reader, number: int, outcome: Outcome, folder: Path) -> None:
+    def _record_fault(self, reader: Reader, number: int, outcome: Outcome, folder: Path) -> None:
         numbers = self.faults[reader.name, outcome.kind, outcome.fault]
         numbers.append(number)
         kept = self.out / "faults" / f"{reader.name}-{number}"

@@ -130,17 +130,35 @@ class Study:
             atoms = self.start()
             run = StageRun(atoms, stage, self.folder)
             record = run.record
-            stages.append({
-                "name": stage.name, "state": "done" if run.is_done else "running", "failure": record.failure,
-                "picoseconds": record.n_steps * stage.timestep / 1000, "temperature": record.mean_temperature(),
-                "drift_mev_per_atom_ps": 1000 * record.drift if stage.ensemble == "nve" else None, "closest": min(record.closest),
-                "bonds": kept_bonds(atoms, run.atoms),
-                "milliseconds_per_step": 1000 * record.seconds / max(1, record.n_steps), "n_atoms": record.n_atoms,
-                "peaks": [{"pair": "-".join(d.symbols), "model": d.first_peak(), "data": self._reference_peak(d.symbols)}
-                          for d in run.distributions if d.n_frames],
-                "trace": {"times": record.times, "temperature": record.temperature, "total_energy": record.total_energy},
-                "distributions": {"-".join(d.symbols): (d.distances.tolist(), d.values.tolist()) for d in run.distributions if d.n_frames},
-            })  # fmt: skip
+            stages.append(
+                {
+                    "name": stage.name,
+                    "state": "done" if run.is_done else "running",
+                    "failure": record.failure,
+                    "picoseconds": record.n_steps * stage.timestep / 1000,
+                    "temperature": record.mean_temperature(),
+                    "drift_mev_per_atom_ps": 1000 * record.drift if stage.ensemble == "nve" else None,
+                    "closest": min(record.closest),
+                    "bonds": kept_bonds(atoms, run.atoms),
+                    "milliseconds_per_step": 1000 * record.seconds / max(1, record.n_steps),
+                    "n_atoms": record.n_atoms,
+                    "peaks": [
+                        {"pair": "-".join(d.symbols), "model": d.first_peak(), "data": self._reference_peak(d.symbols)}
+                        for d in run.distributions
+                        if d.n_frames
+                    ],
+                    "trace": {
+                        "times": record.times,
+                        "temperature": record.temperature,
+                        "total_energy": record.total_energy,
+                    },
+                    "distributions": {
+                        "-".join(d.symbols): (d.distances.tolist(), d.values.tolist())
+                        for d in run.distributions
+                        if d.n_frames
+                    },
+                }
+            )
         return {"name": self.name, "stages": stages, "scans": self.scans() if (self.folder / "scans.json").exists() else []}
 
     def _reference_peak(self, symbols: tuple[str, str]) -> Any:
@@ -159,10 +177,17 @@ def _sentence(run: StageRun) -> str:
 
 def _described(scan: Scan, start: float) -> dict[str, Any]:
     return {
-        "name": scan.name, "quantity": scan.quantity, "finite": scan.is_finite, "repulsive_until": scan.repulsive_until,
-        "spacing": scan.spacing, "jump_ev": scan.jump(start), "order": scan.smoothness(start), "slope_error": scan.slope_error(start),
-        "values": scan.values.tolist(), "energies": scan.energies.tolist(),
-    }  # fmt: skip
+        "name": scan.name,
+        "quantity": scan.quantity,
+        "finite": scan.is_finite,
+        "repulsive_until": scan.repulsive_until,
+        "spacing": scan.spacing,
+        "jump_ev": scan.jump(start),
+        "order": scan.smoothness(start),
+        "slope_error": scan.slope_error(start),
+        "values": scan.values.tolist(),
+        "energies": scan.energies.tolist(),
+    }
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -237,9 +262,12 @@ def main() -> int:
     finished = [study.run(deadline) for study in chosen]
     options.output.mkdir(parents=True, exist_ok=True)
     results = {
-        "hardware": hardware()["processor"], "threads": options.threads, "commit": commit(), "torch": torch.__version__,
+        "hardware": hardware()["processor"],
+        "threads": options.threads,
+        "commit": commit(),
+        "torch": torch.__version__,
         "systems": [study.results() for study in studies if study.folder.exists()],
-    }  # fmt: skip
+    }
     (options.output / "stability.json").write_text(json.dumps(results) + "\n", encoding="utf-8")
     (options.output / "stability.md").write_text(markdown(results), encoding="utf-8")
     for system in results["systems"]:

@@ -85,9 +85,12 @@ def rows(schema: type, file: Commented, known: Mapping[tuple[type, str], str], g
 
 
 def _rows(
-    schema: type, where: tuple[str, ...], settings: Mapping[tuple[str, ...], Setting], known: Mapping[tuple[type, str], str],
+    schema: type,
+    where: tuple[str, ...],
+    settings: Mapping[tuple[str, ...], Setting],
+    known: Mapping[tuple[type, str], str],
     groups: tuple[str, ...],
-) -> Iterator[tuple[str, ...]]:  # fmt: skip
+) -> Iterator[tuple[str, ...]]:
     order = [path[len(where)] for path in settings if path[: len(where)] == where and len(path) > len(where)]
     for field in sorted(known_fields(schema), key=lambda f: order.index(f.name) if f.name in order else len(order)):
         path = (*where, field.name)

@@ -27,7 +27,6 @@ MAX_LINES, MAX_FUNCTION_LINES = 400, 40
 LONGER_FUNCTIONS = {
     "pretrain": "a table of contents, at most 60 lines by DESIGN §1",
     "finetune": "a table of contents, at most 60 lines by DESIGN §1",
-    "molecular_dynamics": "ensembles, recording and progress of one loop",
     "NativeBackbone.__init__": "one line per submodule",
 }
 HEAVY = {"fairchem", "wandb", "datasets", "huggingface_hub", "matplotlib", "pyscf", "tblite"}

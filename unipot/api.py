@@ -52,7 +52,7 @@ def prepare(*, config: str | Path | None = None, settings: Mapping[str, Any] | N
         ValueError: a setting is unknown or wrong, or the data are not sound; FileNotFoundError: a path is not there; FileExistsError:
             the store is there already.
     """
-    return _run("prepare", config, settings, keywords)
+    return _run_command("prepare", config, settings, keywords)
 
 
 def pretrain(*, config: str | Path | None = None, settings: Mapping[str, Any] | None = None, **keywords: Any) -> FitResult:
@@ -69,7 +69,7 @@ def pretrain(*, config: str | Path | None = None, settings: Mapping[str, Any] | 
     Raises:
         ValueError: a setting is unknown, wrong or missing, or the data are not sound; FileNotFoundError: a path is not there.
     """
-    return _run("pretrain", config, settings, keywords)
+    return _run_command("pretrain", config, settings, keywords)
 
 
 def finetune(*, config: str | Path | None = None, settings: Mapping[str, Any] | None = None, **keywords: Any) -> FitResult:
@@ -87,7 +87,7 @@ def finetune(*, config: str | Path | None = None, settings: Mapping[str, Any] | 
         ValueError: a setting is unknown, wrong or missing, or the data are not sound; KeyError: a head does not exist;
             FileNotFoundError: a path is not there.
     """
-    return _run("finetune", config, settings, keywords)
+    return _run_command("finetune", config, settings, keywords)
 
 
 def evaluate(*, config: str | Path | None = None, settings: Mapping[str, Any] | None = None, **keywords: Any) -> list[Evaluation]:
@@ -106,7 +106,7 @@ def evaluate(*, config: str | Path | None = None, settings: Mapping[str, Any] | 
         ValueError: a setting is unknown, wrong or missing, or the data are not sound; KeyError: a head does not exist, or must be
             given; FileNotFoundError: a path is not there.
     """
-    return _run("evaluate", config, settings, keywords)
+    return _run_command("evaluate", config, settings, keywords)
 
 
 def relax(*, config: str | Path | None = None, settings: Mapping[str, Any] | None = None, **keywords: Any) -> list[Relaxation]:
@@ -147,10 +147,10 @@ def md(*, config: str | Path | None = None, settings: Mapping[str, Any] | None =
         ValueError: a setting is unknown, wrong or missing, the structure is not sound, or the run exploded; FileNotFoundError: a file
             is not there; FileExistsError: the output is there already and `overwrite` is false.
     """
-    return _run("md", config, settings, keywords)
+    return _run_command("md", config, settings, keywords)
 
 
-def _run(verb: str, config: str | Path | None, settings: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> Any:
+def _run_command(verb: str, config: str | Path | None, settings: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> Any:
     workflow, configuration = _configured(verb, config, settings, keywords)
     return workflow(configuration)
 

@@ -42,30 +42,34 @@ class UnipotCalculator(Calculator):
     """Energy (eV), forces (eV/Å), stress (eV/Å³, Voigt xx yy zz yz xz xy, positive under tension) and energies per atom (eV).
 
     Stress exists only for atoms that are periodic along all axes. Total charge and spin multiplicity are taken from
-    `atoms.info["total_charge"]` and `atoms.info["spin_multiplicity"]`; what property heads predict stands under the name of the
-    property, and its standard deviation under `<name>_uncertainty`, in the property's own unit, for atoms of elements that the head
-    was trained on; which of them the model reads stands in `conditions`,
-    and a charge or open shell that it does not read is warned of once. What the energies are (total, adsorption or
-    formation) stands in `energy_kind` and, with head and level of theory, in `parameters`, which ASE writes to its files.
+    `atoms.info["total_charge"]` and `atoms.info["spin_multiplicity"]`; what property heads predict stands under the
+    name of the property, and its standard deviation under `<name>_uncertainty`, in the property's own unit, for atoms
+    of elements that the head was trained on; which of them the model reads stands in `conditions`, and a charge or open
+    shell that it does not read is warned of once. What the energies are (total, adsorption or formation) stands in
+    `energy_kind` and, with head and level of theory, in `parameters`, which ASE writes to its files.
 
     Args:
-        model: path or name (see `unipot.zoo.names`) of a model artifact, path of a package (see `unipot.zoo.compiled_package`), or a
-            `Potential`. A path gives a copy of its
-            own; a `Potential` is used as it is (later changes of its weights are seen after the next `reset()`), and is not modified.
-        head: which head predicts; may be left out if there is only one, or if the model was fine-tuned, for the head of that.
-        device: where to compute; `auto` is the GPU if there is one. With a `Potential`: must be left out, or the device it is on.
-        uncertainty: also give `results["energy_uncertainty"]` (eV) and `results["forces_uncertainty"]` (n_atoms, 3) eV/Å, standard
-            deviations from the head's last-layer posterior or ensemble, ± 1.645 of which are calibrated to cover 90 % of the errors
-            on frames like those it was fine-tuned on; one more pass per last-layer weight or member. Left out otherwise.
+        model: path or name (see `unipot.zoo.names`) of a model artifact, path of a package (see
+            `unipot.zoo.compiled_package`), or a `Potential`. A path gives a copy of its own; a `Potential` is used as it
+            is (later changes of its weights are seen after the next `reset()`), and is not modified.
+        head: which head predicts; may be left out if there is only one, or if the model was fine-tuned, for the head of
+            that.
+        device: where to compute; `auto` is the GPU if there is one. With a `Potential`: must be left out, or the device
+            it is on.
+        uncertainty: also give `results["energy_uncertainty"]` (eV) and `results["forces_uncertainty"]` (n_atoms, 3)
+            eV/Å, standard deviations from the head's last-layer posterior or ensemble, ± 1.645 of which are calibrated
+            to cover 90 % of the errors on frames like those it was fine-tuned on; one more pass per last-layer weight
+            or member. Left out otherwise.
         dtype: torch.float32 or torch.float64, by default the one the model was saved in. With a `Potential`: as device.
-        skin: Å, of the neighbour list, which is kept until an atom could have crossed it; results do not depend on it, not in
-            the last bit. 0 makes a new list for every geometry.
+        skin: Å, of the neighbour list, which is kept until an atom could have crossed it; results do not depend on it,
+            not in the last bit. 0 makes a new list for every geometry.
         trusted: `model` may be a package; loading one runs the machine code in it, so say so only of those you made.
-        unknown_elements: what is done about elements that no frame of the head held: `warn` says each once, `refuse`, or `allow`.
+        unknown_elements: what is done about elements that no frame of the head held: `warn` says each once, `refuse`,
+            or `allow`.
 
     Raises:
-        ValueError: no head was given though the model has several and was not fine-tuned, uncertainties are wanted of a head without
-            a posterior, or device or dtype differ from those of the `Potential`.
+        ValueError: no head was given though the model has several and was not fine-tuned, uncertainties are wanted of a
+            head without a posterior, or device or dtype differ from those of the `Potential`.
         KeyError: the model has no such head; the message lists those it has.
 
     Example:
@@ -92,7 +96,7 @@ class UnipotCalculator(Calculator):
         **ase_options: Any,
     ) -> None:
         super().__init__(**ase_options)
-        self.potential, self._card = _opened(model, device, dtype, trusted)
+        self.potential, self._card = _opened_model(model, device, dtype, trusted)
         self.head = _chosen_head(self.potential, head, self._card)
         self._guard = ElementGuard(self.potential.heads[self.head], unknown_elements)
         self._head_index = self.potential.heads.index(self.head)
@@ -167,7 +171,8 @@ class UnipotCalculator(Calculator):
         """Fill `self.results`. Energy and forces always come, stress whenever it exists, energies when asked for.
 
         Raises:
-            ValueError: a position is not finite, an element is unknown to the model or head, or the prediction is not finite.
+            ValueError: a position is not finite, an element is unknown to the model or head, or the prediction is not
+                finite.
             PropertyNotImplementedError: stress was asked for and an axis is not periodic.
         """
         super().calculate(atoms, properties, system_changes)
@@ -204,7 +209,8 @@ class UnipotCalculator(Calculator):
             budget: largest contents of a batch; a structure that is larger is predicted alone.
 
         Raises:
-            ValueError: a structure is not sound, has an element that is unknown to the head, or a prediction is not finite.
+            ValueError: a structure is not sound, has an element that is unknown to the head, or a prediction is not
+                finite.
         """
         images = list(images)
         structures = [Structure.from_ase(atoms, id=f"{name_of(atoms)} (number {k})") for k, atoms in enumerate(images)]
@@ -214,9 +220,14 @@ class UnipotCalculator(Calculator):
             self._require_known(structure.atomic_numbers)
         return list(
             evaluate_structures(
-                self.potential, structures, head=self.head, properties=properties, budget=budget, unknown_elements="allow"  # said above
+                self.potential,
+                structures,
+                head=self.head,
+                properties=properties,
+                budget=budget,
+                unknown_elements="allow",  # said above
             )
-        )  # fmt: skip
+        )
 
     def energy_difference_uncertainty(self, images: Sequence[Atoms], coefficients: Sequence[float]) -> float:
         """Standard deviation (eV) of Σ_s c_s E_s, what the energies have in common cancelled.
@@ -287,7 +298,7 @@ class UnipotCalculator(Calculator):
         self._guard.check(atomic_numbers)
 
 
-def _opened(
+def _opened_model(
     model: str | Path | Potential, device: str | torch.device | None, dtype: torch.dtype | None, trusted: bool
 ) -> tuple[Potential, dict[str, Any]]:
     """The potential, and the card of the file it comes from; an empty one without a file."""

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     by_program = arguments is not None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(arguments)
+        return _run_command(arguments)
     except BrokenPipeError:  # the reader of our output has seen enough, as in `unipot pretrain --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -87,7 +87,7 @@ def _raised_in_a_recipe(error: BaseException) -> bool:
     return isinstance(error, ValueError | KeyError | TypeError) and (raised_in == "recipe" or raised_in.startswith("unipot_recipe_"))
 
 
-def _run(arguments: list[str]) -> int:
+def _run_command(arguments: list[str]) -> int:
     from unipot.command_help import command_help, general_help
 
     if not arguments or arguments[0] in ("-h", "--help", "help"):

@@ -106,7 +106,7 @@ class CompositionRegression:
             ValueError: shapes disagree, an energy is not finite, or a frame has no atoms.
         """
         counts, energies = np.asarray(counts), np.asarray(energies, dtype=np.float64)
-        _check(counts, energies)
+        _check_frames(counts, energies)
         if len(energies) == 0:
             return
         n_atoms = counts.sum(axis=1, dtype=np.int64)
@@ -203,7 +203,7 @@ def _coefficient(size: float) -> str:
     return "" if abs(size - 1) < 0.005 else f"{size:.2f} " if size > 0.05 else f"{size:.1g} "
 
 
-def _check(counts: np.ndarray, energies: np.ndarray) -> None:
+def _check_frames(counts: np.ndarray, energies: np.ndarray) -> None:
     if counts.shape != (len(energies), MAX_ATOMIC_NUMBER + 1):
         raise InputError(f"counts have shape {counts.shape}, expected {(len(energies), MAX_ATOMIC_NUMBER + 1)}")
     if not np.isfinite(energies).all():

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+#: characters of a message that are shown; what lies between its two ends is left out
+_FIRST, _LAST = 520, 240
+
 
 class UserError(Exception):
     """The user can mend it: the message says what is wrong, where, what is allowed and what to do.
+
+    A damaged file may be quoted in it, so that it is shown without unprintable characters and not at any length.
 
     Attributes:
         exit_code: of the command that it ends.
@@ -13,7 +18,8 @@ class UserError(Exception):
     exit_code = 2
 
     def __str__(self) -> str:  # KeyError would put the sentence in quotes
-        return Exception.__str__(self)
+        text = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in Exception.__str__(self))
+        return text if len(text) <= _FIRST + _LAST else f"{text[:_FIRST]} [...] {text[-_LAST:]}"
 
 
 class InputError(UserError, ValueError):

@@ -89,7 +89,7 @@ class Structure:
         put("labels", {name: self._label(name, value) for name, value in self.labels.items()})
         put("total_charge", self._number("total_charge", self.total_charge, "a number of elementary charges, 0 when neutral"))
         put("spin_multiplicity", self._multiplicity())
-        self._check()
+        self._check_atoms_and_cell()
 
     @property
     def n_atoms(self) -> int:
@@ -164,7 +164,7 @@ class Structure:
             raise InputError(f"{self._where()}: {name} is negative ({array.min():g}); give 0 or more, 0 to leave it out of the loss")
         return array
 
-    def _check(self) -> None:
+    def _check_atoms_and_cell(self) -> None:
         if self.n_atoms == 0:
             raise InputError(f"{self._where()}: there are no atoms; drop this structure")
         low, high = int(self.atomic_numbers.min()), int(self.atomic_numbers.max())

@@ -1,6 +1,6 @@
-"""MatPES: static PBE calculations of structures sampled from molecular dynamics at 300 K.
+"""MatPES: static calculations of structures sampled from molecular dynamics at 300 K.
 
-`MatPES-PBE-<version>.json.gz` is one array of documents: structure, energy (eV), forces (eV/Å), stress (xx yy zz yz xz xy,
+`MatPES-<functional>-<version>.json.gz` is one array of documents: structure, energy (eV), forces (eV/Å), stress (xx yy zz yz xz xy,
 kbar, VASP's sign), matpes_id, provenance.original_mp_id, ...
 """
 
@@ -13,7 +13,6 @@ from unipot.data.labels import LabelSource, SkippedItem
 from unipot.data.readers.pymatgen_json import labelled_structure, read_array
 from unipot.structure import Structure
 
-FUNCTIONAL = "PBE"
 SOURCES = {
     "energy": LabelSource(key="energy", unit="eV"),
     "forces": LabelSource(key="forces", unit="eV/A"),
@@ -21,9 +20,9 @@ SOURCES = {
 }
 
 
-def parts(raw: Path, version: str = "2025.1") -> list[str]:
+def parts(raw: Path, *, functional: str, version: str = "2025.1") -> list[str]:
     """One: the compressed stream cannot be entered in the middle."""
-    return [f"MatPES-{FUNCTIONAL}-{version}.json.gz"]
+    return [f"MatPES-{functional}-{version}.json.gz"]
 
 
 def structures(raw: Path, part: str) -> Iterator[Structure | SkippedItem]:

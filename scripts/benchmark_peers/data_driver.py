@@ -145,9 +145,15 @@ def _jobs(
         target = str(work / (contender.source or contender.label))
         try:
             worker.ask(
-                "open", key=key, kind=contender.kind, target=target, cutoff=cutoff if edges else None, workers=number, n=n,
+                "open",
+                key=key,
+                kind=contender.kind,
+                target=target,
+                cutoff=cutoff if edges else None,
+                workers=number,
+                n=n,
                 batch_size=BATCH_SIZE,
-            )  # fmt: skip
+            )
             worker.ask("read", key=key, steps=1)
         except WorkerError as error:
             report["errors"][f"{contender.label}, {number} workers, edges={edges}"] = str(error)

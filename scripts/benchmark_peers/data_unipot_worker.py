@@ -30,8 +30,15 @@ class UnipotStore:
 
         # the sets in the file have energy zeros of their own, which no composition explains
         quarantine = {"max_energy_residual_spreads": None}
-        config = PrepareConfig(path=source, name="real", out=str(target / "real.unipot"), level_of_theory="several", check_labels=False,
-                               quarantine=quarantine, **self.options)  # fmt: skip
+        config = PrepareConfig(
+            path=source,
+            name="real",
+            out=str(target / "real.unipot"),
+            level_of_theory="several",
+            check_labels=False,
+            quarantine=quarantine,
+            **self.options,
+        )
         prepare(config, Console(quiet=True))
 
     def open(self, target: Path, cutoff: float | None) -> UnipotStore:

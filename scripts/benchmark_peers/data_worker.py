@@ -92,9 +92,13 @@ class DataWorker:
         batches = [order[start : start + batch_size] for start in range(0, n, batch_size)]
         dataset = Batches(self.formats[kind], Path(target), cutoff, batches)
         loader = DataLoader(
-            dataset, batch_size=None, sampler=Forever(len(batches)), num_workers=workers, collate_fn=_as_is,
+            dataset,
+            batch_size=None,
+            sampler=Forever(len(batches)),
+            num_workers=workers,
+            collate_fn=_as_is,
             persistent_workers=workers > 0,
-        )  # fmt: skip
+        )
         receive = getattr(self.formats[kind](), "receive", _as_is) if workers else _as_is
         self.readers[key] = (iter(loader), 2 * workers, receive)
         return {"batches": len(batches)}

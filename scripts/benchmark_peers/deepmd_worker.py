@@ -48,13 +48,22 @@ class DeepmdPeer:
         self._parameters = {
             "type_map": [chemical_symbols[z] for z in settings["elements"]],
             "descriptor": {
-                "type": "dpa3", "repflow": REPFLOW, "precision": "float32", "activation_function": "silut:10.0",
-                "concat_output_tebd": False, "use_tebd_bias": False, "seed": settings["seed"] + 1,
+                "type": "dpa3",
+                "repflow": REPFLOW,
+                "precision": "float32",
+                "activation_function": "silut:10.0",
+                "concat_output_tebd": False,
+                "use_tebd_bias": False,
+                "seed": settings["seed"] + 1,
             },
             "fitting_net": {
-                "neuron": [240, 240, 240], "resnet_dt": True, "precision": "float32", "activation_function": "silut:10.0", "seed": 1,
+                "neuron": [240, 240, 240],
+                "resnet_dt": True,
+                "precision": "float32",
+                "activation_function": "silut:10.0",
+                "seed": 1,
             },
-        }  # fmt: skip
+        }
         self.module = get_model(self._parameters)
         self._type_of = np.full(119, -1, dtype=np.int64)
         self._type_of[settings["elements"]] = np.arange(len(settings["elements"]))

@@ -76,9 +76,17 @@ def _mixture_race(
     def run() -> dict[str, Any]:
         with setup.start(contender, threads=1) as worker:
             fitted = worker.ask(
-                "mixture_fit", backbone=backbone, stores=stores, tests=tests, cpu_seconds=seconds, seed=seed, cutoff=setup.cutoff,
-                learning_rate=rate, structures_per_step=per_step, cache=str(cache),
-            )  # fmt: skip
+                "mixture_fit",
+                backbone=backbone,
+                stores=stores,
+                tests=tests,
+                cpu_seconds=seconds,
+                seed=seed,
+                cutoff=setup.cutoff,
+                learning_rate=rate,
+                structures_per_step=per_step,
+                cache=str(cache),
+            )
             peak = worker.ask("memory")["peak_gb"]
         return {"label": contender.label, "key": contender.key, "seed": seed, "budget": seconds} | fitted | {"peak_memory_gb": peak}
 

@@ -64,8 +64,7 @@ def mixture_race(
     datasets = open_datasets(config.datasets, cache=Path(cache), seed=seed, console=console)
     statistics = head_statistics(datasets, config.heads, cache=Path(cache), console=console)
     potential = build_potential(config.backbone, config.heads, datasets, statistics, torch.float32)
-    loader = {"cutoff": cutoff, "head_names": potential.head_names, "n_steps": 10**7, "seed": seed}
-    data = mixture_data(datasets, config.mixture, config.trainer, **loader)
+    data = mixture_data(datasets, config.mixture, config.trainer, potential, n_steps=10**7, seed=seed)
     labels = [tuple(d.store.metadata["label_counts"]) for d in datasets]
     loss = build_loss(config.loss, list(stores), scales_of(datasets, statistics), labels)
     steps = iter(data.train_dataloader())

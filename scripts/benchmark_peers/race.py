@@ -93,7 +93,7 @@ def race(
     size = min(batch_size, recipe.batch_size, len(train["n_atoms"]))
     batches = _endless_batches(train, size, np.random.default_rng(seed))
     peer.module.train()
-    _settle(peer, batches, targets, recipe)
+    _warm_up(peer, batches, targets, recipe)
     spent, wall, n_steps = _train(peer, batches, targets, cpu_seconds)
     epochs = n_steps * size / len(train["n_atoms"])
     run = {"steps": n_steps, "epochs": epochs, "cpu_seconds": spent, "wall_seconds": wall, "batch_size": size, "recipe": asdict(recipe)}
@@ -166,7 +166,7 @@ def _loss(peer: Any, arrays: Arrays, targets: Callable[[Arrays], dict[str, torch
     return force_dominated_loss(predicted, targets(arrays), recipe.energy_weight, recipe.force_weight)
 
 
-def _settle(peer: Any, batches: Iterator[Arrays], targets: Callable[[Arrays], dict[str, torch.Tensor]], recipe: Recipe) -> None:
+def _warm_up(peer: Any, batches: Iterator[Arrays], targets: Callable[[Arrays], dict[str, torch.Tensor]], recipe: Recipe) -> None:
     for _ in range(3):
         _loss(peer, next(batches), targets, recipe).backward()
     peer.module.zero_grad(set_to_none=True)

@@ -19,8 +19,15 @@ def row_of(structure: Any) -> dict[str, Any]:
     """What a plain reader finds in a frame too."""
     labels = {name: np.asarray(value).tolist() for name, value in structure.labels.items()}
     number = int(structure.id.rsplit("-", 1)[1])
-    return {"frame": number, "numbers": structure.atomic_numbers.tolist(), "positions": structure.positions.tolist(), **labels,
-            "cell": structure.cell.tolist(), "pbc": structure.pbc.tolist(), "charge": structure.total_charge}  # fmt: skip
+    return {
+        "frame": number,
+        "numbers": structure.atomic_numbers.tolist(),
+        "positions": structure.positions.tolist(),
+        **labels,
+        "cell": structure.cell.tolist(),
+        "pbc": structure.pbc.tolist(),
+        "charge": structure.total_charge,
+    }
 
 
 def xyz_says_so(path: Path, reading: dict[str, str], sound: dict[str, str]) -> bool:
@@ -85,8 +92,13 @@ def _floats(rows: list[list[str]]) -> list[list[float]]:
 
 def _same(read: dict[str, Any], said: dict[str, Any]) -> bool:
     keys = (read.keys() - {"frame"}) | said.keys()
-    return all(key in read and key in said and np.shape(read[key]) == np.shape(said[key]) and
-               np.allclose(read[key], said[key], rtol=1e-9, atol=1e-12) for key in keys)  # fmt: skip
+    return all(
+        key in read
+        and key in said
+        and np.shape(read[key]) == np.shape(said[key])
+        and np.allclose(read[key], said[key], rtol=1e-9, atol=1e-12)
+        for key in keys
+    )
 
 
 # configurations

@@ -49,24 +49,24 @@ def digest(*values: Any) -> str:
     """SHA-256 of arrays, texts, numbers, and lists or mappings of such."""
     found = hashlib.sha256()
     for value in values:
-        _add(found, value)
+        _add_value(found, value)
     return found.hexdigest()[:16]
 
 
-def _add(found: Any, value: Any) -> None:
+def _add_value(found: Any, value: Any) -> None:
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray | np.generic):
         found.update(f"{value.dtype.str}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
     elif isinstance(value, dict):
         for key in sorted(value, key=str):
-            _add(found, [key, value[key]])
+            _add_value(found, [key, value[key]])
     elif isinstance(value, list | tuple):
         found.update(f"[{len(value)}".encode())
         for each in value:
-            _add(found, each)
+            _add_value(found, each)
     elif is_dataclass(value):
-        _add(found, vars(value))
+        _add_value(found, vars(value))
     else:
         found.update(repr(value).encode())
 

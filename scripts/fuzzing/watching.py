@@ -115,7 +115,7 @@ def read_mutants(
             continue
         if begun is None:
             raise RuntimeError(f"reader {reader.name}: mutant {last} cannot be made:\n{log.read_text()[-3000:]}")
-        outcome = Outcome(**message["outcome"]) if isinstance(message, dict) else _died(message, log)
+        outcome = Outcome(**message["outcome"]) if isinstance(message, dict) else _outcome_of_death(message, log)
         outcome.file, outcome.damage = begun["file"], begun["damage"]
         if outcome.kind == OTHER:
             outcome.fault += f" ({begun['pattern']})"
@@ -125,7 +125,7 @@ def read_mutants(
     return last
 
 
-def _died(how: str, log: Path) -> Outcome:
+def _outcome_of_death(how: str, log: Path) -> Outcome:
     text = log.read_text(errors="replace")
     ours = re.findall(r'File ".*?(unipot/[^"]+)", line (\d+) in (\w+)', text)
     where = f"{ours[0][0]}:{ours[0][1]} {ours[0][2]}" if ours else "no Python line known"
@@ -144,7 +144,7 @@ def in_process(work: Callable[[Callable[[Any], None]], None], log: Path, timeout
     process = os.fork()
     if process == 0:
         os.close(reading)
-        _run(work, writing, log)
+        _work_in_child(work, writing, log)
     os.close(writing)
     ended = ""
     try:
@@ -185,7 +185,7 @@ def _has_ended(process: int) -> bool:
     return False
 
 
-def _run(work: Callable[[Callable[[Any], None]], None], writing: int, log: Path) -> None:
+def _work_in_child(work: Callable[[Callable[[Any], None]], None], writing: int, log: Path) -> None:
     """The forked process; it never returns."""
     status = 70
     try:

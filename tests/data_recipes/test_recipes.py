@@ -58,7 +58,7 @@ def test_card_follows_the_schema_and_agrees_with_the_code(name, recipe_folder):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_is_short_and_reads_no_command_line(name):
-    text = (data_recipes_dir() / name / "recipe.py").read_text()
+    text = load_recipe(data_recipes_dir(), name).program.read_text()
     assert len(text.splitlines()) < 100
     assert "argparse" not in text
 

@@ -150,7 +150,7 @@ def test_a_head_for_differences_is_where_the_difference_starts(files, run, toy_d
     store = store_called(run, "difference")
     write(tmp_path / "less.extxyz", [s.to_ase() for s in store])
     parent = parent_with_differences(tmp_path / "parent", toy_data, tmp_path / "less.extxyz")
-    assert finetune({**files, "checkpoint": parent}, tmp_path / "run") == 0
+    assert finetune({**files, "checkpoint": parent}, tmp_path / "run", "teacher.known_steps=20") == 0
     assert "starts from head 'less'" in capsys.readouterr().out
 
 

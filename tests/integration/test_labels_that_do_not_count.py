@@ -42,7 +42,8 @@ def pretrained(slabs):
     """A model that has seen the slabs, and what its training printed."""
     run, said = slabs.parent / "run", StringIO()
     words = ["backbone=native-mini", "schedule.max_steps=1", f"run={run}", "datasets.slabs.level_of_theory=EMT", "trainer.workers=0"]
-    with redirect_stdout(said):
+    with redirect_stdout(said), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "200")  # cells of tables are whole lines
         assert main(["pretrain", f"datasets.slabs.path={slabs}", *words]) == 0
     return run / "best.safetensors", said.getvalue()
 

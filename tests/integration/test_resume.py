@@ -13,7 +13,7 @@ import torch
 from unipot.training.metrics_log import read_metrics
 
 #: (workers, step after which the kill comes); the run state is written every 5 steps, so work is lost and done again
-KILLS = [(2, 6, False), (2, 13, False), (2, 27, False), (0, 19, False), pytest.param(0, 19, True, marks=pytest.mark.slow)]
+KILLS = [(2, 6, False), (2, 27, False), (0, 19, False), pytest.param(0, 19, True, marks=pytest.mark.nightly)]
 
 #: a compiled run takes minutes before its first step
 SECONDS = 500

@@ -24,13 +24,35 @@ SLURM = {
 }  # fmt: skip
 
 
+#: `python -m unipot.cli`, with Ctrl-C listened to even where the tests run in the background of a script, whose processes ignore it
+PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from unipot.cli import main
+raise SystemExit(main())
+"""
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running():
+    """A test that fails leaves no training behind, which would slow down all that follow."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
 def start(folder: Path, *words: str, command: str = "pretrain", **environment: str) -> subprocess.Popen:
     """`unipot <command>` in a process group of its own, with `folder` as the current one."""
     folder.mkdir(exist_ok=True)
     settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    called = [sys.executable, "-m", "unipot.cli", command, *words]
+    called = [sys.executable, "-c", PROGRAM, command, *words]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(called, env=settings, cwd=folder, start_new_session=True, **streams)
+    STARTED.append(subprocess.Popen(called, env=settings, cwd=folder, start_new_session=True, **streams))
+    return STARTED[-1]
 
 
 def wait_for_step(process: subprocess.Popen, run: Path, step: int) -> None:

@@ -46,7 +46,7 @@ def test_a_first_frame_that_fails_leaves_the_older_file(copper, tmp_path, monkey
         path.write_text("4\n")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(frames, "_add", full)
+    monkeypatch.setattr(frames, "_append_frame", full)
     with pytest.raises(OSError, match="No space left"):
         writer.write(copper)
     assert [path.name for path in tmp_path.iterdir()] == ["a.extxyz"] and len(read(tmp_path / "a.extxyz")) == 3

@@ -31,8 +31,16 @@ def read_scalars(path: Path) -> dict[str, dict[str, Any]]:
     """Name -> key, unit and number of values of the scalar properties of the store at `path`.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or does not name a property that has a column.
     """
+    described = _described(path)
+    columns = {file.stem.removeprefix("scalar_") for file in (path / "index").glob("scalar_*.npy")}
+    if unnamed := sorted(columns - set(described)):
+        raise InputError(f"{path / FILE_NAME} does not name {', '.join(unnamed)}, of which there are values; attach the properties again")
+    return described
+
+
+def _described(path: Path) -> dict[str, dict[str, Any]]:
     file = path / FILE_NAME
     if not file.is_file():
         return {}
@@ -80,7 +88,7 @@ def attach_scalars(path: str | Path, properties: Iterable[ScalarProperty], value
     path = Path(path)
     index = path / "index"
     ids = list(TextColumn(load_column(index / "ids.npy"), load_column(index / "ids_offsets.npy")))
-    described = read_scalars(path)
+    described = _described(path)  # an attachment that was killed has left a column without a name
     counts = {}
     for prop in properties:
         own = values.get(prop.name, {})

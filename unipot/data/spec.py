@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,6 +157,25 @@ def allowed_name(text: str) -> str:
 def head_name_for(dataset_name: str) -> str:
     """The head a dataset uses unless its spec names one: lower case, `_` and `.` turned into `-`."""
     return dataset_name.lower().replace("_", "-").replace(".", "-")
+
+
+def free_head_name(dataset_name: str, taken: Container[str]) -> str:
+    """A head for a dataset that is not `taken`: `head_name_for`, with a number where that is.
+
+    Example:
+        >>> free_head_name("My_Water", ["my-water"])
+        'my-water-2'
+    """
+    return free_name(re.sub(r"-+", "-", head_name_for(dataset_name)).strip("-"), taken)
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """`name`, or `name-2`, `name-3` and so on where it is `taken`."""
+    number, candidate = 1, name
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate
 
 
 def levels_of_heads(specs: Sequence[DatasetSpec]) -> dict[str, str]:

@@ -269,8 +269,10 @@ class Store:
                 with open_regular(file) as handle:
                     require_recorded(handle, self._recorded[name])
             except (ValueError, OSError) as error:
-                raise InputError(f"{self.path}: {name} does not match the recorded hash ({error}); the store was altered or damaged, "
-                                 "prepare it again") from error  # fmt: skip
+                raise InputError(
+                    f"{self.path}: {name} does not match the recorded hash ({error}); the store was altered or damaged, "
+                    "prepare it again"
+                ) from error
         return file
 
     def _check_records(self, indices: np.ndarray, records: list[memoryview]) -> None:

@@ -1,8 +1,9 @@
 """Low-rank updates of a backbone's weight matrices (LoRA, Hu et al. 2022, https://arxiv.org/abs/2106.09685).
 
-A matrix W (n_out, n_in) that is chosen becomes W + (alpha / rank) · up · down, with W frozen, `down` (rank, n_in) random and
-`up` (n_out, rank) zero: before the first step the model is its parent. The update is a parametrization of the weight itself,
-not of a layer, so that it works wherever a backbone reads the weight: in a linear layer, an einsum or a batched product.
+A matrix W (n_out, n_in) that is chosen becomes W + (alpha / rank) · up · down, with W frozen, `down` (rank, n_in)
+random and `up` (n_out, rank) zero: before the first step the model is its parent. The update is a parametrization of
+the weight itself, not of a layer, so that it works wherever a backbone reads the weight: in a linear layer, an einsum
+or a batched product.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class LoraSettings:
     Attributes:
         rank: of an update; a matrix with fewer rows or columns gets that many.
         alpha: the update is multiplied by alpha / rank.
-        patterns: shell patterns over parameter names of the backbone (`layers.*.message.weight`), embedding tables included.
-            Empty: every matrix that multiplies features, no table.
+        patterns: shell patterns over parameter names of the backbone (`layers.*.message.weight`), embedding tables
+            included. Empty: every matrix that multiplies features, no table.
         groups: names out of the backbone's `layer_groups()`; empty: all.
 
     Raises:
@@ -115,7 +116,8 @@ def lora_matrices(backbone: Backbone, settings: LoraSettings) -> list[str]:
     if settings.patterns:
         for pattern in settings.patterns:
             if not any(fnmatchcase(name, pattern) for name in inside):
-                raise InputError(f"finetune.lora.patterns: {pattern!r} matches no matrix of the backbone; there are: {_some(inside)}")
+                known = _first_names(inside)
+                raise InputError(f"finetune.lora.patterns: {pattern!r} matches no matrix of the backbone; there are: {known}")
         return [name for name in inside if any(fnmatchcase(name, pattern) for pattern in settings.patterns)]
     if not matrices:
         raise InputError(f"finetune.lora.groups [{', '.join(settings.groups)}] hold no matrix that multiplies features; leave them out")
@@ -186,5 +188,5 @@ def _prefixes(backbone: Backbone, groups: Sequence[str]) -> tuple[str, ...]:
     return tuple(prefix for group in groups or known for prefix in known[group])
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + (f", … ({len(names)} in all)" if len(names) > 6 else "")

@@ -36,7 +36,7 @@ def require_sound(batch: AtomBatch, lengths: Tensor, head_names: Sequence[str]) 
     if batch.n_atoms == 0:
         raise InputError("the batch has no atoms; drop it, or collate at least one structure")
     with torch.no_grad():
-        wrong = torch.stack([
+        wrong = (
             # a sum is finite only if all its terms are
             ~torch.isfinite(batch.positions.sum() + batch.cell.sum()),
             batch.n_atoms_per_structure.min() < 1,
@@ -46,8 +46,8 @@ def require_sound(batch: AtomBatch, lengths: Tensor, head_names: Sequence[str]) 
             batch.head_index.min() < 0,
             (batch.pbc & (batch.cell.abs().amax(dim=2) < NO_VECTOR)).any(),
             (lengths < COINCIDENT).any(),
-        ])  # fmt: skip
-        if bool(wrong.any()):
+        )
+        if bool(torch.stack(wrong).any()):
             raise InputError(_sentence(batch, lengths, head_names))
 
 
@@ -97,22 +97,22 @@ def _sentence(batch: AtomBatch, lengths: Tensor, head_names: Sequence[str]) -> s
     flat = batch.pbc & (batch.cell.abs().amax(dim=2) < NO_VECTOR)
     heads = (batch.head_index < 0) | (batch.head_index >= len(head_names))
     if bool((batch.n_atoms_per_structure < 1).any()):
-        return f"{_name(batch, _first(batch.n_atoms_per_structure < 1))} has no atoms; drop it"
+        return f"{_name(batch, _first_true(batch.n_atoms_per_structure < 1))} has no atoms; drop it"
     if not bool(finite_atoms.all()):
-        atom = _first(~finite_atoms)
+        atom = _first_true(~finite_atoms)
         return f"{_name_of_atom(batch, atom)}: the position of atom {_local(batch, atom)} is {batch.positions[atom].tolist()}; {_REPAIR}"
     if not bool(finite_cells.all()):
-        structure = _first(~finite_cells)
+        structure = _first_true(~finite_cells)
         return f"{_name(batch, structure)}: the cell is {batch.cell[structure].tolist()}; {_REPAIR}"
     if bool(strange.any()):
-        atom = _first(strange)
+        atom = _first_true(strange)
         number = int(batch.atomic_numbers[atom])
         return f"{_name_of_atom(batch, atom)}: atom {_local(batch, atom)} has atomic number {number}, outside 1..{MAX_ATOMIC_NUMBER}"
     if bool(heads.any()):
-        index, names = int(batch.head_index[_first(heads)]), ", ".join(head_names) or "none"
+        index, names = int(batch.head_index[_first_true(heads)]), ", ".join(head_names) or "none"
         return f"head_index {index} is out of range for the {len(head_names)} head(s) of this model: {names}"
     if bool(flat.any()):
-        structure = _first(flat.any(dim=1))
+        structure = _first_true(flat.any(dim=1))
         axes = torch.nonzero(flat[structure])[:, 0].tolist()
         return f"{_name(batch, structure)}: periodic axes {axes} have no lattice vector; give the cell, or set pbc to false there"
     return _coincidence(batch, lengths)
@@ -137,7 +137,7 @@ def _coincidence(batch: AtomBatch, lengths: Tensor) -> str:
     return f"{where}: {pair} lie {distance:.1e} Å apart, which is the same place; remove one, or correct the positions (Å)"
 
 
-def _first(mask: Tensor) -> int:
+def _first_true(mask: Tensor) -> int:
     return int(torch.nonzero(mask)[0, 0])
 
 

@@ -81,7 +81,7 @@ class CompiledPotential:
         if wanted == ("energy",) or self.reason is not None or batch.n_edges < SMALLEST:
             return self.potential(batch, properties, create_graph)
         if create_graph not in self._checked or self._traced_for != self._state():
-            return self._first(batch, wanted, create_graph)
+            return self._first_prediction(batch, wanted, create_graph)
         return self._predict(batch, wanted, create_graph)
 
     def sentence(self) -> str:
@@ -90,7 +90,7 @@ class CompiledPotential:
             return f"not compiled: {self.reason}"
         return f"compiled: {self.n_graphs} graph(s) in {self.seconds:.0f} s, largest deviation from the plain model {self.deviation:.1e}"
 
-    def _first(self, batch: AtomBatch, wanted: tuple[str, ...], create_graph: bool) -> Predictions:
+    def _first_prediction(self, batch: AtomBatch, wanted: tuple[str, ...], create_graph: bool) -> Predictions:
         """Compile, compare with the plain model, and predict by what is to be used."""
         plain = self.potential(batch, wanted, create_graph)  # refuses what is wrong with the batch; makes constants that are traced
         started = time.perf_counter()

@@ -24,9 +24,10 @@ SCREENING = ((0.18175, 3.19980), (0.50986, 0.94229), (0.28022, 0.40290), (0.0281
 SCREENING_LENGTH, SCREENING_POWER = 0.46850, 0.23
 #: full repulsion below this part of the distance at which it ends
 FULL_BELOW = 0.5
-#: of the sum of covalent radii. Equilibrium bonds lie above 0.65, but for strong multiple ones of metals (Cr dimers 0.58) and matter under
-#: pressure (down to 0.44): pairs that training data have that close end their repulsion there. With 0.55 and no such list molybdenum at
-#: 6000 K fell into a hole of the potential at 0.47 of the sum after 10.6 ps, where no data are; its data begin at 0.61
+#: of the sum of covalent radii. Equilibrium bonds lie above 0.65, but for strong multiple ones of metals (Cr dimers
+#: 0.58) and matter under pressure (down to 0.44): pairs that training data have that close end their repulsion there.
+#: With 0.55 and no such list molybdenum at 6000 K fell into a hole of the potential at 0.47 of the sum after 10.6 ps,
+#: where no data are; its data begin at 0.61
 DEFAULT_REACH = 0.65
 #: Å; closest distances are rounded down to it, so that the pair they are from does not feel the repulsion
 STEP = 1e-3
@@ -35,16 +36,17 @@ STEP = 1e-3
 class CoreRepulsion(nn.Module):
     """Ziegler–Biersack–Littmark repulsion that ends smoothly at `reach` times the sum of the covalent radii, or where data begin.
 
-    E = ½ Σ_ij s(r_ij) · k Z_i Z_j / r_ij · φ(r_ij / a_ij), with a switch s of three continuous derivatives that is 1 up to
-    half of the end distance R_ij and 0 from R_ij on (or from the cutoff on, if that is shorter). R_ij is reach · (c_i + c_j), or the
-    shortest distance of such a pair in the training data where that is shorter. Both factors fall with the distance, so every pair
-    repels at every distance below R_ij. It has no parameters, is the same for every head, and is evaluated in float64 for the few
-    pairs that are that close, usually none: training data, and references and scales fitted to them, do not see it.
+    E = ½ Σ_ij s(r_ij) · k Z_i Z_j / r_ij · φ(r_ij / a_ij), with a switch s of three continuous derivatives that is 1 up
+    to half of the end distance R_ij and 0 from R_ij on (or from the cutoff on, if that is shorter). R_ij is reach ·
+    (c_i + c_j), or the shortest distance of such a pair in the training data where that is shorter. Both factors fall
+    with the distance, so every pair repels at every distance below R_ij. It has no parameters, is the same for every
+    head, and is evaluated in float64 for the few pairs that are that close, usually none: training data, and references
+    and scales fitted to them, do not see it.
 
     Args:
         reach: of the sum of covalent radii (Cordero et al. 2008, as in ASE), above 0 and at most 1.
-        closest: pair of elements, as `O-Cr` with the lighter first -> Å, shortest distance in training data; longer ones than `reach`
-            gives change nothing and are not kept.
+        closest: pair of elements, as `O-Cr` with the lighter first -> Å, shortest distance in training data; longer
+            ones than `reach` gives change nothing and are not kept.
 
     Raises:
         ValueError: `reach` is outside its range, or a pair or distance makes no sense.

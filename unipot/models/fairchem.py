@@ -176,10 +176,10 @@ class EscnMdBackbone(nn.Module):
         wrong = fractional | (charge.abs() > CHARGE_LIMIT) | (spin < 0) | (spin > SPIN_LIMIT)
         unknown = (batch.atomic_numbers >= self.hyperparameters["max_num_elements"]) | (batch.atomic_numbers < 1)
         if bool(torch.stack([wrong.any(), unknown.any()]).any()):  # one synchronisation
-            self._refuse(batch, wrong, unknown)
+            self._refuse_elements_or_charges(batch, wrong, unknown)
         return torch.stack([charge.long(), spin], dim=1)
 
-    def _refuse(self, batch: AtomBatch, wrong: Tensor, unknown: Tensor) -> None:
+    def _refuse_elements_or_charges(self, batch: AtomBatch, wrong: Tensor, unknown: Tensor) -> None:
         structure = int(wrong.nonzero()[0] if wrong.any() else batch.structure_index[unknown.nonzero()[0]])
         where = f"structure {batch.ids[structure]!r}" if structure < len(batch.ids) else f"structure {structure} of the batch"
         if wrong.any():

@@ -44,7 +44,8 @@ REQUIRED: dict[str, tuple[Any, Any, str]] = {
     "charge_balanced_channels": (None, None, "charge would be spread over atoms at any distance, so that isolated atoms do not add up"),
     "spin_balanced_channels": (None, None, "spin would be spread over atoms at any distance, so that isolated atoms do not add up"),
 }
-#: settings of the graph, of fairchem's own force code and training: without effect here; and of experts, which are merged
+#: settings of the graph, of fairchem's own force code and training: without effect here; and of experts, which are
+#: merged
 IGNORED = frozenset(
     "model num_sphere_samples otf_graph max_neighbors use_pbc use_pbc_single direct_forces regress_forces direct_stress "
     "regress_stress regress_hessian hessian_vmap activation_checkpointing cs_emb_grad dataset_emb_grad dataset_list "
@@ -86,8 +87,8 @@ def read_fairchem_checkpoint(path: str | Path, dataset: str | None = None, compo
     A dataset embedding adds W·e(dataset) to the input of every layer alike; for one dataset that is a constant, which
     is added to the bias of the same linear map. The features are exactly those fairchem computes for that dataset.
 
-    A mixture of experts (UMA) mixes its weights anew for each composition, charge, spin and dataset, so that energies of
-    separate molecules do not add up. Here the experts are merged once: exact for neutral structures of `composition`
+    A mixture of experts (UMA) mixes its weights anew for each composition, charge, spin and dataset, so that energies
+    of separate molecules do not add up. Here the experts are merged once: exact for neutral structures of `composition`
     without a stated spin, a starting point for all others.
 
     Args:

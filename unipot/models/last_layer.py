@@ -1,16 +1,17 @@
 """Posterior of the linear last layer of a head, and the error bars that follow from it for any structure.
 
-A structure's energy is w·Φ_s plus terms without w, with Φ_s the hidden features of the head's readout summed over the atoms, times
-the head's scale. With w ~ N(mean, Σ) the energy has variance ΦᵀΣΦ, a force component gᵀΣg with g = −∂Φ/∂R, and any linear
-combination of energies dᵀΣd with d = Σ_s c_s Φ_s, in which errors that structures share cancel (Bigi, Chong, Ceriotti, "A
-prediction rigidity formalism for low-cost uncertainties in trained neural networks", Mach. Learn.: Sci. Technol. 5, 045018, 2024).
+A structure's energy is w·Φ_s plus terms without w, with Φ_s the hidden features of the head's readout summed over the
+atoms, times the head's scale. With w ~ N(mean, Σ) the energy has variance ΦᵀΣΦ, a force component gᵀΣg with g = −∂Φ/∂R,
+and any linear combination of energies dᵀΣd with d = Σ_s c_s Φ_s, in which errors that structures share cancel (Bigi,
+Chong, Ceriotti, "A prediction rigidity formalism for low-cost uncertainties in trained neural networks", Mach. Learn.:
+Sci. Technol. 5, 045018, 2024).
 
-The energy zero is no weight of that layer, but it was fitted to the same frames. What a shift per element takes of Φ over them, N·W for N
-atoms of each element with W the features of an average atom, is therefore certain however wide Σ is along it: rows are Φ − N·W. Without
-that, error bars were nearly the same for all structures of a composition and, calibrated as such, twenty times too small for
-differences between them, in which that part cancels. The zero has an uncertainty of its own, from the number of frames (`zero`) and, for
-compositions outside of what theirs span, from nothing being known of it (`open_compositions`); either cancels in differences between
-structures of the same atoms.
+The energy zero is no weight of that layer, but it was fitted to the same frames. What a shift per element takes of Φ
+over them, N·W for N atoms of each element with W the features of an average atom, is therefore certain however wide Σ
+is along it: rows are Φ − N·W. Without that, error bars were nearly the same for all structures of a composition and,
+calibrated as such, twenty times too small for differences between them, in which that part cancels. The zero has an
+uncertainty of its own, from the number of frames (`zero`) and, for compositions outside of what theirs span, from
+nothing being known of it (`open_compositions`); either cancels in differences between structures of the same atoms.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def predict_uncertainty(potential: Potential, batch: AtomBatch, *, forces: bool 
     Args:
         potential: its head has a posterior.
         batch: collated as for the potential.
-        forces: one reverse pass per last-layer weight, or per member of an ensemble; without them the cost is that of an energy.
+        forces: one reverse pass per last-layer weight, or per member of an ensemble; without them the cost is that of
+            an energy.
 
     Raises:
         ValueError: the head has no posterior, the batch mixes heads, or it lacks neighbours.
@@ -85,7 +87,8 @@ def energy_difference_uncertainty(
 ) -> float:
     """Standard deviation (eV) of Σ_s c_s E_s; what the energies have in common cancels, the energy zero where atoms balance.
 
-    An adsorption energy is (+1, −1, −1) of the pair, slab and molecule, a barrier (+1, −1) of the saddle point and minimum.
+    An adsorption energy is (+1, −1, −1) of the pair, slab and molecule, a barrier (+1, −1) of the saddle point and
+    minimum.
 
     Args:
         potential: with a posterior in the head.
@@ -94,7 +97,8 @@ def energy_difference_uncertainty(
         head: name; None if the model has only one with a posterior.
 
     Raises:
-        ValueError: lengths differ, a coefficient is not finite, or the head has no posterior (or several have one and none is named).
+        ValueError: lengths differ, a coefficient is not finite, or the head has no posterior (or several have one and
+            none is named).
         KeyError: there is no such head.
     """
     numbers = torch.tensor([float(c) for c in coefficients], dtype=torch.float64)

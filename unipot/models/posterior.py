@@ -11,7 +11,8 @@ from unipot.batch import AtomBatch
 from unipot.errors import InputError
 from unipot.structure import MAX_ATOMIC_NUMBER
 
-#: of the tensors of a posterior in an artifact: 1 does not know which compositions are open, 2 not what a shift per element takes away
+#: of the tensors of a posterior in an artifact: 1 does not know which compositions are open, 2 not what a shift per
+#: element takes away
 POSTERIOR_VERSIONS = (1, 2, 3)
 
 #: standard normal quantile of a central 90 % interval
@@ -27,14 +28,16 @@ class LastLayerPosterior(nn.Module):
 
     Attributes:
         mean: (n_hidden,) the weights it belongs to.
-        factor: (n_hidden, n_hidden) C with Σ = C Cᵀ, in eV per unit of Φ: lower triangular for a posterior; for an ensemble a
-            column per member, its difference from the mean over √(members − 1), the others zero.
+        factor: (n_hidden, n_hidden) C with Σ = C Cᵀ, in eV per unit of Φ: lower triangular for a posterior; for an
+            ensemble a column per member, its difference from the mean over √(members − 1), the others zero.
         calibration: (2,) factors on the standard deviations of energies and of forces, from held-out frames; 1 is none.
         fingerprint: (32,) uint8, SHA-256 of the weights that the features come from, see `fingerprint_of`.
-        open_compositions: (119, 119) G, eV per atom: the energy zero of N atoms of each element has the standard deviation |NᵀG|, zero
-            for compositions that the frames determine; None where it is not known (version 1).
-        average_features: (119, n_hidden) W, the features of an average atom of each element; None where not known (before version 3).
-        zero: (119, 119) H, like G: the zero that the frames determine has the standard deviation |NᵀH|, before calibration; None likewise.
+        open_compositions: (119, 119) G, eV per atom: the energy zero of N atoms of each element has the standard
+            deviation |NᵀG|, zero for compositions that the frames determine; None where it is not known (version 1).
+        average_features: (119, n_hidden) W, the features of an average atom of each element; None where not known
+            (before version 3).
+        zero: (119, 119) H, like G: the zero that the frames determine has the standard deviation |NᵀH|, before
+            calibration; None likewise.
     """
 
     mean: Tensor

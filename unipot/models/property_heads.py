@@ -3,15 +3,18 @@
 The narrowest design that serves a band gap, a charge and the lowest adsorption energy of a slab–adsorbate pair alike:
 
 * A property head lies beside the energy heads (`Potential.property_heads`) and reads `AtomFeatures.scalars`, so that it is invariant
-  by construction, sees charge and spin as energies do, and cannot change an energy: adding one leaves the others bitwise as they are.
+  by construction, sees charge and spin as energies do, and cannot change an energy: adding one leaves the others
+  bitwise as they are.
 * Every atom has a value a_i = scale · readout(x_i) + reference(Z_i). An extensive property is Σ a_i. An intensive one is Σ w_i a_i
-  with weights w = softmax_i(u · x_i) over the atoms of the structure (attention pooling, Ilse, Tomczak and Welling 2018), which are
-  equal at the start: unchanged for a repeated cell, and able to look at the few atoms that matter, such as an adsorbate.
+  with weights w = softmax_i(u · x_i) over the atoms of the structure (attention pooling, Ilse, Tomczak and Welling
+  2018), which are equal at the start: unchanged for a repeated cell, and able to look at the few atoms that matter,
+  such as an adsorbate.
 * An ensemble of members (readout and pooling) with weights of their own on the shared backbone, trained on bootstrap weights of the
-  structures (`unipot.training.property_loss`). The prediction is their mean; their spread, scaled so that intervals cover what they
-  say on held-out structures, is the uncertainty.
+  structures (`unipot.training.property_loss`). The prediction is their mean; their spread, scaled so that intervals
+  cover what they say on held-out structures, is the uncertainty.
 * Normalisation is the head's own: `reference` (a constant for an intensive property, a number per element for an extensive one) and
-  `spread` come from training values and stay fixed. Elements that were not there have no prediction: NaN, stated as absent.
+  `spread` come from training values and stay fixed. Elements that were not there have no prediction: NaN, stated as
+  absent.
 * Nothing of a property is differentiated with respect to the geometry.
 """
 
@@ -51,7 +54,8 @@ class PropertyHead(nn.Module):
         reference: value per element in the unit of the property; elements without one were not trained on.
         spread: standard deviation of the training values around the reference; losses are taken in it.
         scale: of the readout, unit of the property per atom.
-        interval: half-width of the interval that covers 90 % of held-out values, over the spread of the members; 0 before calibration.
+        interval: half-width of the interval that covers 90 % of held-out values, over the spread of the members; 0
+            before calibration.
 
     Raises:
         ValueError: the number of members or the width is not allowed.

@@ -39,7 +39,7 @@ def recomputed(module: nn.Module, *arguments: Any) -> tuple[Tensor, ...]:
     def call(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         given = dict(zip(names, tensors[: len(names)], strict=True))
         with precision():
-            return torch.func.functional_call(module, given, _with(arguments, iter(tensors[len(names) :])))
+            return torch.func.functional_call(module, given, _with_tensors(arguments, iter(tensors[len(names) :])))
 
     # as views they have nodes of their own, which autograd can be asked about
     views = [parameter.view_as(parameter) for parameter in parameters]
@@ -129,16 +129,16 @@ def _differentiable(value: Any) -> Iterator[Tensor]:
             yield from _differentiable(getattr(value, field.name))
 
 
-def _with(value: Any, tensors: Iterator[Tensor]) -> Any:
+def _with_tensors(value: Any, tensors: Iterator[Tensor]) -> Any:
     """`value` with its differentiable tensors replaced, in the order of `_differentiable`."""
     if isinstance(value, Tensor):
         return next(tensors) if value.requires_grad else value
     if isinstance(value, tuple):
-        return tuple(_with(item, tensors) for item in value)
+        return tuple(_with_tensors(item, tensors) for item in value)
     if is_dataclass(value):
         items = {field.name: getattr(value, field.name) for field in fields(value)}
         changed = {name: item for name, item in items.items() if next(_differentiable(item), None) is not None}
-        return replace(value, **{name: _with(item, tensors) for name, item in changed.items()}) if changed else value
+        return replace(value, **{name: _with_tensors(item, tensors) for name, item in changed.items()}) if changed else value
     return value
 
 

@@ -39,7 +39,7 @@ def device_neighbor_list(positions: Tensor, cell: Tensor, pbc: Tensor, n_atoms: 
     """
     limits.check_cutoff(cutoff)
     positions, cell = positions.detach().double(), cell.detach().double()
-    _check(positions, cell, pbc, n_atoms)
+    _check_structures(positions, cell, pbc, n_atoms)
     boxes = _boxed(positions, cell, pbc, n_atoms, cutoff * (1 + 1e-9))
     _check_size(boxes, cutoff, positions.device)
     lattice = torch.where(pbc[:, :, None], cell, 0.0)
@@ -101,9 +101,15 @@ def _boxed(positions: Tensor, cell: Tensor, pbc: Tensor, n_atoms: Tensor, reach:
     boxes = torch.minimum(boxes.clamp_min(0), n_boxes[structure] - 1)
     per_structure = n_boxes.prod(dim=1)
     draft = _Boxes(
-        structure=structure, wraps=wraps, boxes=boxes, n_boxes=n_boxes, around=(reach * n_boxes / length).ceil().long(),
-        first=per_structure.cumsum(0) - per_structure, order=structure, keys=structure,
-    )  # fmt: skip
+        structure=structure,
+        wraps=wraps,
+        boxes=boxes,
+        n_boxes=n_boxes,
+        around=(reach * n_boxes / length).ceil().long(),
+        first=per_structure.cumsum(0) - per_structure,
+        order=structure,
+        keys=structure,
+    )
     keys, order = torch.sort(draft.keys_of(structure, boxes), stable=True)
     return _Boxes(**{**draft.__dict__, "order": order, "keys": keys})
 
@@ -166,7 +172,7 @@ def _pieces(counts: Tensor) -> Iterator[slice]:
         yield slice(start, stop)
 
 
-def _check(positions: Tensor, cell: Tensor, pbc: Tensor, n_atoms: Tensor) -> None:
+def _check_structures(positions: Tensor, cell: Tensor, pbc: Tensor, n_atoms: Tensor) -> None:
     """One synchronisation while all is well; the structure is looked for only when something is wrong."""
     lattice = torch.where(pbc[:, :, None], cell, 0.0)
     numbers_are_finite = torch.isfinite(positions).all() & torch.isfinite(lattice).all()

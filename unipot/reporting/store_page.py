@@ -143,8 +143,10 @@ def _quarantine(store: Store, name: str) -> ReportTable | None:
     for entry in read_quarantine(store.path):
         counts[entry.reason] += 1
         first.setdefault(entry.reason, entry)
-    rows = tuple((reason, n, first[reason].limit, first[reason].value, first[reason].id, first[reason].detail or None) for reason, n in
-                 counts.most_common())  # fmt: skip
+    rows = tuple(
+        (reason, n, first[reason].limit, first[reason].value, first[reason].id, first[reason].detail or None)
+        for reason, n in counts.most_common()
+    )
     columns = ("reason", "structures", "limit", "value of the first", "id of the first", "detail")
     return ReportTable(title=f"Quarantine of {name}: left out of the store", columns=columns, rows=rows) if rows else None
 

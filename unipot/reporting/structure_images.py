@@ -119,10 +119,10 @@ def view(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, empty: np.nda
         right = other - (other @ up) * up
         right = right / np.linalg.norm(right) if np.linalg.norm(right) > 1e-6 else np.linalg.svd(up[None])[2][1]
     upright = np.stack([right, up, np.cross(right, up)])
-    return _about(0, _TILT) @ _about(1, _TURN) @ upright
+    return _rotation_about(0, _TILT) @ _rotation_about(1, _TURN) @ upright
 
 
-def _about(axis: int, degrees: float) -> np.ndarray:
+def _rotation_about(axis: int, degrees: float) -> np.ndarray:
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) if axis == 0 else np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
 

@@ -16,7 +16,8 @@ from unipot.simulate.frames import FrameWriter, without_labels
 ENSEMBLES = ("nve", "nvt")
 #: Å; an atom that moves farther in one step jumps over its neighbours, and the integration means nothing any more
 LARGEST_STEP = 1.0
-#: times the temperature of bath or start, and K at least: hotter is an explosion. Three atoms out of their equilibrium reach 3,000 K
+#: times the temperature of bath or start, and K at least: hotter is an explosion. Three atoms out of their equilibrium
+#: reach 3,000 K
 HOTTEST, HOTTEST_AT_LEAST = 10.0, 10_000.0
 
 
@@ -26,8 +27,8 @@ class Trajectory:
 
     Attributes:
         ensemble: nve or nvt.
-        atoms: the last configuration, with velocities and calculator; numbers that `info` or per-atom arrays of the input held beside
-            charge and spin are not there, see `unipot.simulate.frames`.
+        atoms: the last configuration, with velocities and calculator; numbers that `info` or per-atom arrays of the
+            input held beside charge and spin are not there, see `unipot.simulate.frames`.
         times: (n_records,) fs.
         potential_energy, kinetic_energy: (n_records,) eV.
         temperature: (n_records,) K.
@@ -103,53 +104,89 @@ def molecular_dynamics(
         friction: 1/fs, of the Langevin bath.
         seed: of velocities and bath.
         interval: record every so many steps.
-        trajectory: file that every record is appended to, in a format that ASE knows from its name, or the writer of one.
+        trajectory: file that every record is appended to, in a format that ASE knows from its name, or the writer of
+            one.
         overwrite: a trajectory that is there already may be replaced.
-        max_temperature: K, at which the run counts as exploded and ends; ten times that of bath or start by default, and at least
-            10,000 K.
+        max_temperature: K, at which the run counts as exploded and ends; ten times that of bath or start by default,
+            and at least 10,000 K.
         on_record: called with (step, total energy in eV, temperature in K).
 
     Raises:
-        ValueError: there is no calculator, a number is out of range, no atom can move, or ASE cannot write the trajectory.
-        ExplodedError: the run exploded. The message names the step; records so far stay in the trajectory, and its last frame, where it
-            ended, has `exploded` in its `info`.
+        ValueError: there is no calculator, a number is out of range, no atom can move, or ASE cannot write the
+            trajectory.
+        ExplodedError: the run exploded. The message names the step; records so far stay in the trajectory, and its last
+            frame, where it ended, has `exploded` in its `info`.
         FileExistsError: the trajectory is there already and `overwrite` is false.
     """
     limits = {} if max_temperature is None else {"max_temperature": max_temperature}
-    _check(atoms, ensemble, {"n_steps": n_steps, "timestep": timestep, "interval": interval, **limits}, temperature, friction)
+    positive = {"n_steps": n_steps, "timestep": timestep, "interval": interval, **limits}
+    _check_dynamics(atoms, ensemble, positive, temperature, friction)
     writer = FrameWriter(trajectory, [atoms], several=True, overwrite=overwrite) if isinstance(trajectory, Path | str) else trajectory
-    atoms, calculator = atoms.copy(), atoms.calc
-    atoms.calc = calculator
     generator = np.random.Generator(np.random.PCG64(seed))
-    atoms.get_forces()  # what is wrong with the structure is said before a time step could be blamed; nothing is computed twice
-    if not atoms.get_momenta().any():
-        thermalise(atoms, temperature, generator)
-    records: list[tuple[float, float, float, float]] = []
-
-    def record(step: int) -> None:
-        if step % interval and step != n_steps:
-            return
-        potential, kinetic, kelvin = float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy()), float(atoms.get_temperature())
-        records.append((step * timestep, potential, kinetic, kelvin))
-        if writer is not None:
-            writer.write(atoms, step=step, time_fs=step * timestep)
-        if on_record is not None:
-            on_record(step, potential + kinetic, kelvin)
-
-    hottest = max(HOTTEST * temperature, HOTTEST * float(atoms.get_temperature()), HOTTEST_AT_LEAST)
-    watch = _Watch(atoms, hottest if max_temperature is None else max_temperature)
+    atoms = _moving_copy(atoms, temperature, generator)
+    watch = _Watch(atoms, _hottest(atoms, temperature) if max_temperature is None else max_temperature)
+    records = _Records(atoms, timestep, writer, on_record)
     driver = integrator(atoms, ensemble, timestep=timestep, temperature=temperature, friction=friction, generator=generator)
     for step in _steps(driver, n_steps, timestep, watch, writer):
-        record(step)
-    times, potential, kinetic, kelvin = (np.array(column) for column in zip(*records, strict=True))
-    return Trajectory(
-        ensemble=ensemble,
-        atoms=without_labels(atoms),
-        times=times,
-        potential_energy=potential,
-        kinetic_energy=kinetic,
-        temperature=kelvin,
-    )
+        if step % interval == 0 or step == n_steps:
+            records.add(step)
+    return records.trajectory(ensemble)
+
+
+def _moving_copy(atoms: Atoms, temperature: float, generator: np.random.Generator) -> Atoms:
+    """The atoms with their calculator, and with velocities."""
+    moving = atoms.copy()
+    moving.calc = atoms.calc
+    # what is wrong with the structure is said before a time step could be blamed; nothing is computed twice
+    moving.get_forces()
+    if not moving.get_momenta().any():
+        thermalise(moving, temperature, generator)
+    return moving
+
+
+def _hottest(atoms: Atoms, temperature: float) -> float:
+    """K, at which a run counts as exploded where nobody says it."""
+    return max(HOTTEST * temperature, HOTTEST * float(atoms.get_temperature()), HOTTEST_AT_LEAST)
+
+
+class _Records:
+    """What is kept of a run.
+
+    Args:
+        atoms: that move.
+        timestep: fs.
+        writer: of the frames, or None.
+        on_record: called with (step, total energy in eV, temperature in K), or None.
+    """
+
+    def __init__(
+        self, atoms: Atoms, timestep: float, writer: FrameWriter | None, on_record: Callable[[int, float, float], None] | None
+    ) -> None:
+        self.atoms, self.timestep, self.writer, self.on_record = atoms, timestep, writer, on_record
+        self.rows: list[tuple[float, float, float, float]] = []
+
+    def add(self, step: int) -> None:
+        """The present configuration, after `step` steps."""
+        atoms, time = self.atoms, step * self.timestep
+        potential, kinetic = float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy())
+        kelvin = float(atoms.get_temperature())
+        self.rows.append((time, potential, kinetic, kelvin))
+        if self.writer is not None:
+            self.writer.write(atoms, step=step, time_fs=time)
+        if self.on_record is not None:
+            self.on_record(step, potential + kinetic, kelvin)
+
+    def trajectory(self, ensemble: str) -> Trajectory:
+        """All of it, once the run has ended."""
+        times, potential, kinetic, kelvin = (np.array(column) for column in zip(*self.rows, strict=True))
+        return Trajectory(
+            ensemble=ensemble,
+            atoms=without_labels(self.atoms),
+            times=times,
+            potential_energy=potential,
+            kinetic_energy=kinetic,
+            temperature=kelvin,
+        )
 
 
 class _Watch:
@@ -191,18 +228,18 @@ def _steps(driver: Any, n_steps: int, timestep: float, watch: _Watch, writer: Fr
             watch.look(driver.get_number_of_steps())
         except ValueError as error:
             step = driver.get_number_of_steps()
-            kept = "" if writer is None else _keep(writer, watch, error, step, timestep)
+            kept = "" if writer is None else _keep_last_frame(writer, watch, error, step, timestep)
             raise ExplodedError(
                 f"dynamics failed after step {step} of {n_steps} ({step * timestep:g} fs) at a time step of {timestep:g} fs: {error}{kept}"
             ) from error
         yield driver.get_number_of_steps()
 
 
-def _keep(writer: FrameWriter, watch: _Watch, error: ValueError, step: int, timestep: float) -> str:
+def _keep_last_frame(writer: FrameWriter, watch: _Watch, error: ValueError, step: int, timestep: float) -> str:
     """Write the frame where the run ended, flagged; returns what to say of it.
 
-    Where the calculator refused or gave what is not finite, the frame has no labels; where positions are not finite, it has those of
-    the step before.
+    Where the calculator refused or gave what is not finite, the frame has no labels; where positions are not finite, it
+    has those of the step before.
     """
     atoms = watch.atoms
     known = atoms.calc.results if isinstance(error, ExplodedError) else {}
@@ -214,7 +251,7 @@ def _keep(writer: FrameWriter, watch: _Watch, error: ValueError, step: int, time
     return f" ({writer.path} keeps {writer.n_frames} frame(s), the last one flagged `exploded`)"
 
 
-def _check(atoms: Atoms, ensemble: str, positive: Mapping[str, float], temperature: float, friction: float) -> None:
+def _check_dynamics(atoms: Atoms, ensemble: str, positive: Mapping[str, float], temperature: float, friction: float) -> None:
     if atoms.calc is None:
         raise InputError("atoms have no calculator; set atoms.calc = UnipotCalculator(...) first")
     if ensemble not in ENSEMBLES:

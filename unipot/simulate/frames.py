@@ -32,7 +32,8 @@ APPENDABLE = ".extxyz or .traj"
 class FrameWriter:
     """Writes frames into one file. A file that was there is replaced only where that was asked for, by a complete first frame.
 
-    The format is tried in a folder beside the file when the writer is made, so that what ASE cannot write is refused before the work.
+    The format is tried in a folder beside the file when the writer is made, so that what ASE cannot write is refused
+    before the work.
 
     Args:
         path: of the file; its name tells the format, as in ASE.
@@ -47,13 +48,15 @@ class FrameWriter:
 
     Raises:
         FileExistsError: the file is there and `overwrite` is false.
-        ValueError: ASE does not know the format, cannot write it, or it holds one frame and `several` are to be written.
+        ValueError: ASE does not know the format, cannot write it, or it holds one frame and `several` are to be
+            written.
 
     Example:
         >>> from ase.build import molecule
         >>> FrameWriter("water.vasp", [molecule("H2O", vacuum=3.0)], several=True)
         Traceback (most recent call last):
-        ValueError: water.vasp: frames cannot be added to a file of format vasp; write .extxyz or .traj, and convert it with `ase convert`
+        ValueError: water.vasp: frames cannot be added to a file of format vasp; write .extxyz or .traj, and convert it
+            with `ase convert`
     """
 
     def __init__(self, path: Path | str, like: Sequence[Atoms], *, several: bool, overwrite: bool = False) -> None:
@@ -74,10 +77,10 @@ class FrameWriter:
         """
         frame = described_frame(atoms, results, **facts)
         if self.n_frames:
-            _add(self.path, self.format, frame)
+            _append_frame(self.path, self.format, frame)
         else:
             with TemporaryDirectory(prefix=".", dir=self.path.parent) as folder:
-                _add(Path(folder) / self.path.name, self.format, frame, first=True)
+                _append_frame(Path(folder) / self.path.name, self.format, frame, first=True)
                 os.replace(Path(folder) / self.path.name, self.path)
         self.n_frames += 1
 
@@ -90,7 +93,7 @@ class FrameWriter:
             file = Path(folder) / self.path.name
             for number, frame in enumerate(trial):
                 try:
-                    _add(file, self.format, frame, first=number == 0)
+                    _append_frame(file, self.format, frame, first=number == 0)
                 except Exception as error:  # ASE's writers raise whatever their formats make them raise
                     if number:
                         raise InputError(self._cannot_add()) from error
@@ -196,7 +199,7 @@ def _format_of(path: Path) -> str:
     return name
 
 
-def _add(path: Path, format: str, frame: Atoms, *, first: bool = False) -> None:
+def _append_frame(path: Path, format: str, frame: Atoms, *, first: bool = False) -> None:
     from ase.io import write
 
     if format == "traj" and not first:  # the only one whose files are not appended to at their end

@@ -66,8 +66,8 @@ class MovingBatch:
     def known(self, atoms: Atoms) -> AtomBatch | None:
         """The batch of `atoms`, or None where it has to be made with `new`.
 
-        That is so if elements or periodic axes changed, or an atom or the cell moved too far for the list. Charge, spin and
-        constraints are not looked at.
+        That is so if elements or periodic axes changed, or an atom or the cell moved too far for the list. Charge, spin
+        and constraints are not looked at.
         """
         if self._template is None or not (np.array_equal(atoms.numbers, self._numbers) and np.array_equal(atoms.pbc, self._pbc)):
             return None

@@ -20,7 +20,8 @@ class PairDistribution:
         symbols: of the two, for instance ("O", "O").
         longest: Å.
         n_bins: of the histogram.
-        counts: (n_bins,) pairs gathered so far, each frame's divided by the number of pairs of an ideal gas of its density.
+        counts: (n_bins,) pairs gathered so far, each frame's divided by the number of pairs of an ideal gas of its
+            density.
         n_frames: gathered so far.
     """
 

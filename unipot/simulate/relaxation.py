@@ -23,8 +23,9 @@ class Relaxation:
     """Outcome of `relax`.
 
     Attributes:
-        atoms: the relaxed structure, with the calculator attached and without velocities. Numbers that `info` or per-atom arrays of
-            the input held beside charge and spin are not there: they belong to the geometry it had (`unipot.simulate.frames`).
+        atoms: the relaxed structure, with the calculator attached and without velocities. Numbers that `info` or
+            per-atom arrays of the input held beside charge and spin are not there: they belong to the geometry it had
+            (`unipot.simulate.frames`).
         converged: whether the largest force fell below the threshold.
         n_steps: optimizer steps taken.
         energies: (n_steps + 1,) eV, from start to end.
@@ -72,7 +73,8 @@ def relax(
     Args:
         atoms: with a calculator; left as they are. Constraints hold.
         optimizer: one of `OPTIMIZERS`.
-        fmax: eV/Å. With `relax_cell`, the stress times the volume per atom obeys it as well (ASE's `FrechetCellFilter`).
+        fmax: eV/Å. With `relax_cell`, the stress times the volume per atom obeys it as well (ASE's
+            `FrechetCellFilter`).
         max_steps: give up after that many.
         relax_cell: all six degrees of freedom of the cell too; needs three periodic axes.
         trajectory: file that every step is appended to, in a format that ASE knows from its name, or the writer of one.
@@ -80,14 +82,14 @@ def relax(
         on_step: called with (step, energy in eV, largest force in eV/Å).
 
     Raises:
-        ValueError: there is no calculator, the optimizer is unknown, a number is out of range, the cell cannot be relaxed, or
-            ASE cannot write the trajectory.
+        ValueError: there is no calculator, the optimizer is unknown, a number is out of range, the cell cannot be
+            relaxed, or ASE cannot write the trajectory.
         FileExistsError: the trajectory is there already and `overwrite` is false.
     """
     from ase.filters import FrechetCellFilter
 
     factory = _optimizer(optimizer)
-    _check(atoms, fmax, max_steps, relax_cell)
+    _check_relaxation(atoms, fmax, max_steps, relax_cell)
     writer = FrameWriter(trajectory, [atoms], several=True, overwrite=overwrite) if isinstance(trajectory, Path | str) else trajectory
     calculator, atoms = atoms.calc, atoms.copy()
     atoms.arrays.pop("momenta", None)  # of the motion that this one ends
@@ -115,7 +117,7 @@ def relax(
     )
 
 
-def _check(atoms: Atoms, fmax: float, max_steps: int, relax_cell: bool) -> None:
+def _check_relaxation(atoms: Atoms, fmax: float, max_steps: int, relax_cell: bool) -> None:
     if not fmax > 0:
         raise InputError(f"fmax is {fmax}; it must be positive (eV/Å)")
     if max_steps < 1:

@@ -136,9 +136,13 @@ def volume_scan(atoms: Atoms, *, smallest: float = 0.6, largest: float = 1.6, n_
     # dE/dV = tr(stress)/3, and here V = factor · V0
     slopes = np.array([np.trace(stress) / 3 for stress in stresses]) * atoms.get_volume()
     return Scan(
-        name=atoms.get_chemical_formula(), quantity="volume, V/V0", values=factors, energies=energies, slopes=slopes,
+        name=atoms.get_chemical_formula(),
+        quantity="volume, V/V0",
+        values=factors,
+        energies=energies,
+        slopes=slopes,
         repulsive_below=COMPRESSED_BELOW,
-    )  # fmt: skip
+    )
 
 
 def _check_grid(low: float, high: float, n_points: int) -> None:

@@ -146,7 +146,7 @@ class StageRun:
         )
         started = saved = time.perf_counter()
         if not self.record.times:
-            self._look()
+            self._record_state()
         while not self.is_done:
             self._advance(driver)
             if seconds is not None and time.perf_counter() - started > seconds:
@@ -163,13 +163,13 @@ class StageRun:
         try:
             driver.run(n_steps)
         except ValueError as error:  # the calculator refuses positions or predictions that are not finite
-            self.record.failure = f"{self._now()}: {error}"
+            self.record.failure = f"{self._time_reached()}: {error}"
             return
         self.record.seconds += time.perf_counter() - started
         self.record.n_steps += n_steps
-        self._look()
+        self._record_state()
 
-    def _look(self) -> None:
+    def _record_state(self) -> None:
         record, atoms = self.record, self.atoms
         potential, kelvin, closest = float(atoms.get_potential_energy()), float(atoms.get_temperature()), closest_pair_ratio(atoms)
         record.times.append(record.n_steps * self.stage.timestep / 1000)
@@ -180,14 +180,14 @@ class StageRun:
         if record.n_steps == 0:
             return
         if not kelvin <= self.stage.max_temperature_ratio * self.stage.temperature:
-            record.failure = f"{self._now()}: temperature {kelvin:.0f} K at {self.stage.temperature:g} K"
+            record.failure = f"{self._time_reached()}: temperature {kelvin:.0f} K at {self.stage.temperature:g} K"
         elif not closest >= self.stage.min_pair_ratio:
-            record.failure = f"{self._now()}: two atoms at {closest:.2f} of the sum of their covalent radii"
+            record.failure = f"{self._time_reached()}: two atoms at {closest:.2f} of the sum of their covalent radii"
         else:
             for distribution in self.distributions:
                 distribution.add(atoms)
 
-    def _now(self) -> str:
+    def _time_reached(self) -> str:
         return f"{self.record.n_steps * self.stage.timestep / 1000:.3f} ps"
 
     @property
@@ -200,9 +200,14 @@ class StageRun:
         frames = np.array([d.n_frames for d in self.distributions], dtype=np.int64)
         temporary = self._state_file.with_name(f".{self._state_file.name}")
         np.savez(
-            temporary, positions=self.atoms.positions, momenta=self.atoms.get_momenta(), cell=self.atoms.cell.array,
-            text=np.frombuffer(text.encode(), dtype=np.uint8), n_frames=frames, **arrays,
-        )  # fmt: skip
+            temporary,
+            positions=self.atoms.positions,
+            momenta=self.atoms.get_momenta(),
+            cell=self.atoms.cell.array,
+            text=np.frombuffer(text.encode(), dtype=np.uint8),
+            n_frames=frames,
+            **arrays,
+        )
         os.replace(temporary, self._state_file)
 
     def _restore(self) -> None:
@@ -234,8 +239,8 @@ def closest_pair_ratio(atoms: Atoms) -> float:
 def kept_bonds(before: Atoms, now: Atoms) -> float:
     """Part of the bonds of a structure that it still has: a run may end without failure and yet have melted or reacted.
 
-    A bond is a pair within 1.2 times the sum of the covalent radii, and is kept up to 1.5 times of it: second neighbours of close
-    packings lie at 1.4, so that atoms that change places count as well.
+    A bond is a pair within 1.2 times the sum of the covalent radii, and is kept up to 1.5 times of it: second
+    neighbours of close packings lie at 1.4, so that atoms that change places count as well.
 
     Args:
         before: a structure.

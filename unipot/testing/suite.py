@@ -62,7 +62,7 @@ def check_backbone(backbone: Backbone, *, skip: Sequence[str] = ()) -> dict[str,
         ContractViolation: at least one claim does not hold; the message lists all that do not.
         ValueError: `skip` names a claim that does not exist.
     """
-    return _run({**_BACKBONE, **_SHARED}, backbone, skip)
+    return _run_checks({**_BACKBONE, **_SHARED}, backbone, skip)
 
 
 def check_potential(potential: Potential, *, skip: Sequence[str] = ()) -> dict[str, float]:
@@ -70,10 +70,10 @@ def check_potential(potential: Potential, *, skip: Sequence[str] = ()) -> dict[s
 
     Returns, raises: as `check_backbone`.
     """
-    return _run({**_SHARED, **_POTENTIAL}, potential, skip)
+    return _run_checks({**_SHARED, **_POTENTIAL}, potential, skip)
 
 
-def _run(checks: dict[str, _Check], model: Model, skip: Sequence[str]) -> dict[str, float]:
+def _run_checks(checks: dict[str, _Check], model: Model, skip: Sequence[str]) -> dict[str, float]:
     if backbone_of(model).parity:
         checks = {**checks, "reflection": symmetry.check_reflection}
     for name in skip:

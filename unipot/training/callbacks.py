@@ -76,11 +76,12 @@ class Validation(Callback):
         property: what chooses the best weights: a row of the table, `auto` (forces where any validation set has them,
             else energy_per_atom), or `balanced` (see `selection_value`).
         statistic: `mae` or `rmse`.
-        dataset_weights: of the mean over datasets; 1 where not stated. Sets of weight 0 are measured, but choose nothing: where all
-            are, there are no best weights.
+        dataset_weights: of the mean over datasets; 1 where not stated. Sets of weight 0 are measured, but choose
+            nothing: where all are, there are no best weights.
         thresholds: see `MetricAccumulator`.
         on_best: called with the step when the number has fallen; the module has the averaged weights then.
-        patience: stop training after so many validations in a row that are no new best, see `stopped`; None never stops.
+        patience: stop training after so many validations in a row that are no new best, see `stopped`; None never
+            stops.
         first: also evaluate before the first step, so that the best weights are never worse than those started from.
         show: called with step and table.
 
@@ -137,11 +138,11 @@ class Validation(Callback):
                 for logger in trainer.loggers:
                     logger.log_metrics({f"validation/{key}": value for key, value in self.table.flat().items()}, step)
             if any(self.dataset_weights.get(row.dataset, 1.0) > 0 for row in self.table.rows):
-                self._choose(trainer)
+                self._keep_if_best(trainer)
         if self.show is not None and trainer.is_global_zero:
             self.show(step, self.table)
 
-    def _choose(self, trainer: Trainer) -> None:
+    def _keep_if_best(self, trainer: Trainer) -> None:
         """Keep the weights if they are the best so far; not called where only sets of weight 0 are validated, which choose nothing."""
         assert self.table is not None
         step, number = trainer.global_step, selection_value(self.table, self.property, self.statistic, self.dataset_weights)
@@ -184,10 +185,11 @@ def selection_value(table: MetricTable, property: str, statistic: str, dataset_w
     """The number that chooses the best weights.
 
     For a property it is the weighted mean of one statistic over the datasets that have it. `balanced` is the weighted
-    geometric mean over datasets of their energy_per_atom and force errors: the same relative gain counts alike for a set of
-    relaxed crystals and one of hot molecules, where a plain mean would follow the largest forces alone. Scalar properties, each in
-    a unit of its own, enter `auto` and `balanced` likewise: the number is then the geometric mean of theirs and of what it is
-    without them. Datasets of weight 0 are not looked at, so that `auto` never takes a property that only they have.
+    geometric mean over datasets of their energy_per_atom and force errors: the same relative gain counts alike for a
+    set of relaxed crystals and one of hot molecules, where a plain mean would follow the largest forces alone. Scalar
+    properties, each in a unit of its own, enter `auto` and `balanced` likewise: the number is then the geometric mean
+    of theirs and of what it is without them. Datasets of weight 0 are not looked at, so that `auto` never takes a
+    property that only they have.
 
     Raises:
         ValueError: no dataset has the property.
@@ -278,12 +280,12 @@ class StepProgress(Callback):
             self.console.print(f"{self.description}: step {step}/{total}  {numbers}  {seconds:.0f} s", highlight=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:
-        self._stop()
+        self._stop_progress()
 
     def on_exception(self, trainer: Trainer, pl_module: TrainingModule, exception: BaseException) -> None:
-        self._stop()
+        self._stop_progress()
 
-    def _stop(self) -> None:
+    def _stop_progress(self) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None

@@ -74,7 +74,7 @@ class SignalWatch:
             return
         for number in EXIT_CODES:
             if signal.getsignal(number) != signal.SIG_IGN:
-                before = signal.signal(number, self._handle)
+                before = signal.signal(number, self._handle_signal)
                 self._before.setdefault(number, before)
 
     def restore(self) -> None:
@@ -83,7 +83,7 @@ class SignalWatch:
             signal.signal(number, signal.SIG_DFL if before is None else before)
         self._before.clear()
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _handle_signal(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a forked process has inherited us
             self.restore()
             os.kill(os.getpid(), number)

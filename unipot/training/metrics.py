@@ -45,8 +45,8 @@ class MetricRow:
         element: symbol, or None for all elements together.
         n: numbers compared (components for forces and stress, structures for energies).
         mae, rmse: in the unit of `MetricTable.units`.
-        cosine: mean over atoms of the cosine between predicted and labelled force, weighted by the size of the label: the directions
-            of forces near zero, as on the sites of a symmetric crystal, are noise.
+        cosine: mean over atoms of the cosine between predicted and labelled force, weighted by the size of the label:
+            the directions of forces near zero, as on the sites of a symmetric crystal, are noise.
         within: share of structures (energies, stress, energy_and_forces) or atoms (forces) whose largest error is
             within the threshold.
     """
@@ -132,9 +132,10 @@ class MetricTable:
 class MetricAccumulator:
     """Adds up errors batch by batch.
 
-    Forces of fixed atoms, stress of structures that are not periodic along all axes (`labelled_mask`) and labels whose weight is
-    zero do not count, exactly as in the loss; other weights make no difference here. Where atoms are fixed, errors of the forces on
-    all atoms, which other programs report, stand beside those that count, as the property `ALL_ATOMS`.
+    Forces of fixed atoms, stress of structures that are not periodic along all axes (`labelled_mask`) and labels whose
+    weight is zero do not count, exactly as in the loss; other weights make no difference here. Where atoms are fixed,
+    errors of the forces on all atoms, which other programs report, stand beside those that count, as the property
+    `ALL_ATOMS`.
 
     Args:
         dataset_names: position = `AtomBatch.dataset_index`.
@@ -180,12 +181,12 @@ class MetricAccumulator:
         has_energy = labelled_mask("energy", batch).cpu()
         dataset = batch.dataset_index.cpu()
         per_atom = energy_error / batch.n_atoms_per_structure.cpu()
-        self._add("energy_per_atom", dataset[has_energy], per_atom[has_energy].unsqueeze(1))
-        self._add("energy", dataset[has_energy], energy_error[has_energy].unsqueeze(1))
+        self._add_errors("energy_per_atom", dataset[has_energy], per_atom[has_energy].unsqueeze(1))
+        self._add_errors("energy", dataset[has_energy], energy_error[has_energy].unsqueeze(1))
         if predictions.stress is not None:
             chosen = labelled_mask("stress", batch).cpu()
             error = (predictions.stress.detach().to(torch.float64) - _label("stress", batch)).cpu()
-            self._add("stress", dataset[chosen], error[chosen].reshape(-1, 9))
+            self._add_errors("stress", dataset[chosen], error[chosen].reshape(-1, 9))
         for name in self.properties:
             if name in predictions.members:
                 self._update_scalar(name, predictions[name].detach().cpu(), batch, dataset)
@@ -193,7 +194,7 @@ class MetricAccumulator:
             forces = predictions.forces.detach().to(torch.float64).cpu()
             self._update_forces(forces, batch, energy_error.abs(), has_energy)
             owner = dataset[batch.structure_index.cpu()][all_atoms]
-            self._add(ALL_ATOMS, owner, (forces - _label("forces", batch).cpu())[all_atoms])
+            self._add_errors(ALL_ATOMS, owner, (forces - _label("forces", batch).cpu())[all_atoms])
 
     def _update_scalar(self, name: str, predicted: Tensor, batch: AtomBatch, dataset: Tensor) -> None:
         chosen = labelled_mask(name, batch).cpu()
@@ -204,7 +205,7 @@ class MetricAccumulator:
                 "leave it out"
             )
         if bool(chosen.any()):
-            self._add(name, dataset[chosen], (predicted - batch.labels[name].cpu())[chosen].unsqueeze(1))
+            self._add_errors(name, dataset[chosen], (predicted - batch.labels[name].cpu())[chosen].unsqueeze(1))
 
     def _update_forces(self, predicted: Tensor, batch: AtomBatch, energy_error: Tensor, has_energy: Tensor) -> None:
         chosen = labelled_mask("forces", batch).cpu()
@@ -216,7 +217,7 @@ class MetricAccumulator:
         size = torch.linalg.vector_norm(label, dim=1)
         owner, elements = dataset[structure[chosen]], batch.atomic_numbers.cpu()[chosen]
         for element in (torch.zeros_like(elements), elements):
-            self._add("forces", owner, error[chosen], element=element, cosine=cosine[chosen], size=size[chosen])
+            self._add_errors("forces", owner, error[chosen], element=element, cosine=cosine[chosen], size=size[chosen])
         worst = torch.zeros(batch.n_structures, dtype=torch.float64)
         worst = worst.scatter_reduce(0, structure[chosen], error[chosen].abs().amax(dim=1), "amax")
         n_labelled = torch.zeros(batch.n_structures).index_add(0, structure[chosen], torch.ones(int(chosen.sum())))
@@ -226,7 +227,7 @@ class MetricAccumulator:
         for column, value in ((_ITEMS, both), (_COUNT, both), (_WITHIN, both & good)):
             self._sums[:, row, 0, column].index_add_(0, dataset, value.to(torch.float64))
 
-    def _add(
+    def _add_errors(
         self,
         name: str,
         dataset: Tensor,

@@ -18,19 +18,20 @@ NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5
 #: root mean square of an update relative to the learning rate, that of AdamW in practice, so that both share one rate
 #: (Liu et al., Muon is scalable for LLM training, 2025, https://arxiv.org/abs/2502.16982, section 2.2)
 MATCHED_SIZE = 0.2
-#: rows orthogonalised together: the work grows with the cube, so that blocks of 64 rows instead of whole matrices take a third off
-#: the optimizer's cost for the small model (128 rows) and 15/16 for 256 rows. Force errors after equal steps: ethanol 16.7 instead of
-#: 16.3, acetylacetone 18.8 instead of 18.5 meV/Å, within the spread of seeds
+#: rows orthogonalised together: the work grows with the cube, so that blocks of 64 rows instead of whole matrices take
+#: a third off the optimizer's cost for the small model (128 rows) and 15/16 for 256 rows. Force errors after equal
+#: steps: ethanol 16.7 instead of 16.3, acetylacetone 18.8 instead of 18.5 meV/Å, within the spread of seeds
 LARGEST_BLOCK = 64
 
 
 class HybridMuon(torch.optim.Optimizer):
     """Orthogonalised momentum steps (Muon, Jordan et al. 2024) for groups with `orthogonal: True`, AdamW for the others.
 
-    For a weight matrix W (n_out, n_in) with gradient g: M <- μ M + (1 − μ) g, U = the orthogonal matrix closest to the Nesterov
-    combination μ M + (1 − μ) g, W <- (1 − η λ) W − 0.2 η √max(n_out, n_in) U. U comes from Newton–Schulz iterations that run on
-    the Gram matrices of the shorter side, all matrices of one size in one batch: a fraction of the work of the usual form
-    where matrices are wide. A pure function of gradients and state: ranks that hold the same gradients stay equal.
+    For a weight matrix W (n_out, n_in) with gradient g: M <- μ M + (1 − μ) g, U = the orthogonal matrix closest to the
+    Nesterov combination μ M + (1 − μ) g, W <- (1 − η λ) W − 0.2 η √max(n_out, n_in) U. U comes from Newton–Schulz
+    iterations that run on the Gram matrices of the shorter side, all matrices of one size in one batch: a fraction of
+    the work of the usual form where matrices are wide. A pure function of gradients and state: ranks that hold the same
+    gradients stay equal.
 
     Args:
         groups: each with `params`, `weight_decay` and `orthogonal`; those with True hold matrices (n_out, n_in) only.
@@ -109,8 +110,8 @@ class HybridMuon(torch.optim.Optimizer):
 def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
     """For each (n_out, n_in) matrix one of the same shape, in blocks of the same singular vectors with singular values near 1.
 
-    A matrix whose shorter side exceeds `LARGEST_BLOCK` is cut along it. Singular values below about 0.003 of the root sum
-    of squares of all stay smaller; a zero matrix gives zero.
+    A matrix whose shorter side exceeds `LARGEST_BLOCK` is cut along it. Singular values below about 0.003 of the root
+    sum of squares of all stay smaller; a zero matrix gives zero.
     """
     blocks = [_blocks(m if m.shape[0] <= m.shape[1] else m.T) for m in matrices]
     flat = [block for of_one in blocks for block in of_one]

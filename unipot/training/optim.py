@@ -203,11 +203,11 @@ def build_policy(
         properties: property heads that learn, likewise.
         head_lr_scale: factor on the rate of the heads that learn.
         lora_lr_scale: factor on the rate of the low-rank updates, for `lora`.
-        l2_to_start: pull of what learns in the backbone towards its start; it takes the place of weight decay there. Of a
-            low-rank update `up` alone is pulled, which shrinks the update itself by the same factor.
+        l2_to_start: pull of what learns in the backbone towards its start; it takes the place of weight decay there. Of
+            a low-rank update `up` alone is pulled, which shrinks the update itself by the same factor.
         l2_to_start_heads: also of the heads that learn.
-        free_tables: names of parameters of the backbone that learn even where their group is frozen (tables with rows of
-            new elements; what else is in them must be kept by the caller).
+        free_tables: names of parameters of the backbone that learn even where their group is frozen (tables with rows
+            of new elements; what else is in them must be kept by the caller).
 
     Raises:
         ValueError: the method, a head or a number is not allowed.
@@ -315,7 +315,7 @@ def _learning(name: str, patterns: tuple[str, ...], lr_scale: float, l2_to_start
     """A pull towards the start takes the place of weight decay, a pull towards zero."""
     return ParameterRule(
         name=name, patterns=patterns, lr_scale=lr_scale, weight_decay=0.0 if l2_to_start else None, to_start=l2_to_start
-    )  # fmt: skip
+    )
 
 
 def _lora_rules(potential: nn.Module, lr_scale: float, l2_to_start: float) -> list[ParameterRule]:

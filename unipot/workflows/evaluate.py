@@ -14,7 +14,7 @@ from rich.console import Console
 
 from unipot.data.label_use import counted_labels
 from unipot.data.mixture.selection import Selection
-from unipot.data.spec import head_name_for
+from unipot.data.spec import free_name, head_name_for
 from unipot.data.statistics import elements_present
 from unipot.errors import InputError, UnknownName
 from unipot.evaluation.records import Evaluation, evaluate_head
@@ -76,10 +76,15 @@ def evaluate(config: EvaluateConfig) -> list[Evaluation]:
         batches = frames_batches(potential, item.store, item.indices, item.head, plan.budget)
         evaluations.append(
             evaluate_head(
-                potential, batches, dataset=item.name, model=Path(config.checkpoint).name.removesuffix(".safetensors"), head=item.head,
-                device=potential.device, thresholds=plan.thresholds,
+                potential,
+                batches,
+                dataset=item.name,
+                model=Path(config.checkpoint).name.removesuffix(".safetensors"),
+                head=item.head,
+                device=potential.device,
+                thresholds=plan.thresholds,
             )
-        )  # fmt: skip
+        )
         quality[item.name] = judge_error_bars(potential, item, plan.budget, config.uncertainty_frames, console)
     write_evaluations(output, evaluations, quality)
     show_evaluations(console, evaluations, output)
@@ -100,16 +105,20 @@ def plan_of_data(config: EvaluateConfig, potential: Potential, card: dict[str, A
         raise InputError(f"{len(paths)} data and {len(heads)} heads are given; give one head, or one per dataset")
     heads = heads * len(paths) if len(heads) == 1 else heads
     reading = UserDataConfig(
-        energy_kind=config.energy_kind, labels=config.labels, format=config.format, sources=config.sources,
-        columns=config.columns, keep_unconverged=config.keep_unconverged,
-    )  # fmt: skip
+        energy_kind=config.energy_kind,
+        labels=config.labels,
+        format=config.format,
+        sources=config.sources,
+        columns=config.columns,
+        keep_unconverged=config.keep_unconverged,
+    )
     sets: list[EvaluationSet] = []
     for number, path in enumerate(paths):
         reading = replace(reading, properties=properties_in(path, potential))
-        store = open_frames(path, reading, name=_free(name_of(path), [s.name for s in sets]), cache=cache, console=console)
+        name = free_name(name_of(path), [s.name for s in sets])
+        store = open_frames(path, reading, name=name, cache=cache, console=console)
         head = heads[number] if heads else default_head(store.name, potential, card, console)
         potential.heads.index(head)
-        name = _free(name_of(path), [s.name for s in sets])
         sets.append(EvaluationSet(name=name, head=head, store=store, indices=Selection.everything(len(store))))
     budget = MixtureConfig(max_atoms=config.max_atoms, max_edges=config.max_edges)
     budget = budget_for([s.store for s in sets], budget, potential.cutoff, console)
@@ -233,11 +242,3 @@ def _texts(value: Any, what: str) -> list[str]:
     if not found or not all(isinstance(item, str) and item for item in found):
         raise InputError(f"{what} is {value!r}; give one text, or a list: '{what}=[a,b]'")
     return found
-
-
-def _free(name: str, taken: Sequence[str]) -> str:
-    number, candidate = 1, name
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}-{number}"
-    return candidate

@@ -88,10 +88,7 @@ def train(context: FinetuneContext, state: FinetuneState, golden: Sequence[Struc
     context = replace(context, config=state.settled.config)
     config, potential = context.config, start.potential
     _, schedule = build_settings(config.optimizer, config.schedule)
-    data = mixture_data(
-        datasets, context.budget, config.trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=schedule.max_steps,
-        seed=config.seed,
-    )  # fmt: skip
+    data = mixture_data(datasets, context.budget, config.trainer, potential, n_steps=schedule.max_steps, seed=config.seed)
     lora = add_updates(config.finetune, potential, seed=config.seed, console=console)
     module = training_module(context, start, datasets)
     run_tables.show_datasets(console, datasets, data.plan.shares(), data.plan.passes(schedule.max_steps))
@@ -101,9 +98,17 @@ def train(context: FinetuneContext, state: FinetuneState, golden: Sequence[Struc
         return keep_start(potential, run, export)
     console.rule(f"training {schedule.max_steps} steps" + (f", continuing the run in {run.path}" if run.resume else ""))
     return fit(
-        module, data, run=run, trainer=config.trainer, logger=config.logger, export=export, console=console, description="fine-tuning",
-        dataset_weights={d.spec.name: 0.0 for d in datasets[state.n_own :]}, validate_first=True,
-    )  # fmt: skip
+        module,
+        data,
+        run=run,
+        trainer=config.trainer,
+        logger=config.logger,
+        export=export,
+        console=console,
+        description="fine-tuning",
+        dataset_weights={d.spec.name: 0.0 for d in datasets[state.n_own :]},
+        validate_first=True,
+    )
 
 
 def check_options(config: FinetuneConfig, pretrained: Potential) -> None:

@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING
 from omegaconf import MISSING
 
 from unipot.errors import InputError
-from unipot.workflows.settings.compose import require_complete
+from unipot.workflows.inputs.simulation import SimulationConfig, open_simulation, step_counter
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from unipot.simulate.dynamics import Trajectory
+    from unipot.simulate.frames import FrameWriter
 
 
 @dataclass(kw_only=True)
-class MdConfig:
+class MdConfig(SimulationConfig):
     """Schema of `conf/md.yaml`, where every value is explained."""
 
-    checkpoint: str = MISSING
-    structure: str = MISSING
-    index: str = MISSING
-    head: str | None = None
-    out: str = MISSING
     ensemble: str = MISSING
     n_steps: int = MISSING
     timestep: float = MISSING
@@ -31,12 +29,6 @@ class MdConfig:
     seed: int = MISSING
     interval: int = MISSING
     max_temperature: float | None = None
-    overwrite: bool = False
-    unknown_elements: str = "warn"
-    skin: float = MISSING
-    device: str = MISSING
-    dtype: str | None = None
-    trusted: bool = False
 
 
 def md(cfg: MdConfig) -> Trajectory:
@@ -47,20 +39,10 @@ def md(cfg: MdConfig) -> Trajectory:
             FileExistsError: the output is.
     """
     from unipot.simulate.dynamics import molecular_dynamics
-    from unipot.simulate.frames import FrameWriter
-    from unipot.workflows.inputs import structure_files as files
 
-    require_complete(cfg, "md")
-    structures = files.read_atoms(cfg.structure, cfg.index)
-    if len(structures) != 1:
-        raise InputError(f"{cfg.structure}: index {cfg.index!r} selects {len(structures)} structures; dynamics takes one, as index=-1")
-    atoms = structures[0]
-    out = FrameWriter(cfg.out, structures, several=True, overwrite=cfg.overwrite)
-    atoms.calc = files.make_calculator(cfg.checkpoint, cfg.head, cfg.device, cfg.dtype, cfg.skin, cfg.trusted)
-    files.say_unknown_elements(atoms.calc, structures, cfg.unknown_elements)
-    files.say_what_is_left_behind(structures, [out])
+    (atoms,), (out,) = open_simulation(cfg, "md", _open_trajectory)
     label = f"{cfg.ensemble} {atoms.get_chemical_formula()}"
-    with files.step_counter(label, cfg.n_steps, quantity="temperature", unit="K") as on_record:
+    with step_counter(label, cfg.n_steps, quantity="temperature", unit="K") as on_record:
         result = molecular_dynamics(
             atoms,
             ensemble=cfg.ensemble,
@@ -77,3 +59,16 @@ def md(cfg: MdConfig) -> Trajectory:
     print(f"{label}: {result.sentence()}")
     print(f"{out.n_frames} frames written to {cfg.out}")
     return result
+
+
+def _open_trajectory(cfg: MdConfig, structures: list[Atoms]) -> list[FrameWriter]:
+    """The writer of `cfg.out`.
+
+    Raises:
+        ValueError: there is not exactly one structure.
+    """
+    from unipot.simulate.frames import FrameWriter
+
+    if len(structures) != 1:
+        raise InputError(f"{cfg.structure}: index {cfg.index!r} selects {len(structures)} structures; dynamics takes one, as index=-1")
+    return [FrameWriter(cfg.out, structures, several=True, overwrite=cfg.overwrite)]

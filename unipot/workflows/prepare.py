@@ -55,7 +55,7 @@ def prepare(config: PrepareConfig, console: Console | None = None) -> Store:
     """
     require_complete(config, "prepare")
     console = console or report_console()
-    _check(config)
+    _check_settings(config)
     if config.to == "parquet":
         return _prepare_parquet(config, console)
     options = StoreOptions(
@@ -104,7 +104,7 @@ def _target(config: PrepareConfig, name: str) -> Path:
     return Path(config.out or f"{name}{SUFFIX}")
 
 
-def _check(config: PrepareConfig) -> None:
+def _check_settings(config: PrepareConfig) -> None:
     if config.to not in ("store", "parquet"):
         raise InputError(f"to is {config.to!r}; use store or parquet")
     if (config.path is None) == (config.recipe is None):

@@ -55,10 +55,7 @@ def pretrain(config: PretrainConfig) -> FitResult:
     run.claim(datasets)
     statistics = head_statistics(datasets, config.heads, cache=cache, console=console)
     potential = first_potential(config, datasets, statistics, console)
-    data = mixture_data(
-        datasets, config.mixture, config.trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=schedule.max_steps,
-        seed=config.seed,
-    )  # fmt: skip
+    data = mixture_data(datasets, config.mixture, config.trainer, potential, n_steps=schedule.max_steps, seed=config.seed)
     run_tables.show_datasets(console, datasets, data.plan.shares(), data.plan.passes(schedule.max_steps))
     if is_main_process():
         show_leakage(console, datasets)
@@ -87,9 +84,16 @@ def pretrain(config: PretrainConfig) -> FitResult:
     card |= sample_facts(datasets, config.sample_structures, config.sample_differences)
     export = partial(export_artifact, card=card, golden=golden)
     result = fit(
-        module, data, run=run, trainer=config.trainer, logger=config.logger, dataset_weights=config.loss.dataset_weights, export=export,
-        console=console, description="pretraining",
-    )  # fmt: skip
+        module,
+        data,
+        run=run,
+        trainer=config.trainer,
+        logger=config.logger,
+        dataset_weights=config.loss.dataset_weights,
+        export=export,
+        console=console,
+        description="pretraining",
+    )
     report(console, run, result)
     return result
 

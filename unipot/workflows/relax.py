@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
 
-from unipot.workflows.settings.compose import require_complete
+from unipot.workflows.inputs.simulation import SimulationConfig, open_simulation, step_counter
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -17,26 +17,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class RelaxConfig:
+class RelaxConfig(SimulationConfig):
     """Schema of `conf/relax.yaml`, where every value is explained."""
 
-    checkpoint: str = MISSING
-    structure: str = MISSING
-    index: str = MISSING
-    head: str | None = None
-    out: str = MISSING
     optimizer: str = MISSING
     fmax: float = MISSING
     max_steps: int = MISSING
     relax_cell: bool = MISSING
     trajectory: str | None = None
-    overwrite: bool = False
     allow_unconverged: bool = False
-    unknown_elements: str = "warn"
-    skin: float = MISSING
-    device: str = MISSING
-    dtype: str | None = None
-    trusted: bool = False
 
 
 def relax(cfg: RelaxConfig) -> list[Relaxation]:
@@ -46,23 +35,14 @@ def relax(cfg: RelaxConfig) -> list[Relaxation]:
         ValueError: an option or a structure is wrong; FileNotFoundError: a file is not there; FileExistsError: an output is.
         NotConvergedError: after everything is written, a relaxation did not converge and `cfg.allow_unconverged` is false.
     """
-    from unipot.simulate.frames import FrameWriter
     from unipot.simulate.relaxation import NotConvergedError
     from unipot.simulate.relaxation import relax as relax_atoms
-    from unipot.workflows.inputs import structure_files as files
 
-    require_complete(cfg, "relax")
-    structures = files.read_atoms(cfg.structure, cfg.index)
-    out = FrameWriter(cfg.out, structures, several=len(structures) > 1, overwrite=cfg.overwrite)
-    trajectories = _trajectories(cfg, structures)
-    calculator = files.make_calculator(cfg.checkpoint, cfg.head, cfg.device, cfg.dtype, cfg.skin, cfg.trusted)
-    files.say_unknown_elements(calculator, structures, cfg.unknown_elements)
-    files.say_what_is_left_behind(structures, [out, *trajectories[:1]])
+    structures, (out, *trajectories) = open_simulation(cfg, "relax", _open_writers)
     results = []
     for number, atoms in enumerate(structures):
-        atoms.calc = calculator
         label = f"structure {number + 1}/{len(structures)} {atoms.get_chemical_formula()}"
-        with files.step_counter(label, cfg.max_steps) as on_step:
+        with step_counter(label, cfg.max_steps) as on_step:
             result = relax_atoms(
                 atoms,
                 optimizer=cfg.optimizer,
@@ -85,13 +65,15 @@ def relax(cfg: RelaxConfig) -> list[Relaxation]:
     return results
 
 
-def _trajectories(cfg: RelaxConfig, structures: list[Atoms]) -> list[FrameWriter]:
-    """A writer of every step for each structure, none where no trajectory is wanted; made before the work, as they may refuse."""
+def _open_writers(cfg: RelaxConfig, structures: list[Atoms]) -> list[FrameWriter]:
+    """The writer of `cfg.out`, and one of every step for each structure where trajectories are wanted."""
     from unipot.simulate.frames import FrameWriter
     from unipot.workflows.inputs.structure_files import numbered, require_different
 
+    out = FrameWriter(cfg.out, structures, several=len(structures) > 1, overwrite=cfg.overwrite)
     if cfg.trajectory is None:
-        return []
+        return [out]
     paths = [numbered(cfg.trajectory, number, len(structures)) for number in range(len(structures))]
     require_different([cfg.out, *paths])
-    return [FrameWriter(path, [atoms], several=True, overwrite=cfg.overwrite) for path, atoms in zip(paths, structures, strict=True)]
+    steps = [FrameWriter(path, [atoms], several=True, overwrite=cfg.overwrite) for path, atoms in zip(paths, structures, strict=True)]
+    return [out, *steps]

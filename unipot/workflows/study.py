@@ -150,7 +150,7 @@ def page_of(counts: Mapping[str, int], tables: Sequence[ReportTable], failed: Se
 def show_plan(console: Console, config: StudyConfig, targets: Sequence[Target], runs: Sequence[PlannedRun]) -> None:
     """What is going to be run, and which numbers of frames a target does not have."""
     for target in targets:
-        largest = max(n for n in _wanted(config))
+        largest = max(n for n in _numbers_of_frames(config))
         said = f", all of them in place of more, up to {largest}" if largest > len(target.store) else ""
         tests = ", ".join(f"{name} {min(len(store), config.max_test_frames)}" for name, store in target.tests.items())
         console.print(f"  {target.name}: {len(target.store)} frames{said}; test frames: {tests}", highlight=False, markup=False)
@@ -171,7 +171,7 @@ def refuse_failures(config: StudyConfig, runs: Sequence[PlannedRun], results: Ma
         )
 
 
-def _wanted(config: StudyConfig) -> list[int]:
+def _numbers_of_frames(config: StudyConfig) -> list[int]:
     return [n for strategy in strategies_of(config).values() for n in strategy.frames or []]
 
 

@@ -172,3 +172,56 @@ def test_parts_that_are_none_or_repeated_are_refused(tmp_path, card):
     with pytest.raises(ValueError, match="the part 'a' appears twice"):
         recipe.parts(tmp_path, n=2)
     assert recipe.parts(tmp_path, n=1) == ["a"]
+
+
+SHARED = "def parts(raw, *, kind, n=1): return [f'{kind}.txt'] * n\ndef structures(raw, part): yield"
+
+
+def _family(folder: Path, card: dict, **changes: dict) -> Path:
+    """Two recipes: `my_dataset` has the program, and `other` names it; `changes` are of the cards."""
+    first = {**card, "fixed_options": {"kind": "one"}, **changes.get("my_dataset", {})}
+    other = {**card, "name": "other", "program": "my_dataset", "fixed_options": {"kind": "two"}, **changes.get("other", {})}
+    (folder / "other").mkdir()
+    (folder / "other" / "card.yaml").write_text(yaml.safe_dump({key: value for key, value in other.items() if value is not None}))
+    return _recipe(folder, first, SHARED)
+
+
+def test_recipes_of_one_program_differ_in_what_their_cards_fix(tmp_path, card):
+    folder = _family(tmp_path, card)
+    first, other = load_recipe(folder, "my_dataset"), load_recipe(folder, "other")
+    assert (first.parts(tmp_path), other.parts(tmp_path)) == (["one.txt"], ["two.txt"])
+    assert other.program == first.program and other.digest != first.digest
+
+
+def test_fixed_options_are_not_chosen(tmp_path, card):
+    recipe = load_recipe(_family(tmp_path, card), "other")
+    assert recipe.option_defaults() == {"n": 1}
+    with pytest.raises(ValueError, match="recipe 'other' has no option 'kind'; it has: n"):
+        recipe.parts(tmp_path, kind="one")
+
+
+def test_a_shared_program_is_found_beside_a_recipe_given_by_its_path(tmp_path, card):
+    assert load_recipe(Path("elsewhere"), str(_family(tmp_path, card) / "other")).parts(tmp_path) == ["two.txt"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"program": "my_datset"}, r"program is 'my_datset', which is no recipe of .*did you mean 'my_dataset'\?\); name one that has it"),
+        ({"program": "other"}, "program is 'other', which has no recipe.py of its own; name one that has it: my_dataset"),
+        ({"program": "../my_dataset"}, "program is '../my_dataset'; give the name of another recipe of the same folder, without a path"),
+        ({"program": None}, "other/recipe.py is missing; write it, or name under program"),
+        ({"fixed_options": {"kin": 1}}, r"fixed_options names 'kin' \(did you mean 'kind'\?\); .*my_dataset/recipe.py has: kind, n"),
+        ({"fixed_options": {"kind": ["one"]}}, "fixed_options is .*; give {option: text, number, or true or false}"),
+    ],
+)
+def test_a_card_names_a_program_that_is_there(tmp_path, card, change, words):
+    with pytest.raises(ValueError, match=words):
+        load_recipe(_family(tmp_path, card, other=change), "other")
+
+
+def test_a_recipe_has_one_program(tmp_path, card):
+    folder = _family(tmp_path, card)
+    (folder / "other" / "recipe.py").write_text(SHARED)
+    with pytest.raises(ValueError, match="program is 'my_dataset' but .*other/recipe.py is there too; remove one of them"):
+        load_recipe(folder, "other")

@@ -25,6 +25,7 @@ from unipot.data.parquet.table import METADATA_KEY
 from unipot.data.readers import read_structures
 from unipot.data.readers.huggingface import read_huggingface
 from unipot.data.store import Store, StoreWriter
+from unipot.errors import InputError
 from unipot.structure import Structure
 
 ARRAYS = ("atomic_numbers", "positions", "cell", "pbc", "fixed")
@@ -268,3 +269,25 @@ def test_a_list_of_other_files_is_no_obstacle(tmp_path: Path) -> None:
     folder = export_parquet(make_store(tmp_path / "a.unipot"), tmp_path / "out")
     (folder / "SHA256SUMS").write_text("SHA256 (a) = 12\n" + 64 * "0" + "  another.parquet\n")
     assert len(list(read_huggingface(folder))) == 7
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"labels": {"energy": {"key": "energy", "unit": "furlong"}}},
+        {"labels": {"energy": {"key": "energy", "unit": [1]}}},
+        {"labels": {"forces": {"key": "forces", "unit": "eV/A", "sign": "compression"}}},
+        {"format_version": float("inf")},
+    ],
+    ids=["unit", "unit of another kind", "sign", "version"],
+)
+def test_a_description_that_means_nothing_is_one_sentence_with_the_file(changed):
+    content = {"format": "unipot-parquet", "format_version": 1, "name": "a", "level_of_theory": "b", "energy_kind": "total"}
+    text = json.dumps({**content, "precision": "float64", "labels": {}, **changed})
+    with pytest.raises(InputError, match=r"a\.parquet: what the file says of itself under 'unipot' cannot be used"):
+        SourceDescription.from_json(text, "a.parquet")
+
+
+def test_a_description_that_is_nested_without_end_is_one_sentence():
+    with pytest.raises(InputError, match="cannot be used"):
+        SourceDescription.from_json("[" * 100_000, "a.parquet")

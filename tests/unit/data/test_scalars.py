@@ -133,6 +133,16 @@ def test_a_damaged_description_or_column_is_named(store):
         Store(store)
 
 
+@pytest.mark.parametrize("named", ["{}", None])
+def test_values_that_the_description_does_not_name_are_missed_until_they_are_attached_again(store, named):
+    attach_scalars(store, [GAP], VALUES)
+    (store / "scalars.json").unlink() if named is None else (store / "scalars.json").write_text(named)
+    with pytest.raises(ValueError, match=r"scalars\.json does not name gap, of which there are values"):
+        Store(store)
+    attach_scalars(store, [GAP], VALUES)
+    assert np.isfinite(Store(store).scalar("gap")).any()
+
+
 def test_a_dataset_states_the_properties_it_relies_on(store):
     attach_scalars(store, [GAP], VALUES)
     common = {"name": "a", "path": str(store), "level_of_theory": "PBE", "labels": ()}

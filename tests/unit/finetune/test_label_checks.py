@@ -104,6 +104,27 @@ def test_a_factor_that_fits_no_unit_is_refused_where_labels_follow_the_model_clo
         refuse_wrong_units([scale])
 
 
+def test_energies_of_a_head_whose_forces_are_as_much_too_small_are_a_sentence(potential, predicted):
+    """As metals are predicted by a head that has seen molecules."""
+    rng = np.random.default_rng(0)
+    noisy = [s.labels["forces"] * (1 + 0.5 * rng.normal(size=(4, 3))) for s in predicted]
+    frames = [s.with_labels(energy=s.labels["energy"], forces=forces) for s, forces in zip(predicted, noisy, strict=True)]
+    scale = scales_of(potential, frames, energy=12.0, forces=12.0)["energy"]
+    assert abs(scale.correlation) > 0.99 and refuse_wrong_units([scale])
+
+
+def test_energies_by_no_unit_are_refused_beside_forces_that_are_as_stated(potential, predicted):
+    scale = scales_of(potential, predicted, energy=12.0, forces=1.0)["energy"]
+    with pytest.raises(ValueError, match="fits no unit"):
+        refuse_wrong_units([scale])
+
+
+def test_energies_of_another_unit_are_refused_beside_forces_that_are_as_stated(potential, predicted):
+    scale = scales_of(potential, predicted, energy=1 / KCAL_PER_MOL, forces=1.0)["energy"]
+    with pytest.raises(ValueError, match="kcal/mol"):
+        refuse_wrong_units([scale])
+
+
 def test_such_a_factor_is_a_sentence_where_labels_follow_the_model_less_closely(potential, predicted):
     scale = scales_of(potential, predicted, noise=0.5, forces=7.0)["forces"]
     assert CERTAIN < scale.correlation < 0.95

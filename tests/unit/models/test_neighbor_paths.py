@@ -103,7 +103,7 @@ def test_a_traced_graph_gives_energies_forces_stress_and_second_derivatives(path
     require_equal(CompiledPotential(small_potential(), backend="eager"), monkeypatch)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # beside it: the traced graph above, generated code of training in test_compiled.py, of prediction in packages below
 @pytest.mark.filterwarnings("ignore:.*is deprecated.*")  # what torch uses of itself
 def test_generated_code_gives_energies_forces_stress_and_second_derivatives(path, monkeypatch):
     require_equal(CompiledPotential(small_potential()), monkeypatch)

@@ -50,8 +50,8 @@ def repulsion_of(path: Path) -> dict[str, object]:
 
 def finetuned(parent: Path, tmp_path: Path, shortest: float, *words: str) -> Path:
     own, run = dimers(tmp_path / "own.extxyz", shortest), tmp_path / "fine"
-    words = ("schedule.max_steps=4", "trainer.validate_every=2", "schedule.warmup_steps=1", "small_data=off", *SHORT, *words)
-    assert main(["finetune", f"checkpoint={parent}", f"data={own}", f"run={run}", *words]) == 0
+    short = ("schedule.max_steps=4", "trainer.validate_every=2", "schedule.warmup_steps=1", "small_data=off", "teacher.method=none")
+    assert main(["finetune", f"checkpoint={parent}", f"data={own}", f"run={run}", *short, *SHORT, *words]) == 0
     return run / "best.safetensors"
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from unipot.data.spec import check_dataset_name
-from unipot.workflows.inputs.user_frames import free_head_name, name_of
+from unipot.data.spec import check_dataset_name, free_head_name
+from unipot.workflows.inputs.user_frames import name_of
 
 
 @pytest.mark.parametrize(

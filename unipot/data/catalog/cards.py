@@ -139,6 +139,11 @@ def _mapping(value: Any) -> str:
     return "" if isinstance(value, dict) else f"is {_short(value)}; give keys and values"
 
 
+def _values(value: Any) -> str:
+    fits = isinstance(value, dict) and all(isinstance(name, str) and isinstance(item, str | int | float) for name, item in value.items())
+    return "" if fits else f"is {_short(value)}; give {{option: text, number, or true or false}}"
+
+
 def _text_or_mapping(value: Any) -> str:
     return _text(value) and _mapping(value) and f"is {_short(value)}; give a text, or keys and values"
 
@@ -163,6 +168,11 @@ def _name(value: Any) -> str:
     except ValueError as error:
         return f"is refused: {error}"
     return ""
+
+
+def _sibling(value: Any) -> str:
+    fits = isinstance(value, str) and not _name(value)
+    return "" if fits else f"is {_short(value)}; give the name of another recipe of the same folder, without a path"
 
 
 def _levels(value: Any) -> str:
@@ -304,6 +314,8 @@ _KEYS: dict[str, tuple[bool, Callable[[Any], str]]] = {
     "group": (True, _text),
     "split": (False, _text_or_mapping),
     "options": (False, _mapping),
+    "program": (False, _sibling),
+    "fixed_options": (False, _values),
     "quarantine": (True, _quarantine),
     "known_traps": (True, _texts),
     "verified": (True, _yes_or_no),

@@ -1,9 +1,13 @@
-"""Recipes: folders `data_recipes/<name>/` with `recipe.py`, which makes structures, and `card.yaml`, which describes them."""
+"""Recipes: folders `data_recipes/<name>/` with `recipe.py`, which makes structures, and `card.yaml`, which describes them.
+
+Recipes that differ in a few values share one `recipe.py`: the cards of the others name it as their `program`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
@@ -30,7 +34,9 @@ class Recipe:
 
     Attributes:
         name: of its folder.
-        folder: with `recipe.py` and `card.yaml`.
+        folder: with `card.yaml` and the sample.
+        program: the `recipe.py` that makes the structures, in `folder` or that of another recipe.
+        fixed_options: options of the program whose values make this dataset; nobody chooses them.
         level_of_theory: of its labels.
         energy_kind: `total`, `adsorption` or `formation`.
         labels: properties its structures may carry.
@@ -42,6 +48,8 @@ class Recipe:
 
     name: str
     folder: Path
+    program: Path
+    fixed_options: Mapping[str, Any]
     level_of_theory: str
     energy_kind: str
     labels: tuple[str, ...]
@@ -56,8 +64,9 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Hash of `recipe.py`; another one may give other structures."""
-        return hashlib.sha256((self.folder / "recipe.py").read_bytes()).hexdigest()
+        """Hash of the program and its fixed options; another one may give other structures."""
+        fixed = json.dumps(self.fixed_options, sort_keys=True) if self.fixed_options else ""
+        return hashlib.sha256(self.program.read_bytes() + fixed.encode()).hexdigest()
 
     def parts(self, raw: Path, **options: Any) -> list[str]:
         """Names of the units of work, in a fixed order; one without a name for a recipe that reads no files.
@@ -68,7 +77,7 @@ class Recipe:
         self.check_options(options)
         if self.list_parts is None:
             return [""]
-        parts = list(self.list_parts(raw, **_accepted(self.list_parts, options)))
+        parts = list(self.list_parts(raw, **_accepted(self.list_parts, {**self.fixed_options, **options})))
         if not parts:
             raise InputError(f"recipe {self.name!r} finds nothing to read in {raw}; put the files of its card there")
         twice = sorted({part for part in parts if parts.count(part) > 1}) if len(set(parts)) < len(parts) else []
@@ -84,8 +93,8 @@ class Recipe:
         """
         self.check_options(options)
         if self.reads_files:
-            return iter(self.make(raw, part, **_accepted(self.make, options)))
-        return iter(self.make(**options))
+            return iter(self.make(raw, part, **_accepted(self.make, {**self.fixed_options, **options})))
+        return iter(self.make(**self.fixed_options, **options))
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Refuse options that the recipe does not have.
@@ -100,7 +109,11 @@ class Recipe:
                 raise InputError(f"recipe {self.name!r} has no option {option!r}{hint}; it has: {', '.join(allowed) or 'none'}")
 
     def option_defaults(self) -> dict[str, Any]:
-        """Option -> default, as the signatures of `parts` and `structures` say."""
+        """Option -> default, as the signatures of `parts` and `structures` say, without those that the card fixes."""
+        return {name: default for name, default in self.program_options().items() if name not in self.fixed_options}
+
+    def program_options(self) -> dict[str, Any]:
+        """Option -> default, of all that the program has."""
         found: dict[str, Any] = {}
         for function in (self.list_parts, self.make):
             if function is not None:
@@ -125,8 +138,9 @@ class Recipe:
 
 
 def recipe_names(folder: Path) -> list[str]:
-    """Names of the recipes in `folder`."""
-    return sorted(path.parent.name for path in folder.glob("*/recipe.py") if not path.parent.name.startswith("_"))
+    """Names of the recipes in `folder`: of folders with a program or a card."""
+    names = {path.parent.name for file in ("recipe.py", "card.yaml") for path in folder.glob(f"*/{file}")}
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 def load_recipe(folder: Path, name: str) -> Recipe:
@@ -134,15 +148,16 @@ def load_recipe(folder: Path, name: str) -> Recipe:
 
     Raises:
         FileNotFoundError: the recipe has no card.
-        ValueError: there is no such recipe, its card does not follow the schema, or card and code disagree.
+        ValueError: there is no such recipe, its card does not follow the schema or names a program that is none, or card and code
+            disagree.
     """
     if "/" in name:
         folder, name = Path(name).parent, Path(name).name
     names = recipe_names(folder)
     if name not in names:
         raise InputError(f"recipe {name!r} is not known{did_you_mean(name, names)}; recipes are: {', '.join(names) or f'none in {folder}'}")
-    file = folder / name / "recipe.py"
     card = load_card(folder / name / "card.yaml")
+    file = _program(folder, name, card.get("program"))
     module = _module(file, name)
     if card["name"] != name:
         raise InputError(f"{folder / name / 'card.yaml'}: name is {card['name']!r} but the folder is {name!r}; make them equal")
@@ -153,6 +168,8 @@ def load_recipe(folder: Path, name: str) -> Recipe:
     recipe = Recipe(
         name=name,
         folder=folder / name,
+        program=file,
+        fixed_options=card.get("fixed_options", {}),
         level_of_theory=card["level_of_theory"],
         energy_kind=card["energy_kind"],
         labels=tuple(card["properties"]),
@@ -161,8 +178,39 @@ def load_recipe(folder: Path, name: str) -> Recipe:
         make=_function(module, "structures", file),
         list_parts=_function(module, "parts", file) if hasattr(module, "parts") else None,
     )
+    _check_fixed_options(recipe)
     _check_sources(recipe)
     return recipe
+
+
+def _program(folder: Path, name: str, other: str | None) -> Path:
+    """The `recipe.py` of the recipe `name`: its own, or that of the recipe `other`, which its card names.
+
+    Raises:
+        ValueError: it has none, or both, or `other` has none of its own.
+    """
+    own, card = folder / name / "recipe.py", folder / name / "card.yaml"
+    if other is None:
+        if not own.is_file():
+            raise InputError(f"{own} is missing; write it, or name under program in {card} the recipe whose recipe.py makes the structures")
+        return own
+    if own.is_file():
+        raise InputError(f"{card}: program is {other!r} but {own} is there too; remove one of them")
+    names = recipe_names(folder)
+    with_program = [each for each in names if (folder / each / "recipe.py").is_file()]
+    if other not in with_program:
+        problem = "has no recipe.py of its own" if other in names else f"is no recipe of {folder}"
+        hint, known = did_you_mean(other, with_program), ", ".join(with_program) or "none is there"
+        raise InputError(f"{card}: program is {other!r}, which {problem}{hint}; name one that has it: {known}")
+    return folder / other / "recipe.py"
+
+
+def _check_fixed_options(recipe: Recipe) -> None:
+    options = recipe.program_options()
+    for option in recipe.fixed_options:
+        if option not in options:
+            hint, known = did_you_mean(option, options), ", ".join(options) or "none"
+            raise InputError(f"{recipe.folder / 'card.yaml'}: fixed_options names {option!r}{hint}; {recipe.program} has: {known}")
 
 
 def _check_sources(recipe: Recipe) -> None:

@@ -165,7 +165,7 @@ class Converter:
             if progress.parts_done or any((self.folder / "shards").glob("[0-9]*/shard.json")):
                 n_shards = sum(1 for _ in (self.folder / "shards").glob("[0-9]*/shard.json"))
                 self.say(f"continuing: {n_shards:,} shards and {progress.parts_done:,} of {len(parts):,} parts are finished already")
-            self._run(parts, todo, progress)
+            self._convert_parts(parts, todo, progress)
             shards = [folder for number in range(len(parts)) for folder in shard_folders(self.folder, number)]
             return Conversion(self.folder, tuple(shards), tuple(part_note(self.folder, number) for number in range(len(parts))))
 
@@ -177,7 +177,7 @@ class Converter:
         shutil.rmtree(self.folder, ignore_errors=True)
         self._discarded = True
 
-    def _run(self, parts: list[str], todo: list[int], progress: ConversionProgress) -> None:
+    def _convert_parts(self, parts: list[str], todo: list[int], progress: ConversionProgress) -> None:
         tasks = [
             PartTask(
                 source=self.source, part=parts[n], number=n, alone=len(parts) == 1, folder=self.folder, settings=self.settings

@@ -137,7 +137,7 @@ def convert_part(task: PartTask, send: Callable[[PartProgress], None]) -> None:
         number = len(finished)
         while True:
             review = ShardReview(task.settings.name, task.settings.level_of_theory, task.settings.thresholds, part=task.part)
-            first = next((kept for batch in batches if (kept := _screen(batch, review, task, send)).structures), None)
+            first = next((kept for batch in batches if (kept := _screen_batch(batch, review, task, send)).structures), None)
             if first is None:
                 break
             _write_shard(task, f"{task.number:06d}-{number:06d}", first, batches, review, send)
@@ -185,11 +185,11 @@ def _write_shard(
             batch = next(batches, None)
             if batch is None:
                 break
-            kept = _screen(batch, review, task, send)
+            kept = _screen_batch(batch, review, task, send)
         shard.extra = {"part": task.part, "stop": kept.stop, REVIEW: review.state()}
 
 
-def _screen(batch: _Batch, review: ShardReview, task: PartTask, send: Callable[[PartProgress], None]) -> _Kept:
+def _screen_batch(batch: _Batch, review: ShardReview, task: PartTask, send: Callable[[PartProgress], None]) -> _Kept:
     """Count what is left out of a batch, and return the rest."""
     for item in batch.skipped:
         if item.invalid and task.settings.on_invalid == "refuse":
@@ -229,7 +229,7 @@ def _batches(task: PartTask, start: int) -> Iterator[_Batch]:
     skipped: list[SkippedItem] = []
     unread: list[UnreadKey] = []
     n_atoms = 0
-    for number, item in _items(task, start):
+    for number, item in _numbered_items(task, start):
         if isinstance(item, Structure):
             item = item if item.id else replace(item, id=f"{task.part or task.settings.name}-{number}")
             reason = _endless(item)
@@ -251,7 +251,7 @@ def _batches(task: PartTask, start: int) -> Iterator[_Batch]:
         yield _Batch(structures, skipped, unread, number + 1)
 
 
-def _items(task: PartTask, start: int) -> Iterator[tuple[int, Structure | SkippedItem | UnreadKey]]:
+def _numbered_items(task: PartTask, start: int) -> Iterator[tuple[int, Structure | SkippedItem | UnreadKey]]:
     """Number and item; whatever the source raises becomes one sentence."""
     number, last = 0, ""
     try:

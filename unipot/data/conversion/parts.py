@@ -95,7 +95,7 @@ class RecipeSource:
     def explain_missing(self, labels: list[str]) -> str:
         return (
             f"recipe {self.name!r}: no structure carries the label {labels[0]!r} that its card declares; the raw files lack it, or "
-            f"{load_recipe(self.folder, self.name).folder / 'recipe.py'} does not read it"
+            f"{load_recipe(self.folder, self.name).program} does not read it"
         )
 
 

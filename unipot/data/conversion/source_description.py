@@ -74,8 +74,10 @@ class SourceDescription:
             if version > FORMAT_VERSION:
                 raise InputError(f"format {version} is newer than this unipot reads ({FORMAT_VERSION}), upgrade unipot")
             labels = {name: LabelSource(**source) for name, source in content.pop("labels").items()}
+            for name, source in labels.items():
+                source.factor(name)  # refuses units, signs and orders that mean nothing
             return cls(**content, labels=labels)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(f"{where}: what the file says of itself under 'unipot' cannot be used ({error}); export it again") from error
 
 

@@ -39,14 +39,14 @@ def run_all(work: Work, arguments: Sequence[Any], n_workers: int, on_message: Ca
             work(argument, lambda message, number=number: on_message(number, message))
         return
     waiting = deque(enumerate(arguments))
-    workers = [_start(work) for _ in range(min(n_workers, len(arguments)))]
+    workers = [_start_worker(work) for _ in range(min(n_workers, len(arguments)))]
     try:
         for worker in workers:
             worker.give(waiting)
         while any(worker.busy is not None for worker in workers):
             for ready in connection.wait([worker.pipe for worker in workers if worker.busy is not None]):
                 worker = next(worker for worker in workers if worker.pipe is ready)
-                _receive(worker, waiting, on_message)
+                _receive_message(worker, waiting, on_message)
     finally:
         for worker in workers:
             worker.stop()
@@ -72,16 +72,16 @@ class _Worker:
         self.process.close()
 
 
-def _start(work: Work) -> _Worker:
+def _start_worker(work: Work) -> _Worker:
     context = get_context("spawn")  # a forked child would share LMDB environments, locks and threads with its parent
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(work, theirs), daemon=True)
+    process = context.Process(target=_serve_work, args=(work, theirs), daemon=True)
     process.start()
     theirs.close()
     return _Worker(process, ours)
 
 
-def _receive(worker: _Worker, waiting: deque[tuple[int, Any]], on_message: Callable[[int, Any], None]) -> None:
+def _receive_message(worker: _Worker, waiting: deque[tuple[int, Any]], on_message: Callable[[int, Any], None]) -> None:
     try:
         kind, content = worker.pipe.recv()
     except (EOFError, ConnectionResetError) as error:
@@ -109,7 +109,7 @@ def _death_words(code: int | None) -> str:
     return f"a worker process {how}"
 
 
-def _serve(work: Work, pipe: connection.Connection) -> None:
+def _serve_work(work: Work, pipe: connection.Connection) -> None:
     """Main function of a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it and ends us
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -129,7 +129,7 @@ def deal(atoms: np.ndarray, edges: np.ndarray, budget: Budget, multiple: int) ->
     if n_bins == 1:
         return [list(range(len(costs)))] if len(costs) else []
     sizes = atoms.tolist(), edges.tolist(), costs.tolist()  # one by one, Python's integers are faster
-    while (bins := _dealt(*sizes, n_bins, budget.limits)) is None:
+    while (bins := _dealt_into_bins(*sizes, n_bins, budget.limits)) is None:
         n_bins += multiple
     return [contents for contents in bins if contents]
 
@@ -167,7 +167,9 @@ def _run_starts(sizes: np.ndarray, limits: tuple[int, int, float]) -> list[int]:
         starts.append(start)
 
 
-def _dealt(atoms: list[int], edges: list[int], costs: list[int], n_bins: int, limits: tuple[int, int, float]) -> list[list[int]] | None:
+def _dealt_into_bins(
+    atoms: list[int], edges: list[int], costs: list[int], n_bins: int, limits: tuple[int, int, float]
+) -> list[list[int]] | None:
     """Contents of `n_bins` bins; None when a structure fits nowhere."""
     max_atoms, max_edges, max_cost = limits
     bins: list[list[int]] = [[] for _ in range(n_bins)]

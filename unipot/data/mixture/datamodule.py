@@ -294,7 +294,7 @@ class MixtureDataModule(lightning.LightningDataModule):
         self._start = int(state_dict["step"])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return [self._moved(one, device) for one in batch] if isinstance(batch, list) else self._moved(batch, device)
+        return [self._on_device(one, device) for one in batch] if isinstance(batch, list) else self._on_device(batch, device)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Neighbour lists on the device, where the workers have made none."""
@@ -302,7 +302,7 @@ class MixtureDataModule(lightning.LightningDataModule):
             return batch
         return [with_neighbors(one, self.cutoff) for one in batch] if isinstance(batch, list) else with_neighbors(batch, self.cutoff)
 
-    def _moved(self, batch: AtomBatch | PackedBatch, device: torch.device) -> AtomBatch:
+    def _on_device(self, batch: AtomBatch | PackedBatch, device: torch.device) -> AtomBatch:
         moved = batch.to(device, non_blocking=self.pin_memory)
         return moved.unpack() if isinstance(moved, PackedBatch) else moved
 
@@ -340,7 +340,7 @@ class StoredSizes:
 
     def __init__(self, store: Store, cutoff: float | None = None) -> None:
         self._store, self._cutoff = store, cutoff
-        self._open()
+        self._map_column()
 
     def __len__(self) -> int:
         return len(self._column)
@@ -354,9 +354,9 @@ class StoredSizes:
 
     def __setstate__(self, state: tuple[Store, float | None]) -> None:
         self._store, self._cutoff = state
-        self._open()
+        self._map_column()
 
-    def _open(self) -> None:
+    def _map_column(self) -> None:
         column = self._store.n_atoms if self._cutoff is None else self._store.n_edges(self._cutoff)
         self._column = np.asarray(column)  # a view; the subclass of memory maps makes every look-up slower
 

@@ -112,7 +112,8 @@ class MixturePlan:
     def micro_batches(self, step: int) -> list[list[Draw]]:
         """The step's draws in micro-batches of similar cost, each within all budgets.
 
-        There are `micro_batches_per_step` of them; when they do not fit, the next multiple that does, without empty ones.
+        There are `micro_batches_per_step` of them; when they do not fit, the next multiple that does, without empty
+        ones.
         """
         drawn = self._drawn(step)
         start, stop = drawn.begin[step]

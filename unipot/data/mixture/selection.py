@@ -129,7 +129,7 @@ class Selection(Sequence[int]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             ranks = np.arange(*index.indices(len(self)), dtype=np.int64)
-            return self._run(ranks) if len(ranks) > _BITS and ranks[1] - ranks[0] == 1 else self.take(ranks)
+            return self._take_consecutive(ranks) if len(ranks) > _BITS and ranks[1] - ranks[0] == 1 else self.take(ranks)
         index = np.asarray(index)
         if index.dtype == bool:
             if len(index) != len(self):
@@ -205,7 +205,7 @@ class Selection(Sequence[int]):
     def _pieces(self, size: int = CHUNK) -> Iterator[tuple[int, int]]:
         return ((start, min(start + size, self.n)) for start in range(0, self.n, size))
 
-    def _run(self, ranks: np.ndarray) -> np.ndarray:
+    def _take_consecutive(self, ranks: np.ndarray) -> np.ndarray:
         """`take` of consecutive ranks; reading all bits in between is several times faster than looking each up."""
         first, last = self.take(ranks[[0, -1]]).tolist()
         return np.flatnonzero(self.mask(first, last + 1)) + first

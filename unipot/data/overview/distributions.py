@@ -204,6 +204,13 @@ def _count(parts: Iterable[np.ndarray], edges: np.ndarray, sample: np.ndarray, l
         return None
     quantiles = tuple(float(q) for q in np.quantile(sample, _QUANTILES)) if len(sample) else (np.nan,) * 3
     return Distribution(
-        edges=edges, counts=counts, n=n, n_zero=n_zero, n_below=n_below, n_above=n_above, smallest=smallest, largest=largest,
+        edges=edges,
+        counts=counts,
+        n=n,
+        n_zero=n_zero,
+        n_below=n_below,
+        n_above=n_above,
+        smallest=smallest,
+        largest=largest,
         quantiles=quantiles,
-    )  # fmt: skip
+    )

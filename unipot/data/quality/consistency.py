@@ -49,8 +49,8 @@ class ConsistencyReport:
         slopes: one per label that varied.
         n_disagreeing: pairs whose energies change by far more or less than the work between them.
         per_atom: energies times the number of atoms agree with the other labels, energies as they are do not.
-        read_as: another order of the stress components fits the energies clearly better: for each of the true yz, xz, xy which of
-            the three that were read holds it.
+        read_as: another order of the stress components fits the energies clearly better: for each of the true yz, xz,
+            xy which of the three that were read holds it.
     """
 
     n_pairs: int
@@ -83,8 +83,9 @@ class ConsistencyReport:
             order: that six stress numbers were read in.
 
         Raises:
-            ValueError: a determined slope says that a sign or unit is wrong, that energies are per atom or off by a factor that no
-                unit explains, or another order of the stress fits clearly better; the message says what it means.
+            ValueError: a determined slope says that a sign or unit is wrong, that energies are per atom or off by a
+                factor that no unit explains, or another order of the stress fits clearly better; the message says what
+                it means.
         """
         found = self._wrong_order(order) or self._per_atom() or next(filter(None, map(self._contradiction, self.slopes)), "")
         if found:
@@ -149,8 +150,8 @@ class ConsistencyCheck:
     """Collects pairs of near-identical frames from a stream of structures, within bounded memory.
 
     Args:
-        max_disagreement: |dE − work| ÷ uncertainty above which a pair disagrees, see `unipot.data.quality.frame_pairs.Pair`;
-            None looks for no single frames.
+        max_disagreement: |dE − work| ÷ uncertainty above which a pair disagrees, see
+            `unipot.data.quality.frame_pairs.Pair`; None looks for no single frames.
 
     Attributes:
         n_pairs: pairs met.
@@ -179,11 +180,11 @@ class ConsistencyCheck:
         window = self._windows.setdefault(key, Window())
         self._windows.move_to_end(key)
         if len(self._windows) > _KEPT_COMPOSITIONS:
-            self._judge(self._windows.popitem(last=False)[1].frames)
+            self._note_suspects(self._windows.popitem(last=False)[1].frames)
         pairs, gone = window.add(structure)
         for first, last, pair in pairs:
             self._count(first, last, pair)
-        self._judge(gone)
+        self._note_suspects(gone)
 
     @property
     def widespread(self) -> bool:
@@ -251,7 +252,7 @@ class ConsistencyCheck:
             frame.disagreeing += disagrees
             frame.worst = max(frame.worst, pair.disagreement)
 
-    def _judge(self, frames: list[Frame]) -> None:
+    def _note_suspects(self, frames: list[Frame]) -> None:
         self._suspects += [s for s in map(_suspect, frames) if s is not None][: _MAX_SUSPECTS - len(self._suspects)]
 
 

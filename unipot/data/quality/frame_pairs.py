@@ -140,9 +140,13 @@ def _pair(a: Structure, b: Structure, shift: np.ndarray, middle: np.ndarray, per
         change += 0.5 * float(np.sum(np.abs((last - first) * symmetric)))
     energy = float(b.labels["energy"] - a.labels["energy"])
     return Pair(
-        energy=energy, of_forces=of_forces, of_stress=of_stress, of_other_orders=others, n_atoms=a.n_atoms,
+        energy=energy,
+        of_forces=of_forces,
+        of_stress=of_stress,
+        of_other_orders=others,
+        n_atoms=a.n_atoms,
         uncertainty=change + _NOISE * a.n_atoms,
-    )  # fmt: skip
+    )
 
 
 def _of_other_orders(virial: np.ndarray, strain: np.ndarray) -> tuple[float, ...]:

@@ -87,7 +87,7 @@ def last_row_id(file: Path) -> int:
     Raises:
         ValueError: the file is damaged.
     """
-    with _opened(file) as content:
+    with _opened_file(file) as content:
         return _n_ids(content) - 1
 
 
@@ -224,7 +224,7 @@ def _read(
 
 def _rows(file: Path, chosen: range | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Row id and decoded row, in order of id; of all rows or of those chosen."""
-    with _opened(file) as content:
+    with _opened_file(file) as content:
         deleted = _deleted(content)
         for row_id in chosen or range(1, _n_ids(content)):
             if row_id in deleted:
@@ -236,7 +236,7 @@ def _rows(file: Path, chosen: range | None = None) -> Iterator[tuple[int, dict[s
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[LmdbFile]:
+def _opened_file(file: Path) -> Iterator[LmdbFile]:
     """The file, closed in the end; whatever is damaged in it is one sentence."""
     try:
         content = LmdbFile(file)

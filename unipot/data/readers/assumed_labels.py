@@ -104,18 +104,21 @@ def keys_of(path: str | Path) -> set[str]:
 
 
 def _assumed(where: str, offers: _Offers, asked: Sequence[str]) -> AssumedLabels:
-    candidates = {(label, family): key for label in _NAMES for family in _FAMILIES if (key := _named(label, family, offers))}
+    candidates = {(label, family): key for label in _NAMES for family in _FAMILIES if (key := _key_in_family(label, family, offers))}
     labels: dict[str, LabelSource] = {}
     remarks = []
-    home = _home(candidates)
+    home = _family_taken(candidates)
     for label in ("energy", "forces", "stress"):
         names = ("stress", "virial") if label == "stress" else (label,)
         own = next(((name, candidates[name, home]) for name in names if (name, home) in candidates), None)
         # of another family only where that has no energies of its own, which the forces would belong to
         others = [
-            (name, candidates[name, family]) for family in _FAMILIES if family != home and ("energy", family) not in candidates
-            for name in names if (name, family) in candidates
-        ]  # fmt: skip
+            (name, candidates[name, family])
+            for family in _FAMILIES
+            if family != home and ("energy", family) not in candidates
+            for name in names
+            if (name, family) in candidates
+        ]
         if own or len(others) == 1:
             labels[label] = _source(*(own or others[0]))
         elif any((name, family) in candidates for name in names for family in _FAMILIES):
@@ -128,7 +131,7 @@ def _assumed(where: str, offers: _Offers, asked: Sequence[str]) -> AssumedLabels
     return AssumedLabels(labels, frozenset(offers.keys), tuple(remarks))
 
 
-def _home(candidates: dict[tuple[str, str], str]) -> str | None:
+def _family_taken(candidates: dict[tuple[str, str], str]) -> str | None:
     """The family whose energies, or else forces, are taken; None where several could be."""
     for label in ("energy", "forces"):
         found = [family for family in _FAMILIES if (label, family) in candidates]
@@ -137,7 +140,7 @@ def _home(candidates: dict[tuple[str, str], str]) -> str | None:
     return next((family for _, family in candidates), None)
 
 
-def _named(label: str, family: str, offers: _Offers) -> str | None:
+def _key_in_family(label: str, family: str, offers: _Offers) -> str | None:
     """The key of `label` in `family`, if it is there and of the right kind."""
     if family == "" and offers.results and label in ASE_LABELS:
         return label

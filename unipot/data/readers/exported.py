@@ -34,7 +34,7 @@ def _of_file(file: Path) -> SourceDescription | None:
 
     try:
         text = (pyarrow.parquet.read_schema(file).metadata or {}).get(METADATA_KEY)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{file} cannot be read as a dataset ({reason}); the file may be cut short, fetch it again") from error
     return None if text is None else SourceDescription.from_json(text, str(file))

@@ -84,7 +84,7 @@ def read_huggingface(
     if row_groups is not None:
         tables, name = _row_groups(Path(path), row_groups), Path(path).stem
     else:
-        dataset, name = _open(str(path), split)
+        dataset, name = _open_dataset(str(path), split)
         tables = _tables(dataset, str(path))
     return _read(tables, id_prefix or name, first_row, str(path), labels, dict(columns or {}), group_key, id_key, on_unread)
 
@@ -116,7 +116,7 @@ def rows_of_groups(file: Path) -> list[int]:
     return [metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)]
 
 
-def _open(path: str, split: str | None) -> tuple[Any, str]:
+def _open_dataset(path: str, split: str | None) -> tuple[Any, str]:
     """The streaming dataset, and the stem of its ids."""
     import datasets
     import pyarrow
@@ -138,7 +138,7 @@ def _open(path: str, split: str | None) -> tuple[Any, str]:
         loaded = datasets.load_from_disk(path)
     except (pyarrow.ArrowException, OSError, datasets.exceptions.DatasetsError) as error:
         raise _unreadable(path, error) from error
-    return (_choose(path, loaded, split) if isinstance(loaded, dict) else loaded), root.name
+    return (_choose_split(path, loaded, split) if isinstance(loaded, dict) else loaded), root.name
 
 
 def _local_files(root: Path, split: str | None) -> tuple[str, list[Path]]:
@@ -177,10 +177,10 @@ def _open_hub(name: str, split: str | None) -> tuple[Any, str]:
             f"hf://{full} cannot be opened ({reason}); check the name and the connection, log in if it is gated (huggingface-cli login), "
             "or download its Parquet files and give their folder"
         ) from error
-    return (_choose(f"hf://{full}", loaded, split) if isinstance(loaded, dict) else loaded), dataset_name
+    return (_choose_split(f"hf://{full}", loaded, split) if isinstance(loaded, dict) else loaded), dataset_name
 
 
-def _choose(path: str, splits: Mapping[str, Any], split: str | None) -> Any:
+def _choose_split(path: str, splits: Mapping[str, Any], split: str | None) -> Any:
     if split is None and len(splits) == 1:
         return next(iter(splits.values()))
     if split == ALL_SPLITS:
@@ -270,7 +270,7 @@ class _Columns:
         if unknown:
             raise InputError(f"{path}: columns has no field {unknown[0]!r}; its fields are: {', '.join(COLUMNS)}")
         self.pbc_constant = PBC_CONSTANTS.get(mapping.get("pbc", "")) if mapping.get("pbc") not in available else None
-        self.geometry = {field: self._find(path, field, available, mapping) for field in COLUMNS}
+        self.geometry = {field: self._find_column(path, field, available, mapping) for field in COLUMNS}
         missing = {name: source for name, source in labels.items() if source.key.split(".")[0] not in available}
         if missing:
             raise InputError(missing_keys_message(path, missing, available))
@@ -312,7 +312,7 @@ class _Columns:
         except (ValueError, TypeError) as error:
             return SkippedItem(where=default_id, reason=re.sub(r"^structure ('.*?'|without id): ", "", str(error)))
 
-    def _find(self, path: str, field: str, available: list[str], mapping: dict[str, str]) -> str | None:
+    def _find_column(self, path: str, field: str, available: list[str], mapping: dict[str, str]) -> str | None:
         if field in mapping:
             if mapping[field].split(".")[0] in available:
                 return mapping[field]

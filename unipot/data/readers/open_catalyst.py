@@ -49,7 +49,7 @@ def read_s2ef(raw: Path, part: str, *, energy: str) -> Iterator[Structure | Skip
         FileNotFoundError: the text file is missing.
         ValueError: a file is damaged or cut short, or the two do not have the same number of frames.
     """
-    _check("energy", energy, ENERGIES)
+    _check_option("energy", energy, ENERGIES)
     sidecar = raw / part.replace(".extxyz.xz", ".txt.xz")
     if not sidecar.is_file():
         raise FileNotFoundError(f"{sidecar}: no such file; each .extxyz.xz file comes with the .txt.xz file of its reference energies")
@@ -99,8 +99,8 @@ def read_trajectories(raw: Path, part: str, *, energy: str, frames: str) -> Iter
     Raises:
         ValueError: an option is not known.
     """
-    _check("energy", energy, ENERGIES)
-    _check("frames", frames, FRAMES)
+    _check_option("energy", energy, ENERGIES)
+    _check_option("frames", frames, FRAMES)
     file, block = part.rsplit("#", 1)
     listed = raw / file
     # `<name>/system.txt` lists the files of `<name>/<name>/`
@@ -167,7 +167,7 @@ def _unpacked(raw: Path, folder: str) -> Path:
     return raw / folder
 
 
-def _check(option: str, value: str, allowed: tuple[str, ...]) -> None:
+def _check_option(option: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise InputError(f"{option} {value!r} is not known; use one of: {', '.join(allowed)}")
 

@@ -70,7 +70,7 @@ def read_lines(file: str | Path) -> Iterator[Any]:
         ValueError: the file is cut short or damaged; the message names the line.
     """
     file, number = Path(file), 0
-    with _opened(file) as stream:
+    with _opened_file(file) as stream:
         for number, line in enumerate(stream, 1):
             try:
                 value = json.loads(line, parse_constant=lambda _: None) if line.strip() else None
@@ -201,7 +201,7 @@ def _stream(file: Path, method: str, prefix: str, what: str) -> Iterator[Any]:
     except ImportError as error:
         raise MissingPackage(f"{file}: streaming JSON needs ijson; install it with: pip install 'unipot[recipes]'") from error
     found = False
-    with _opened(file) as stream:
+    with _opened_file(file) as stream:
         try:
             for item in getattr(ijson, method)(_Finite(stream), prefix, use_float=True):
                 found = True
@@ -215,7 +215,7 @@ def _stream(file: Path, method: str, prefix: str, what: str) -> Iterator[Any]:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[IO[bytes]]:
+def _opened_file(file: Path) -> Iterator[IO[bytes]]:
     """The file, decompressed by its suffix; damage of the archive becomes one sentence."""
     import bz2
     import gzip

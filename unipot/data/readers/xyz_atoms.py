@@ -77,9 +77,12 @@ def as_atoms(frame: Frame) -> Atoms:
         info[UNNAMED_COLUMNS] = frame.n_unnamed
     columns = dict(frame.columns)
     atoms = Atoms(
-        numbers=frame.atomic_numbers, positions=columns.pop("pos"), charges=columns.pop("initial_charges", None), cell=frame.cell,
+        numbers=frame.atomic_numbers,
+        positions=columns.pop("pos"),
+        charges=columns.pop("initial_charges", None),
+        cell=frame.cell,
         pbc=frame.pbc,
-    )  # fmt: skip
+    )
     if frame.isotopes:
         masses = atoms.get_masses()
         masses[[k for k, _ in frame.isotopes]] = [mass for _, mass in frame.isotopes]

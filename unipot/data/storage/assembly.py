@@ -73,16 +73,15 @@ def assemble_store(
         "level_of_theory": level_of_theory,
         "energy_kind": energy_kind,
         "labels": list(labels),
-        "precision": precision, "compression": compression,
+        "precision": precision,
+        "compression": compression,
         "provenance": dict(provenance or {}),
-    }  # fmt: skip
+    }
     partial = path.with_name(f".{path.name}.assembling-{os.getpid()}")
     try:
-        _fill(partial, shard_folders, shards, kept, attachments or {}, name)
-        metadata = described | _contents(partial / "index", name, labels) | _shard_metadata(shards, kept)
-        metadata = sealed({**metadata, "files": _described_files(partial, shards)})
-        # last, so that a folder with metadata has everything else
-        (partial / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
+        _fill_folder(partial, shard_folders, shards, kept, attachments or {}, name)
+        found = _contents(partial / "index", name, labels) | _shard_metadata(shards, kept)
+        _write_metadata(partial, described | found, shards)
         replace_folder(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -95,7 +94,7 @@ def _checked_target(path: Path, overwrite: bool) -> Path:
     return path
 
 
-def _fill(
+def _fill_folder(
     partial: Path,
     folders: Sequence[Path],
     shards: Sequence[ShardInfo],
@@ -112,6 +111,12 @@ def _fill(
     _refuse_duplicate_ids(partial / "index", name)
     for file_name, content in attachments.items():
         (partial / file_name).write_bytes(content)
+
+
+def _write_metadata(partial: Path, metadata: Mapping[str, Any], shards: Sequence[ShardInfo]) -> None:
+    """Last of all files, so that a folder with metadata has everything else."""
+    content = sealed({**metadata, "files": _described_files(partial, shards)})
+    (partial / "metadata.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _described_files(partial: Path, shards: Sequence[ShardInfo]) -> dict[str, dict[str, int]]:
@@ -254,10 +259,16 @@ def _contents(index: Path, name: str, labels: Sequence[str]) -> dict[str, Any]:
 
 def _shard_metadata(shards: Sequence[ShardInfo], kept: Sequence[np.ndarray]) -> dict[str, Any]:
     rows = [
-        {"file": f"{number:05d}.mdb", "name": shard.name, "n_structures": len(rows), "data_bytes": shard.data_bytes, "sha256": shard.sha256,
-         "n_records": shard.n_structures}
+        {
+            "file": f"{number:05d}.mdb",
+            "name": shard.name,
+            "n_structures": len(rows),
+            "data_bytes": shard.data_bytes,
+            "sha256": shard.sha256,
+            "n_records": shard.n_structures,
+        }
         for number, (shard, rows) in enumerate(zip(shards, kept, strict=True))
-    ]  # fmt: skip
+    ]
     n_quarantined = sum(shard.n_structures for shard in shards) - sum(len(rows) for rows in kept)
     version = {"format": FORMAT, "format_version": FORMAT_VERSION}
     return version | {"shards": rows, "content_hash": _content_hash(shards, kept), "n_quarantined": n_quarantined}

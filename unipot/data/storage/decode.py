@@ -55,7 +55,7 @@ def decode_batch(
     Raises:
         ValueError: there are no draws, an index has the wrong length, or a record is damaged (store, shard and id are named).
     """
-    _check(draws, head_index=head_index, dataset_index=dataset_index)
+    _check_lengths(draws, head_index=head_index, dataset_index=dataset_index)
     which, rows = np.array(draws, dtype=np.int64).reshape(-1, 2).T
     fields, zeros = _Records(stores, which, rows), np.zeros(len(draws), dtype=np.int64)
     positions, cell = fields.positions(), fields.cells()
@@ -87,7 +87,7 @@ def decode_batch(
     )
 
 
-def _check(draws: Sequence[tuple[int, int]], **indices: Sequence[int] | None) -> None:
+def _check_lengths(draws: Sequence[tuple[int, int]], **indices: Sequence[int] | None) -> None:
     if len(draws) == 0:
         raise InputError("a batch needs at least one structure")
     for name, index in indices.items():
@@ -105,7 +105,7 @@ class _Records:
     """
 
     def __init__(self, stores: Sequence[Store], which: np.ndarray, rows: np.ndarray) -> None:
-        records = _read(stores, which, rows)
+        records = _read_records(stores, which, rows)
         joined = b"".join(records)
         joined += bytes(-len(joined) % 8)  # damaged records only; sound ones are multiples of 8
         self._bytes = np.frombuffer(joined, dtype=np.uint8)
@@ -114,7 +114,7 @@ class _Records:
         lengths = np.fromiter(map(len, records), dtype=np.int64, count=len(records))
         self._starts = np.cumsum(lengths) - lengths
         if (lengths < HEADER_DTYPE.itemsize).any():
-            self._refuse(stores, which, rows, lengths < HEADER_DTYPE.itemsize)
+            self._refuse_damaged(stores, which, rows, lengths < HEADER_DTYPE.itemsize)
         self.header = self._bytes[self._starts[:, None] + _HEADER_BYTES].view(HEADER_DTYPE)[:, 0]
         self.n_atoms = self.header["n_atoms"].astype(np.int64)
         self._bits = self.header["label_bits"].astype(np.int64)
@@ -122,7 +122,7 @@ class _Records:
         n_id, n_group = self.header["n_id"].astype(np.int64), self.header["n_group"].astype(np.int64)
         damaged = record_length(self.n_atoms, n_id, n_group, self._bits, self._flags) != lengths
         if damaged.any():
-            self._refuse(stores, which, rows, damaged)
+            self._refuse_damaged(stores, which, rows, damaged)
         self.pbc = (self._flags[:, None] >> np.arange(3) & 1).astype(bool)
         self._single = (self._flags & SINGLE_PRECISION) != 0
         self._all_double, self._all_single = not self._single.any(), bool(self._single.all())
@@ -214,7 +214,7 @@ class _Records:
         rows[~of_single] = self._float64[_ragged(at[~single] // 8, counts[~single])]
         return rows
 
-    def _refuse(self, stores: Sequence[Store], which: np.ndarray, rows: np.ndarray, damaged: np.ndarray) -> None:
+    def _refuse_damaged(self, stores: Sequence[Store], which: np.ndarray, rows: np.ndarray, damaged: np.ndarray) -> None:
         k = int(np.flatnonzero(damaged)[0])
         raise stores[which[k]].unreadable(int(rows[k]), InputError("the record's length does not fit its header"))
 
@@ -222,7 +222,7 @@ class _Records:
 _HEADER_BYTES = np.arange(HEADER_DTYPE.itemsize)
 
 
-def _read(stores: Sequence[Store], which: np.ndarray, rows: np.ndarray) -> list[memoryview]:
+def _read_records(stores: Sequence[Store], which: np.ndarray, rows: np.ndarray) -> list[memoryview]:
     first = int(which[0])
     if (which == first).all():
         return stores[first].records(rows)

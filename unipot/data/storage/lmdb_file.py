@@ -61,7 +61,7 @@ class LmdbFile:
         self._descriptor: int | None = None
         self._pages: dict[int, _Page] = {}
         try:
-            self._size = os.fstat(self._open()).st_size
+            self._size = os.fstat(self._open_descriptor()).st_size
             self._page_size = 0
             self._read_roots()
         except BaseException:
@@ -95,11 +95,11 @@ class LmdbFile:
             ValueError: the file ends before.
             OSError: it cannot be read.
         """
-        content = os.pread(self._descriptor if self._descriptor is not None else self._open(), size, offset)
+        content = os.pread(self._descriptor if self._descriptor is not None else self._open_descriptor(), size, offset)
         while len(content) < size:  # one call gives at most 2 GiB
-            more = os.pread(self._open(), size - len(content), offset + len(content))
+            more = os.pread(self._open_descriptor(), size - len(content), offset + len(content))
             if not more:
-                raise InputError(f"it has {os.fstat(self._open()).st_size} bytes and refers to byte {offset + size}")
+                raise InputError(f"it has {os.fstat(self._open_descriptor()).st_size} bytes and refers to byte {offset + size}")
             content += more
         return content
 
@@ -162,7 +162,7 @@ class LmdbFile:
             raise InputError(f"page {number} does not hold the value that page {page.number} refers to")
         return offset + _HEAD, size
 
-    def _open(self) -> int:
+    def _open_descriptor(self) -> int:
         if self._descriptor is None:
             self._descriptor = descriptor_of(self.file)
         return self._descriptor

@@ -88,7 +88,7 @@ def fit_composition_shift(
         ValueError: no frames, shapes that do not agree, or values that are not finite.
     """
     counts, differences = np.asarray(counts, dtype=np.float64), np.asarray(differences, dtype=np.float64)
-    _check(counts, differences, elements)
+    _check_differences(counts, differences, elements)
     n_frames, n_elements = counts.shape
     n_atoms = counts.sum(axis=1)
     fractions, target = counts / n_atoms[:, None], differences / n_atoms
@@ -151,7 +151,7 @@ def open_compositions(counts: np.ndarray, scale: float) -> np.ndarray:
     return scale * (directions - centre @ directions)
 
 
-def _check(counts: np.ndarray, differences: np.ndarray, elements: tuple[int, ...]) -> None:
+def _check_differences(counts: np.ndarray, differences: np.ndarray, elements: tuple[int, ...]) -> None:
     if counts.ndim != 2 or counts.shape[0] == 0 or counts.shape[1] != len(elements) or differences.shape != counts.shape[:1]:
         raise InputError(
             f"a composition shift needs counts (n_frames >= 1, {len(elements)}) and one difference per frame; "

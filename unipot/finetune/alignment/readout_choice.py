@@ -99,8 +99,8 @@ def choose_readout(
     folds = assign_folds(first, groups)
     n_folds = int(folds.max()) + 1
     held_out = tuple(held_out_errors(problems, folds, elements)) if n_folds > 1 else ()
-    chosen = _decided(held_out, asked, list(problems))
-    warnings = (*limited, *((_unchecked(first, asked),) if not held_out else _against(held_out, chosen)))
+    chosen = _decided_candidate(held_out, asked, list(problems))
+    warnings = (*limited, *((_unchecked(first, asked),) if not held_out else _warning_against(held_out, chosen)))
     return ReadoutChoice(
         chosen=chosen,
         asked=asked,
@@ -129,7 +129,7 @@ def _limited(
     return [batches[k] for k in chosen], own, (sentence,)
 
 
-def _decided(held_out: tuple[HeldOutErrors, ...], asked: str, names: list[str]) -> str:
+def _decided_candidate(held_out: tuple[HeldOutErrors, ...], asked: str, names: list[str]) -> str:
     """The candidate to take; a layer that is asked for must be one of its own `names`."""
     if asked == AUTO:
         return best_candidate(held_out) if held_out else SHIFT
@@ -145,7 +145,7 @@ def _unchecked(rows: ReadoutRows, asked: str) -> str:
     return f"{what}, so no frame could be held out: {done}"
 
 
-def _against(held_out: tuple[HeldOutErrors, ...], chosen: str) -> tuple[str, ...]:
+def _warning_against(held_out: tuple[HeldOutErrors, ...], chosen: str) -> tuple[str, ...]:
     """A sentence if a layer that the user insists on fails the check."""
     if chosen == SHIFT or best_candidate([entry for entry in held_out if entry.candidate in (SHIFT, chosen)]) == chosen:
         return ()

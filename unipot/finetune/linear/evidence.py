@@ -80,7 +80,7 @@ def maximise_evidence(blocks: Mapping[str, Block], start: LinearPosterior | None
         ValueError: shapes differ, or a number is not finite.
     """
     used = {name: block for name, block in blocks.items() if len(block.target)}
-    _check(used)
+    _check_blocks(used)
     grams = {name: (block.design.T @ block.design, block.design.T @ block.target) for name, block in used.items()}
     floors = {name: max(SMALLEST_NOISE * float(np.sqrt(np.mean(b.target**2))), ROUNDING) for name, b in used.items()}
     alpha, beta = _initial(used, start)
@@ -120,7 +120,7 @@ def laplace_posterior(blocks: Mapping[str, Block], weights: np.ndarray) -> Linea
         ValueError: as `maximise_evidence`.
     """
     used = {name: block for name, block in blocks.items() if len(block.target)}
-    _check(used)
+    _check_blocks(used)
     grams = {name: (block.design.T @ block.design, np.zeros(len(weights))) for name, block in used.items()}
     floors = {name: max(SMALLEST_NOISE * float(np.sqrt(np.mean(b.target**2))), ROUNDING) for name, b in used.items()}
     nothing, power = np.zeros(len(weights)), max(float(weights @ weights), 1e-300)
@@ -200,7 +200,7 @@ def _lower_factor(covariance: np.ndarray) -> np.ndarray:
     return (upper * np.where(np.diag(upper) < 0, -1.0, 1.0)[:, None]).T
 
 
-def _check(blocks: Mapping[str, Block]) -> None:
+def _check_blocks(blocks: Mapping[str, Block]) -> None:
     if not blocks:
         raise NothingToFit("there are no rows to fit: no frame has a label beyond what the composition shift takes")
     widths = {block.design.shape[1] for block in blocks.values()}

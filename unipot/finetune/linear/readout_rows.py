@@ -99,7 +99,7 @@ def readout_rows(
         ValueError: a layer is unknown, or the head predicts forces directly.
     """
     head = potential.heads[parent]
-    _check(head, layers)
+    _check_linear_layers(head, layers)
     index, training = potential.heads.index(parent), potential.training
     limit = components_per_frame(batches, max(n_weights_of(head, layer) for layer in layers))
     found: dict[tuple[str, str], list[_Part]] = {(layer, name): [] for layer in layers for name in PROPERTIES}
@@ -259,7 +259,7 @@ def _numpy(rows: Tensor, residuals: Tensor, numbers: Tensor) -> _Part:
     return rows.detach().double().cpu().numpy(), residuals.detach().double().cpu().numpy(), numbers.cpu().numpy()
 
 
-def _check(head: Head, layers: Sequence[str]) -> None:
+def _check_linear_layers(head: Head, layers: Sequence[str]) -> None:
     for layer in layers:
         if layer not in LAYERS:
             raise InputError(f"layer is {layer!r}; use one of: {', '.join(LAYERS)}")

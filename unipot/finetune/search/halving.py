@@ -1,8 +1,8 @@
 """Small-data mode: few frames choose how a model is fine-tuned on them, by cross-validation and successive halving.
 
-Candidates are trained on part of the frames and scored on the rest, by their errors relative to those of the aligned start; the better
-ones go on to further parts (successive halving: Jamieson and Talwalkar 2016, arXiv:1502.07943). The start itself is always a candidate,
-with no step at all. How a trial is trained is not known here.
+Candidates are trained on part of the frames and scored on the rest, by their errors relative to those of the aligned
+start; the better ones go on to further parts (successive halving: Jamieson and Talwalkar 2016, arXiv:1502.07943). The
+start itself is always a candidate, with no step at all. How a trial is trained is not known here.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ def make_folds(groups: np.ndarray, n_folds: int, seed: int) -> list[np.ndarray]:
         seed: another seed, another split.
 
     Returns:
-        Ascending positions per fold; empty where nothing can be held out: fewer than `SMALLEST_SEARCH` frames, or one group.
+        Ascending positions per fold; empty where nothing can be held out: fewer than `SMALLEST_SEARCH` frames, or one
+        group.
 
     Raises:
         ValueError: fewer than two folds are wanted.
@@ -163,10 +164,10 @@ def relative_error(errors: Errors, start: Errors) -> float:
 def plan_rungs(n_candidates: int, n_folds: int, *, budget: int, longest: int, every_fold: bool, every: int) -> tuple[Rung, ...]:
     """All candidates on the first fold for as long as the final training, and the two best on every other fold, if asked for.
 
-    The folds of the finalists choose, say how many steps are good, and how wrong models of that length are on frames that they have not
-    seen. Where the budget is too small for that, or nothing is asked of every fold, short trials come first (`_short_rungs`): they
-    favour high rates, which look better early than they are in the end (Y. Wu et al., "Understanding short-horizon bias in stochastic
-    meta-optimization", 2018, arXiv:1803.02021).
+    The folds of the finalists choose, say how many steps are good, and how wrong models of that length are on frames
+    that they have not seen. Where the budget is too small for that, or nothing is asked of every fold, short trials
+    come first (`_short_rungs`): they favour high rates, which look better early than they are in the end (Y. Wu et al.,
+    "Understanding short-horizon bias in stochastic meta-optimization", 2018, arXiv:1803.02021).
 
     Args:
         n_candidates: beside the start.
@@ -190,8 +191,8 @@ def plan_rungs(n_candidates: int, n_folds: int, *, budget: int, longest: int, ev
 def _short_rungs(n_candidates: int, n_folds: int, *, budget: int, longest: int, every_fold: bool, every: int) -> tuple[Rung, ...]:
     """All candidates on the first fold, the better half on the second, and the winner on every fold for `longest` steps if asked for.
 
-    With one held-out part the better half goes on with twice the steps on it. The steps of the short trials follow from the budget, and
-    are never more than `longest`.
+    With one held-out part the better half goes on with twice the steps on it. The steps of the short trials follow from
+    the budget, and are never more than `longest`.
     """
     half = (n_candidates + 1) // 2
     later = (half, (1,), 1) if n_folds > 1 else (half, (0,), 2)
@@ -258,7 +259,7 @@ def choose(trials: Sequence[Trial], *, look_at_length: bool) -> Choice:
         found = {name: choose_steps(theirs) for name, theirs in own.items()}
         winner = min(found, key=lambda name: found[name][1])
         steps, score = found[winner]
-        length = f" after {steps} steps: {_why(steps, own[winner])}"
+        length = f" after {steps} steps: {_why_no_more_steps(steps, own[winner])}"
     if score >= 1:
         reason = f"no candidate lowers the held-out errors (best: {winner}, {score:.3f} of the start's)"
         return Choice(candidate=None, steps=None, score=score, reason=reason)
@@ -268,19 +269,20 @@ def choose(trials: Sequence[Trial], *, look_at_length: bool) -> Choice:
 def choose_steps(trials: Sequence[Trial]) -> tuple[int, float]:
     """How many steps, and the score reached with them: geometric means over the folds of the longest trials of one candidate.
 
-    Shorter trials, whose rate fell to zero earlier, count by their scores over those that the longest reached on the same folds. The most
-    steps win whose score is within `CLEARLY_WORSE` of the smallest. On every fold a look counts with the median of itself and its two
-    neighbours (J. W. Tukey, Exploratory Data Analysis, 1977, ch. 7), the first and the last as they are: the energy error of a few
-    related frames is nearly one number, which on its way through zero would be the smallest of all.
+    Shorter trials, whose rate fell to zero earlier, count by their scores over those that the longest reached on the
+    same folds. The most steps win whose score is within `CLEARLY_WORSE` of the smallest. On every fold a look counts
+    with the median of itself and its two neighbours (J. W. Tukey, Exploratory Data Analysis, 1977, ch. 7), the first
+    and the last as they are: the energy error of a few related frames is nearly one number, which on its way through
+    zero would be the smallest of all.
     """
     most = max(trial.steps for trial in trials)
     longest = {trial.fold: trial for trial in trials if trial.steps == most}
     curves = [_medians_of_three(trial.curve) for trial in longest.values()]
-    scores = {step: _mean([curve[step] for curve in curves]) for step in curves[0]}
+    scores = {step: _geometric_mean([curve[step] for curve in curves]) for step in curves[0]}
     for steps in {trial.steps for trial in trials} - {most}:
         ratios = [trial.score / longest[trial.fold].score for trial in trials if trial.steps == steps and trial.fold in longest]
         if ratios:
-            scores[steps] = min(scores.get(steps, math.inf), scores[most] * _mean(ratios))
+            scores[steps] = min(scores.get(steps, math.inf), scores[most] * _geometric_mean(ratios))
     best = min(scores.values())
     chosen = max(step for step, score in scores.items() if score <= CLEARLY_WORSE * best)
     return chosen, scores[chosen]
@@ -326,7 +328,8 @@ def lengthen(
         run_trial: as for `search`.
 
     Returns:
-        All trials, and the choice: with more steps where held-out errors fall below `WORTH_LONGER` times those of the shorter training.
+        All trials, and the choice: with more steps where held-out errors fall below `WORTH_LONGER` times those of the
+        shorter training.
     """
     before = {trial.fold: trial for trial in sorted(trials, key=lambda trial: trial.steps) if trial.candidate == choice.candidate}
     if not before or not longer or choice.steps not in (None, max(trial.steps for trial in before.values())):
@@ -334,11 +337,11 @@ def lengthen(
     own: list[Trial] = []
     for rung in longer:
         own += [run_trial(str(choice.candidate), fold, rung) for fold in rung.folds]
-        ratio = _mean([trial.score / before[trial.fold].score for trial in own])
+        ratio = _geometric_mean([trial.score / before[trial.fold].score for trial in own])
         if ratio > WORTH_LONGER:
             shorter = f"{choice.reason}; {rung.steps} steps have {ratio:.3f} of its errors, which is not worth them"
             return [*trials, *own], replace(choice, reason=shorter)
-    steps, score = own[-1].steps, _mean([trial.score for trial in own])
+    steps, score = own[-1].steps, _geometric_mean([trial.score for trial in own])
     reason = f"held-out errors are {score:.3f} of the start's after {steps} steps, {ratio:.3f} of those of a shorter training"
     return [*trials, *own], replace(choice, steps=steps, score=score, reason=reason)
 
@@ -346,8 +349,8 @@ def lengthen(
 def runner_up(trials: Sequence[Trial], choice: Choice) -> tuple[str, int] | None:
     """The second best candidate and the steps it was trained for, where a mean of both models is worth having; else None.
 
-    It was held out against the same folds as the chosen one, and its errors after equal steps are not above `WORTH_AVERAGING` times those
-    of it.
+    It was held out against the same folds as the chosen one, and its errors after equal steps are not above
+    `WORTH_AVERAGING` times those of it.
     """
     others = [trial for trial in trials if trial.candidate != choice.candidate]
     if choice.candidate is None or not others:
@@ -362,7 +365,7 @@ def runner_up(trials: Sequence[Trial], choice: Choice) -> tuple[str, int] | None
     return (second, steps) if score_of(second, others) <= WORTH_AVERAGING * score_of(choice.candidate, own) else None
 
 
-def _mean(values: Sequence[float]) -> float:
+def _geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
@@ -382,6 +385,6 @@ def _finalists(trials: Sequence[Trial]) -> list[str]:
     return [name for name, own in folds.items() if len(own) == max(map(len, folds.values()))]
 
 
-def _why(steps: int, trials: Sequence[Trial]) -> str:
+def _why_no_more_steps(steps: int, trials: Sequence[Trial]) -> str:
     longest = max(trial.steps for trial in trials)
     return "more do not clearly raise them" if steps == longest else f"more, up to {longest}, clearly raise them"

@@ -55,9 +55,9 @@ class ErrorsAndWidths:
     def informative(self) -> ErrorsAndWidths:
         """Without the numbers that symmetry fixes, as force components on the sites of a perfect crystal.
 
-        Whatever the weights are they come out as zero, so their error is that of the label alone, and its ratio to a standard deviation
-        of nothing but rounding has no meaning. Of the frames of copper in the mlearn set they are 43 %; with them the factor of forces
-        was 75 to 443 instead of about 10.
+        Whatever the weights are they come out as zero, so their error is that of the label alone, and its ratio to a
+        standard deviation of nothing but rounding has no meaning. Of the frames of copper in the mlearn set they are 43
+        %; with them the factor of forces was 75 to 443 instead of about 10.
         """
         if not len(self.widths):
             return self
@@ -71,8 +71,8 @@ class Calibration:
 
     Attributes:
         factor: that they are multiplied by, so that ± 1.645 of them cover 90 %; this one is applied.
-        rms_factor: that would make their mean square that of the errors; larger than `factor` where errors are heavy-tailed. For
-            the record; nan without labels.
+        rms_factor: that would make their mean square that of the errors; larger than `factor` where errors are
+            heavy-tailed. For the record; nan without labels.
         coverage_before: share of the errors within ± 1.645 standard deviations without the factor; nan without labels.
         n: errors (structures for energies, components for forces).
         n_effective: independent errors that these are worth, see `effective_number`.
@@ -104,7 +104,8 @@ class OutOfFold:
     """Errors of frames under models that were trained without them, one model per fold of cross-validation.
 
     Attributes:
-        folds: per fold, property -> errors, and the standard deviations that the final model has for the same numbers, uncalibrated.
+        folds: per fold, property -> errors, and the standard deviations that the final model has for the same numbers,
+            uncalibrated.
         n_frames: held out, all folds together.
         start_has_seen: whether the readout that the models started from was solved for on all frames.
     """
@@ -116,14 +117,15 @@ class OutOfFold:
     def calibration(self, name: str) -> Calibration:
         """Of property `name`: the conformal factor of the errors of all folds together, see `calibration_of`.
 
-        Cross-conformal prediction (V. Vovk, Ann. Math. Artif. Intell. 74, 9, 2015) in the form with one final model, trained on all
-        frames, whose error bars are scaled: the K-fold variant of the jackknife (R. F. Barber, E. J. Candès, A. Ramdas, R. J. Tibshirani,
-        "Predictive inference with the jackknife+", Ann. Statist. 49, 486, 2021). It covers 90 % where training is stable, that is
-        leaving a fold out changes errors little; the bound of CV+, which needs all fold models at prediction, does not hold for it.
-        The standard deviations are those of the final model: a model of a fold is the surer of itself the longer it saw its fewer
-        frames, and a factor of its own error bars would be too large. The final model has seen the frames, which makes its error bars
-        on them smaller than on new ones (by their leverage on the last layer), and errors of models with fewer frames are larger:
-        both make the factor larger than needed, never smaller.
+        Cross-conformal prediction (V. Vovk, Ann. Math. Artif. Intell. 74, 9, 2015) in the form with one final model,
+        trained on all frames, whose error bars are scaled: the K-fold variant of the jackknife (R. F. Barber, E. J.
+        Candès, A. Ramdas, R. J. Tibshirani, "Predictive inference with the jackknife+", Ann. Statist. 49, 486, 2021).
+        It covers 90 % where training is stable, that is leaving a fold out changes errors little; the bound of CV+,
+        which needs all fold models at prediction, does not hold for it. The standard deviations are those of the final
+        model: a model of a fold is the surer of itself the longer it saw its fewer frames, and a factor of its own
+        error bars would be too large. The final model has seen the frames, which makes its error bars on them smaller
+        than on new ones (by their leverage on the last layer), and errors of models with fewer frames are larger: both
+        make the factor larger than needed, never smaller.
         """
         return calibrated(pooled([fold[name] for fold in self.folds]))
 
@@ -147,8 +149,8 @@ def errors_and_widths(potential: Potential, batches: Iterable[AtomBatch], judge:
     Args:
         potential: whose errors they are.
         batches: of one head each, on any device; forces of fixed atoms do not count.
-        judge: whose standard deviations are taken, from the posterior of its head of the same number; `potential` by default. It is
-            on the same device.
+        judge: whose standard deviations are taken, from the posterior of its head of the same number; `potential` by
+            default. It is on the same device.
 
     Raises:
         ValueError: see `predict_uncertainty`.
@@ -188,12 +190,13 @@ def calibrated(found: ErrorsAndWidths) -> Calibration:
 def calibration_of(ratios: np.ndarray, structures: np.ndarray | None = None) -> Calibration:
     """Split-conformal factor from |error| / standard deviation: the ⌈(n + 1)·0.9⌉-th smallest of n, over 1.645.
 
-    J. Lei, M. G'Sell, A. Rinaldo, R. J. Tibshirani, L. Wasserman, JASA 113, 1094 (2018), with the error scaled by the standard
-    deviation: a new error is covered with probability ≥ 0.9 whatever its distribution, if it is exchangeable with these. Components of one
-    structure are not, so with `structures` n in that rule is the number of independent errors that they are worth
-    (`effective_number`): the level is 0.9·(1 + 1/n_effective), and coverage is approximate. Fewer than nine independent errors
-    cannot bound 90 % in that way: the plain quantile is widened as Student's is over the normal one (a single error per
-    structure: errors are taken as normal of unknown scale). Without any the factor is 1.
+    J. Lei, M. G'Sell, A. Rinaldo, R. J. Tibshirani, L. Wasserman, JASA 113, 1094 (2018), with the error scaled by the
+    standard deviation: a new error is covered with probability ≥ 0.9 whatever its distribution, if it is exchangeable
+    with these. Components of one structure are not, so with `structures` n in that rule is the number of independent
+    errors that they are worth (`effective_number`): the level is 0.9·(1 + 1/n_effective), and coverage is approximate.
+    Fewer than nine independent errors cannot bound 90 % in that way: the plain quantile is widened as Student's is over
+    the normal one (a single error per structure: errors are taken as normal of unknown scale). Without any the factor
+    is 1.
 
     Args:
         ratios: (n,) |error| / standard deviation.
@@ -234,9 +237,9 @@ def cautious(held_out: Calibration, left_out: Calibration, enough: float = ENOUG
 def effective_number(ratios: np.ndarray, structures: np.ndarray) -> float:
     """Independent errors with the same uncertainty of a 90 % quantile: n over the design effect 1 + (m − 1)·ρ.
 
-    ρ is the intraclass correlation (one-way analysis of variance) of "lies within the quantile" among errors of one structure, m
-    their mean number (L. Kish, Survey Sampling, 1965, ch. 5). Between the number of structures and the number of errors; fewer than
-    nine structures do not tell ρ, so each counts as one error.
+    ρ is the intraclass correlation (one-way analysis of variance) of "lies within the quantile" among errors of one
+    structure, m their mean number (L. Kish, Survey Sampling, 1965, ch. 5). Between the number of structures and the
+    number of errors; fewer than nine structures do not tell ρ, so each counts as one error.
     """
     n = len(ratios)
     _, owners, sizes = np.unique(structures, return_inverse=True, return_counts=True)

@@ -58,7 +58,7 @@ def neighbor_moments(
     return _NEIGHBOR_MOMENTS(radial, angular, features, first_edge, neighbor, n_shapes)
 
 
-def _run(
+def _run_kernel(
     arguments: Sequence[Tensor],
     graph: tuple[Tensor, Tensor, Sequence[int]],
     *,
@@ -99,21 +99,21 @@ def _empty_moments(features: Tensor, n_shapes: Sequence[int]) -> Three:
 
 def _moments(radial: Tensor, angular: Tensor, features: Tensor, first_edge: Tensor, neighbor: Tensor, n_shapes: Sequence[int]) -> Three:
     out = _empty_moments(features, n_shapes)
-    _run((radial, angular, features), (first_edge, neighbor, n_shapes), moments=out)
+    _run_kernel((radial, angular, features), (first_edge, neighbor, n_shapes), moments=out)
     return out
 
 
 def _gradients(radial: Tensor, angular: Tensor, features: Tensor, *rest: Any) -> Three:
     *cotangents, first_edge, neighbor, n_shapes = rest
     out = _empty_gradients(radial, angular, features)
-    _run((radial, angular, features), (first_edge, neighbor, n_shapes), gradients=cotangents, out=out)
+    _run_kernel((radial, angular, features), (first_edge, neighbor, n_shapes), gradients=cotangents, out=out)
     return out
 
 
 def _changes(radial: Tensor, angular: Tensor, features: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *six, first_edge, neighbor, n_shapes = rest
     out, moments = _empty_gradients(radial, angular, features), _empty_moments(features, n_shapes)
-    _run((radial, angular, features), (first_edge, neighbor, n_shapes), gradients=six[:3], along=six[3:], moments=moments, out=out)
+    _run_kernel((radial, angular, features), (first_edge, neighbor, n_shapes), gradients=six[:3], along=six[3:], moments=moments, out=out)
     return *out, *moments
 
 

@@ -75,8 +75,9 @@ def show_ignored_states(console: Console, backbone: Backbone, datasets: Sequence
                 console.print(
                     f"  {item.spec.name}: {n} of {found.n_structures} {looked_at} {what}, and backbone {backbone.name!r} does not read "
                     f"{field}: it gives equal geometries equal energies{remedy}",
-                    highlight=False, style="yellow",
-                )  # fmt: skip
+                    highlight=False,
+                    style="yellow",
+                )
 
 
 def _stores(item: OpenDataset) -> list[Store]:

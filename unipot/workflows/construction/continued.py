@@ -26,9 +26,10 @@ def continued_potential(
 ) -> Potential:
     """The backbone of a checkpoint with the heads of this run.
 
-    A head of the checkpoint's with a name and level of theory of this run keeps its readout and scale and takes the references that
-    this run fitted; other heads of the run start from random weights; heads without a dataset are left out, since the backbone moves
-    away from under them. Elements that no head of the checkpoint knows start from their neighbours in the periodic table.
+    A head of the checkpoint's with a name and level of theory of this run keeps its readout and scale and takes the
+    references that this run fitted; other heads of the run start from random weights; heads without a dataset are left
+    out, since the backbone moves away from under them. Elements that no head of the checkpoint knows start from their
+    neighbours in the periodic table.
 
     Args:
         path: of the model artifact.
@@ -50,7 +51,7 @@ def continued_potential(
             _take_readout(head, trained.heads[item.head], path)
             kept.append(item.head)
         bank.add(head)
-    _say(console, path, kept, [item.head for item in statistics if item.head not in kept], set(trained.heads.names) - set(kept))
+    _say_heads(console, path, kept, [item.head for item in statistics if item.head not in kept], set(trained.heads.names) - set(kept))
     _start_new_elements(trained, datasets, console)
     admit_states(console, trained, datasets)
     admit_close_pairs(console, trained, datasets)
@@ -87,7 +88,7 @@ def _start_new_elements(potential: Potential, datasets: Sequence[OpenDataset], c
     console.print(f"  elements new to the checkpoint: {listed}", highlight=False)
 
 
-def _say(console: Console, path: str, kept: Sequence[str], new: Sequence[str], left_out: set[str]) -> None:
+def _say_heads(console: Console, path: str, kept: Sequence[str], new: Sequence[str], left_out: set[str]) -> None:
     console.print(
         f"  start_from {path}: its backbone; heads kept: {', '.join(kept) or 'none'}; new: {', '.join(new) or 'none'}", highlight=False
     )

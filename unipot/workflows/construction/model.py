@@ -94,9 +94,15 @@ def head_statistics(datasets: Sequence[OpenDataset], config: HeadsConfig, *, cac
         names = tuple(d.spec.name for d in own)
         result.append(
             HeadStatistics(
-                head=head, level_of_theory=level, datasets=names, reference=reference, report=report, force_rms=rms, scale=scale
+                head=head,
+                level_of_theory=level,
+                datasets=names,
+                reference=reference,
+                report=report,
+                force_rms=rms,
+                scale=scale,
             )
-        )  # fmt: skip
+        )
     return result
 
 

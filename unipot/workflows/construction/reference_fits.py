@@ -59,7 +59,8 @@ class ReferenceReport:
         fitted: elements whose value is fitted.
         given: elements whose value the user states.
         isolated: elements whose value is that of a free atom, and the structure it comes from.
-        assumed: elements that occur in training without any energy; theirs is the mean energy per atom, or 0 without energies.
+        assumed: elements that occur in training without any energy; theirs is the mean energy per atom, or 0 without
+            energies.
         unseen_in_validation: elements of the head's validation data without a reference.
         unseen_elsewhere: elements that only other heads of the run train on, without a reference here.
         undetermined: combinations of elements that the compositions leave open, in words.
@@ -98,9 +99,9 @@ class ReferenceReport:
         if self.assumed and self.n_frames:
             found.append(f"no energy with {', '.join(self.assumed)}: the mean energy per atom is taken")
         if self.unseen_in_validation:
-            found.append(f"no reference for {_few(self.unseen_in_validation)} of the validation data")
+            found.append(f"no reference for {_named_or_counted(self.unseen_in_validation)} of the validation data")
         if self.unseen_elsewhere:
-            found.append(f"no reference for {_few(self.unseen_elsewhere)}, which other heads train on")
+            found.append(f"no reference for {_named_or_counted(self.unseen_elsewhere)}, which other heads train on")
         return found
 
 
@@ -241,7 +242,7 @@ def _free_atoms(
     return found
 
 
-def _few(symbols: Sequence[str]) -> str:
+def _named_or_counted(symbols: Sequence[str]) -> str:
     return ", ".join(symbols) if len(symbols) <= 12 else f"{len(symbols)} elements"
 
 

@@ -27,7 +27,8 @@ def core_repulsion_of(reach: float | None, datasets: Sequence[OpenDataset]) -> C
 def admit_close_pairs(console: Console, potential: Potential, datasets: Sequence[OpenDataset]) -> None:
     """Let the repulsion of a trained model end where the structures that it is about to be trained on begin, and say for which pairs.
 
-    It is the same for all heads: predictions of the others change too, for structures with such pairs alone, whatever the strategy.
+    It is the same for all heads: predictions of the others change too, for structures with such pairs alone, whatever
+    the strategy.
     """
     core = potential.core_repulsion
     if core is None:

@@ -126,7 +126,8 @@ def align_to_frames(
         dataset: the user's frames; only the training ones are looked at, and of them no label of weight zero.
         parent_head: `auto` takes the best, see `ParentScore.rank`; else the name of a head.
         mixture: budgets of a batch.
-        new_elements: what is done with elements that no head was trained on, see `unipot.finetune.alignment.new_elements.MODES`.
+        new_elements: what is done with elements that no head was trained on, see
+            `unipot.finetune.alignment.new_elements.MODES`.
         alignment: of the new head, one of `unipot.finetune.alignment.readout_fit.ALIGNMENTS`.
         units: property -> unit that its labels are stated to have, which they are checked for; None checks nothing.
         parents: heads that may be copied; None: all there are.
@@ -148,9 +149,15 @@ def align_to_frames(
     doubts = refuse_wrong_units(_label_scales(potential, heads_alike(scores), scored_on, units, kind, order)) if units else ()
     chosen = scores[0].head if parent_head == AUTO else parent_head
     report = align_head(
-        potential, chosen, dataset.spec.head, dataset.spec.level_of_theory, batches, energy_kind=kind, alignment=alignment,
+        potential,
+        chosen,
+        dataset.spec.head,
+        dataset.spec.level_of_theory,
+        batches,
+        energy_kind=kind,
+        alignment=alignment,
         groups=dataset.store.groups[dataset.train_indices],
-    )  # fmt: skip
+    )
     doubts += level_warnings(report, scores) if potential.heads[chosen].energy_kind == kind else ()
     doubts += tuple(filter(None, [unrelated(scores)]))
     report = replace(report, warnings=(*doubts, *report.warnings, *excluded, *(element.warning() for element in new)))
@@ -191,8 +198,8 @@ def parent_candidates(
 ) -> tuple[list[str], tuple[str, ...]]:
     """Heads that a head of `energy_kind` may descend from, and a sentence on those left out.
 
-    Heads of the same kind `among` those given (None: all); where there are none, all of them; a `parent_head` asked for by name in
-    any case.
+    Heads of the same kind `among` those given (None: all); where there are none, all of them; a `parent_head` asked for
+    by name in any case.
     """
     kinds = {name: potential.heads[name].energy_kind for name in (potential.head_names if among is None else among)}
     same = [name for name, kind in kinds.items() if kind == energy_kind or name == parent_head]
@@ -275,9 +282,16 @@ def starting_point(context: FinetuneContext, pretrained: Potential, frames: User
     heads, adapted = pretrained.head_names, []
     for each, options in zip((frames, *frames.further), (config, *config.also.values()), strict=True):
         found = align_to_frames(
-            pretrained, each.dataset, options.parent_head, context.budget, config.new_elements, config.alignment,
-            stated_units(options), heads, stated_order(options),
-        )  # fmt: skip
+            pretrained,
+            each.dataset,
+            options.parent_head,
+            context.budget,
+            config.new_elements,
+            config.alignment,
+            stated_units(options),
+            heads,
+            stated_order(options),
+        )
         others = {"test_data": each.test, "validation_data": each.dataset.validation_store if options.validation_data else None}
         others = {name: store for name, store in others.items() if store is not None}
         adapted.append(found.noting(element_warnings(pretrained, each.dataset, others)))

@@ -9,10 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
+from unipot.data.spec import free_head_name
 from unipot.errors import InputError
 from unipot.workflows.finetuning.schema import FurtherSetConfig
 from unipot.workflows.inputs.datasets import OpenDataset
-from unipot.workflows.inputs.user_frames import UserFrames, free_head_name, open_user_frames
+from unipot.workflows.inputs.user_frames import UserFrames, open_user_frames
 
 
 def open_further_sets(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from unipot.data.spec import free_head_name
 from unipot.data.store import Store
 from unipot.errors import InputError
 from unipot.models.potential import Potential
@@ -25,7 +26,7 @@ from unipot.workflows.finetuning.search.search_plan import is_stated, plan_searc
 from unipot.workflows.finetuning.user_properties import through_existing_head
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.evaluation_sets import EvaluationSet, open_evaluation_sets
-from unipot.workflows.inputs.user_frames import UserFrames, budget_for, free_head_name, name_of, open_user_frames
+from unipot.workflows.inputs.user_frames import UserFrames, budget_for, name_of, open_user_frames
 from unipot.workflows.runs.run_folder import RunFolder
 
 

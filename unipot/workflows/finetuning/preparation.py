@@ -1,7 +1,7 @@
 """The stages between the user's frames and the training on them: distillation, alignment, search of the settings.
 
-Each takes the context and the state that the stage before it has left, and returns its own. `unipot finetune` and the studies call the
-same ones.
+Each takes the context and the state that the stage before it has left, and returns its own. `unipot finetune` and the
+studies call the same ones.
 """
 
 from __future__ import annotations

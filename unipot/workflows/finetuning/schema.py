@@ -32,12 +32,13 @@ STATED = ("finetune", "optimizer", "schedule", "validation_fraction", "mixture")
 @dataclass(kw_only=True)
 class TeacherConfig:
     """`method`: none, gfn1-xtb or gfn2-xtb (tblite), or auto (see `method_choice`). `frames`: labelled in all;
-    `periodic_atoms`: of all of them together, where they are periodic. `temperature`: K, of the Langevin dynamics that starts from every
-    frame of the user's. `steps_before`, `steps_between`: of 1 fs, before the first labelled frame and between two. `max_steps`,
-    `structures_per_step`: of the training on them. `corrected`: whether the labels are corrected by a model of the difference to the
-    user's frames first (`delta_learning`); `own_share`: of the draws then, that are the user's frames; `own_steps`,
-    `own_rate`: of the training on them alone that follows, the latter in rates of the optimizer. `known_share`: of the draws while the
-    difference is learned, that are differences which the checkpoint carries (`delta_replay`), for
+    `periodic_atoms`: of all of them together, where they are periodic. `temperature`: K, of the Langevin dynamics that
+    starts from every frame of the user's. `steps_before`, `steps_between`: of 1 fs, before the first labelled frame and
+    between two. `max_steps`, `structures_per_step`: of the training on them. `corrected`: whether the labels are
+    corrected by a model of the difference to the user's frames first (`delta_learning`); `own_share`: of the draws
+    then, that are the user's frames; `own_steps`, `own_rate`: of the training on them alone that follows, the latter in
+    rates of the optimizer. `known_share`: of the draws while the difference is learned, that are differences which the
+    checkpoint carries (`delta_replay`), for
     `known_steps` at `known_rate` rates of the optimizer. The values here are those of a run from before there were these options."""
 
     method: str = NONE
@@ -95,9 +96,9 @@ class StrategyConfig:
 class SelfReplayConfig:
     """`structures`: none, sample (those in the checkpoint's card), or the path of a structure file or store.
 
-    `head`: the one that labels a path's structures; null takes every head that has references for their elements. The sample
-    says itself which head belongs to which structure. `rattle`: Å, standard deviation of the displacements of one further
-    copy of each structure, 0 for no copy. `max_structures`: per head, before the copies.
+    `head`: the one that labels a path's structures; null takes every head that has references for their elements. The
+    sample says itself which head belongs to which structure. `rattle`: Å, standard deviation of the displacements of
+    one further copy of each structure, 0 for no copy. `max_structures`: per head, before the copies.
     """
 
     structures: str = NONE
@@ -124,7 +125,8 @@ class FurtherSetConfig(UserDataConfig):
 class SmallDataConfig:
     """Group `small_data`. `candidates`: name -> what differs, of the sections `optimizer` and `finetune`; null leaves it out.
 
-    The values here are those of a run from before there was the mode, which may be continued; `conf/small_data` has the defaults.
+    The values here are those of a run from before there was the mode, which may be continued; `conf/small_data` has the
+    defaults.
     """
 
     mode: str = "off"

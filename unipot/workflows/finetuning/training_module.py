@@ -57,11 +57,9 @@ def train_in_memory(context: FinetuneContext, start: Start, datasets: Sequence[O
     Raises:
         NonFiniteError: a loss or gradient was not finite.
     """
-    config, potential = context.config, start.potential
+    config = context.config
     trainer, steps = in_memory(config.trainer), config.schedule.max_steps
-    data = mixture_data(
-        datasets, context.budget, trainer, cutoff=potential.cutoff, head_names=potential.head_names, n_steps=steps, seed=config.seed
-    )
+    data = mixture_data(datasets, context.budget, trainer, start.potential, n_steps=steps, seed=config.seed)
     module = trial_module(replace(context, config=replace(config, trainer=trainer)), start, datasets)
     looks = fit_in_memory(module, data, trainer, every=steps)
     module.average.swap()  # for good

@@ -23,11 +23,12 @@ from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.frame_limits import evenly
 from unipot.workflows.inputs.user_frames import counted_batches
 from unipot.workflows.settings.schema import MixtureConfig
-from unipot.zoo.artifact import RESERVED, load_artifact, save_artifact
+from unipot.zoo.artifact import RESERVED, Artifact, load_artifact, save_artifact
 
 #: in the card: the report of the head of `data`, and those of further sets by their heads
 FIRST, FURTHER = "uncertainty", "further_uncertainty"
-#: frames and atoms in all that error bars are fitted to and calibrated on, at most: seconds on one core, and bounded memory
+#: frames and atoms in all that error bars are fitted to and calibrated on, at most: seconds on one core, and bounded
+#: memory
 FITTED_FRAMES, FITTED_ATOMS = 2000, 100_000
 CALIBRATION_FRAMES, CALIBRATION_ATOMS = 200, 6_000
 
@@ -43,15 +44,23 @@ def check_uncertainty(option: str) -> None:
 
 
 def add_uncertainty(
-    option: str, path: Path, dataset: OpenDataset, budget: MixtureConfig, golden: Sequence[Structure], console: Console,
-    folds: FoldModels | None = None, *, further: bool = False,
-) -> PosteriorReport | None:  # fmt: skip
+    option: str,
+    path: Path,
+    dataset: OpenDataset,
+    budget: MixtureConfig,
+    golden: Sequence[Structure],
+    console: Console,
+    folds: FoldModels | None = None,
+    *,
+    further: bool = False,
+) -> PosteriorReport | None:
     """Write error bars of the user's head into the artifact at `path`; nothing else in it changes.
 
-    Fitted to the training frames with the final backbone, calibrated on the held-out frames, evenly chosen ones of many; or out of
-    fold, where none are held out and small-data mode has left models of its folds. Does nothing where the artifact has them already
-    (a finished run that is looked at again). Where there can be none (the head predicts forces directly, or the frames leave nothing
-    to fit) the reason is said: a finished training does not fail for its error bars.
+    Fitted to the training frames with the final backbone, calibrated on the held-out frames, evenly chosen ones of
+    many; or out of fold, where none are held out and small-data mode has left models of its folds. Does nothing where
+    the artifact has them already (a finished run that is looked at again). Where there can be none (the head predicts
+    forces directly, or the frames leave nothing to fit) the reason is said: a finished training does not fail for its
+    error bars.
 
     Args:
         option: one of `UNCERTAINTIES`.
@@ -68,18 +77,16 @@ def add_uncertainty(
     artifact = load_artifact(path)
     potential, name = artifact.potential, dataset.spec.head
     head = potential.heads[name]
-    known = artifact.card.get(FURTHER, {}).get(name, {}) if further else artifact.card.get(FIRST, {})
-    if head.posterior is not None and not is_stale(potential, head) and known.get("method") == option:
+    if _has_error_bars(artifact, head, option, further):
         return None
     if head.direct_forces:
-        _say(console, f"warning: head {name!r} predicts forces directly, so it has no last-layer uncertainties")
+        _print_warning(console, f"warning: head {name!r} predicts forces directly, so it has no last-layer uncertainties")
         return None
     chosen = evenly(dataset.store, dataset.train_indices, FITTED_FRAMES, FITTED_ATOMS, console, "fitted to")
     held = evenly(dataset.validation_store, dataset.validation_indices, CALIBRATION_FRAMES, CALIBRATION_ATOMS, console, "calibrated on")
     training = counted_batches(potential, dataset.store, chosen, name, budget)
     held_out = counted_batches(potential, dataset.validation_store, held, name, budget) if len(held) else []
-    limits = CALIBRATION_FRAMES, CALIBRATION_ATOMS
-    crossed = fold_frames(folds, dataset, budget, limits, console) if folds and not held_out else None
+    crossed = fold_frames(folds, dataset, budget, (CALIBRATION_FRAMES, CALIBRATION_ATOMS), console) if folds and not held_out else None
     seen = folds is not None and folds.start_has_seen
     groups, open_zero = dataset.store.groups[chosen], _open_zero(dataset, head, artifact.card)
     try:
@@ -87,15 +94,24 @@ def add_uncertainty(
             potential, name, training, held_out, method=option, groups=groups, folds=crossed, start_has_seen=seen, open_zero=open_zero
         )
     except NothingToFit as error:
-        _say(console, f"warning: no error bars for head {name!r}: {error}")
+        _print_warning(console, f"warning: no error bars for head {name!r}: {error}")
         return None
+    place = {FURTHER: {**artifact.card.get(FURTHER, {}), name: report.to_dict()}} if further else {FIRST: report.to_dict()}
     card = {key: value for key, value in artifact.card.items() if key not in RESERVED}
-    card |= {FURTHER: {**card.get(FURTHER, {}), name: report.to_dict()}} if further else {FIRST: report.to_dict()}
-    save_artifact(path, potential, card=card, golden=golden)
+    save_artifact(path, potential, card=card | place, golden=golden)
+    _show_report(report, console)
+    return report
+
+
+def _has_error_bars(artifact: Artifact, head: Head, option: str, further: bool) -> bool:
+    known = artifact.card.get(FURTHER, {}).get(head.name, {}) if further else artifact.card.get(FIRST, {})
+    return head.posterior is not None and not is_stale(artifact.potential, head) and known.get("method") == option
+
+
+def _show_report(report: PosteriorReport, console: Console) -> None:
     console.print(uncertainty_table(report).to_rich())
     for text in report.warnings:
-        _say(console, f"warning: {text}")
-    return report
+        _print_warning(console, f"warning: {text}")
 
 
 def _open_zero(dataset: OpenDataset, head: Head, card: Mapping[str, Any]) -> np.ndarray | None:
@@ -111,5 +127,5 @@ def _open_zero(dataset: OpenDataset, head: Head, card: Mapping[str, Any]) -> np.
     return open_compositions(counts, float(np.sqrt(np.mean(np.square(shifts)))))
 
 
-def _say(console: Console, text: str) -> None:
+def _print_warning(console: Console, text: str) -> None:
     console.print(text, style="yellow", highlight=False, markup=False)

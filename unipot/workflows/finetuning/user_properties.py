@@ -96,16 +96,23 @@ def add_property_heads(
     for prop in scalars_of_config(configs):
         config = configs[prop.name]
         head = new_property_head(
-            prop, own.store, np.asarray(own.train_indices), n_channels=potential.backbone.n_channels, n_hidden=config.n_hidden,
-            n_members=config.members, seed=seed,
-        )  # fmt: skip
+            prop,
+            own.store,
+            np.asarray(own.train_indices),
+            n_channels=potential.backbone.n_channels,
+            n_hidden=config.n_hidden,
+            n_members=config.members,
+            seed=seed,
+        )
         require_known_elements(head, own.validation_store, np.asarray(own.validation_indices))
         if frames.test is not None:  # now, not after the training
             require_known_elements(head, frames.test, np.arange(len(frames.test)))
         console.print(
             f"property {prop.name}: {prop.kind}, {config.members} members, spread {float(head.spread):.4g} {prop.unit} around "
-            f"{'the mean' if prop.kind == 'intensive' else 'one number per element'} of the training values", highlight=False, markup=False,
-        )  # fmt: skip
+            f"{'the mean' if prop.kind == 'intensive' else 'one number per element'} of the training values",
+            highlight=False,
+            markup=False,
+        )
         potential.property_heads.add(head.to(potential.device, potential.dtype))
     older = [name for name in potential.property_heads.properties if name not in configs]
     if configs and older and not frozen_backbone:
@@ -115,8 +122,11 @@ def add_property_heads(
     if configs and not own.spec.labels and not frozen_backbone:
         console.print(
             "warning: the backbone learns from properties alone, which changes the energies of every head; finetune=heads-only keeps "
-            "them bitwise, replay keeps them near", style="yellow", highlight=False, markup=False,
-        )  # fmt: skip
+            "them bitwise, replay keeps them near",
+            style="yellow",
+            highlight=False,
+            markup=False,
+        )
 
 
 def loss_with_properties(

@@ -73,7 +73,7 @@ def open_datasets(
         raise InputError("no dataset is given; add datasets.<name>.path=... and datasets.<name>.level_of_theory=... for each")
     specs = [_spec(name, config) for name, config in configs.items()]
     levels_of_heads(specs)
-    opened = [_open(spec, configs[spec.name], cache, seed, console, local_cache) for spec in specs]
+    opened = [_open_dataset(spec, configs[spec.name], cache, seed, console, local_cache) for spec in specs]
     energy_kinds_of_heads([item.spec for item in opened])
     return _with_known_elements(opened, console)
 
@@ -161,7 +161,7 @@ def _spec(name: str, config: DatasetConfig) -> DatasetSpec:
     )
 
 
-def _open(
+def _open_dataset(
     spec: DatasetSpec, config: DatasetConfig, cache: Path, seed: int, console: Console, local_cache: str | None
 ) -> OpenDataset:
     path = locally(store_at(spec.path, config, name=spec.name, cache=cache, console=console), local_cache)
@@ -195,7 +195,7 @@ def _sources(path: str, config: DatasetConfig, name: str, console: Console) -> d
             f"dataset {name!r}: keys and units of the labels in {path} are not stated; add datasets.{name}.sources.energy.key=... "
             "and .unit=..., or convert it first with unipot prepare"
         )
-    assumed = assumed_labels(find_files(path, "ase").by_kind["ase"], _asked(config))
+    assumed = assumed_labels(find_files(path, "ase").by_kind["ase"], _labels_asked_for(config))
     said = ", ".join(
         f"{label} from {source.key!r} in {source.unit}{' (a virial, -dE/d(strain))' * source.virial}"
         for label, source in assumed.labels.items()
@@ -208,7 +208,7 @@ def _sources(path: str, config: DatasetConfig, name: str, console: Console) -> d
     return assumed.labels
 
 
-def _asked(config: DatasetConfig) -> list[str]:
+def _labels_asked_for(config: DatasetConfig) -> list[str]:
     """Labels that a file must have; whether forces and stress are there is seen when its store is opened."""
     later = ("forces", "stress") if "energy" in config.labels else ()
     return [label for label in config.labels if label not in later]
@@ -227,7 +227,7 @@ def _convert(
         level_of_theory=config.level_of_theory,
         energy_kind=config.energy_kind or "total",
         labels=tuple(source.labels),
-        optional=() if config.sources else tuple(label for label in source.labels if label not in _asked(config)),
+        optional=() if config.sources else tuple(label for label in source.labels if label not in _labels_asked_for(config)),
         also_read=also_read,
         provenance={"path": source.path, "labels": {label: where.to_dict() for label, where in source.labels.items()}},
     )

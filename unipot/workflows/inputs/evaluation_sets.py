@@ -129,7 +129,7 @@ def _evaluation_set(name: str, config: EvaluationSetConfig, potential: Potential
     kind = potential.heads[head].energy_kind
     reading = DatasetConfig(
         path=config.path, level_of_theory=level, energy_kind=kind, format=config.format, sources=dict(config.sources)
-    )  # fmt: skip
+    )
     store = Store(store_at(config.path, reading, name=name, cache=cache, console=console))
     if store.level_of_theory != level:
         raise InputError(f"forgetting.{name}: {config.path} is {store.level_of_theory!r}, head {head!r} is {level!r}; give its own head")

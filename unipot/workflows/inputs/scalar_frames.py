@@ -78,7 +78,7 @@ def store_with_scalars(
     for structure, found in read_scalar_frames(path, properties, group_key=config.group_key, id_key=config.id_key):
         for key, value in found.items():
             values[key][structure.id] = value
-    _say(console, name, properties, attach_scalars(store, properties, values), len(Store(store)))
+    _say_properties(console, name, properties, attach_scalars(store, properties, values), len(Store(store)))
     return store
 
 
@@ -97,8 +97,13 @@ def _store_of_scalars(
         skipped = 0
         values: dict[str, dict[str, float]] = {prop.name: {} for prop in properties}
         writer = StoreWriter(
-            target, name=name, level_of_theory=config.level_of_theory, labels=(), overwrite=True, provenance={"path": str(path)}
-        )  # fmt: skip
+            target,
+            name=name,
+            level_of_theory=config.level_of_theory,
+            labels=(),
+            overwrite=True,
+            provenance={"path": str(path)},
+        )
         with writer:
             for structure, found in read_scalar_frames(path, properties, group_key=config.group_key, id_key=config.id_key):
                 for key, value in found.items():
@@ -108,11 +113,11 @@ def _store_of_scalars(
                     writer.add(structure)
         n_structures = len(Store(target))
         console.print(f"  {name}: properties alone, no energies; {skipped} frames without any value were skipped", highlight=False)
-        _say(console, name, properties, attach_scalars(target, properties, values), n_structures)
+        _say_properties(console, name, properties, attach_scalars(target, properties, values), n_structures)
     return target
 
 
-def _say(console: Console, name: str, properties: Sequence[ScalarProperty], counts: Mapping[str, int], n: int) -> None:
+def _say_properties(console: Console, name: str, properties: Sequence[ScalarProperty], counts: Mapping[str, int], n: int) -> None:
     for prop in properties:
         have = f"{counts[prop.name]} of {n} frames have a value"
         console.print(f"  {name}: {prop.name} ({prop.kind}) from {prop.key!r} in {prop.unit}: {have}", highlight=False, markup=False)

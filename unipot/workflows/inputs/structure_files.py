@@ -1,9 +1,8 @@
-"""What `unipot relax` and `unipot md` share: structures from a file, a calculator from a checkpoint, a progress bar."""
+"""Structures from a file that ASE reads, a calculator from a checkpoint, and names of the files that are written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from unipot.calculator import UnipotCalculator
-    from unipot.simulate.frames import FrameWriter
 
 
 def read_atoms(path: str, index: str) -> list[Atoms]:
@@ -47,11 +45,11 @@ def read_atoms(path: str, index: str) -> list[Atoms]:
         raise InputError(f"{path}: index {index!r} selects no structure; use '-1' for the last one or ':' for all")
     for atoms in structures:
         require_whole_atoms(atoms, path)
-        _hold(atoms)
+        _hold_fixed_atoms(atoms)
     return structures
 
 
-def _hold(atoms: Atoms) -> None:
+def _hold_fixed_atoms(atoms: Atoms) -> None:
     """Atoms that training takes as fixed are held here too: those of a per-atom array `fixed`."""
     from ase.constraints import FixAtoms
 
@@ -71,7 +69,7 @@ def make_calculator(
         dtype: float32 or float64; None for the one the model was saved in.
         skin: Å, of the neighbour list.
         trusted: the machine code of a package may be run.
-        unknown_elements: of the calculator; see also `say_unknown_elements`.
+        unknown_elements: of the calculator; simulations say them once and before the work instead.
 
     Raises:
         ValueError: the device or dtype is not available, or the skin is negative.
@@ -80,34 +78,6 @@ def make_calculator(
 
     options = {"device": device_named(device), "dtype": optional_dtype(dtype), "trusted": trusted, "unknown_elements": unknown_elements}
     return UnipotCalculator(checkpoint, head=head, skin=skin, **options)
-
-
-def say_unknown_elements(calculator: UnipotCalculator, structures: Sequence[Atoms], mode: str) -> None:
-    """Before the work, and once: elements that no frame of the head held.
-
-    Args:
-        calculator: of which the head is.
-        structures: all that will be predicted.
-        mode: `warn`, `refuse` or `allow`.
-
-    Raises:
-        ValueError: there are some and `mode` is `refuse`, or `mode` is none of these.
-    """
-    from unipot.models.trained_elements import ElementGuard
-
-    guard = ElementGuard(calculator.potential.heads[calculator.head], mode, say=lambda sentence: print(f"warning: {sentence}"))
-    guard.check(int(z) for atoms in structures for z in set(atoms.numbers.tolist()))
-
-
-def say_what_is_left_behind(structures: Sequence[Atoms], writers: Sequence[FrameWriter]) -> None:
-    """Numbers of the input that are not carried onto moved geometries, and what the formats of the output do not keep."""
-    from unipot.simulate.frames import labels_of
-
-    names = sorted({name for atoms in structures for name in labels_of(atoms)})
-    if names:
-        print(f"not carried over, since they belong to the geometry that was read: {', '.join(names)}")
-    for writer in {writer.format: writer for writer in writers if writer.lost}.values():
-        print(f"note: {writer.path}: a file of format {writer.format} does not keep {', '.join(writer.lost)}; .extxyz and .traj do")
 
 
 def require_different(paths: Sequence[str | Path]) -> None:
@@ -125,21 +95,3 @@ def numbered(path: str, number: int, total: int) -> Path:
     """`path`, with the number of the structure in its name when there are several."""
     plain = Path(path)
     return plain if total == 1 else plain.with_name(f"{plain.stem}-{number:04d}{plain.suffix}")
-
-
-@contextmanager
-def step_counter(
-    label: str, n_steps: int, quantity: str = "largest force", unit: str = "eV/A"
-) -> Iterator[Callable[[int, float, float], None]]:
-    """A progress bar; yields the function to call with (step, energy in eV, value of `quantity`)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    texts = TextColumn("{task.description}"), TextColumn("{task.fields[state]}")
-    columns = (texts[0], BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), texts[1])
-    with Progress(*columns, transient=True) as progress:
-        task = progress.add_task(label, total=n_steps, state="")
-
-        def advance(step: int, energy: float, value: float) -> None:
-            progress.update(task, completed=step, state=f"energy {energy:.4f} eV, {quantity} {value:.3f} {unit}")
-
-        yield advance

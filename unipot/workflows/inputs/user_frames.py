@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from unipot.batch import AtomBatch
 from unipot.data.label_use import refuse_void_stress
 from unipot.data.mixture.datamodule import evaluation_batches
 from unipot.data.quality.duplicate_report import duplicates_of
-from unipot.data.spec import DatasetSpec, allowed_name, head_name_for
+from unipot.data.spec import DatasetSpec, allowed_name
 from unipot.data.store import Store, open_dataset
 from unipot.errors import InputError
 from unipot.finetune.search.hold_out import choose_frames, hold_out
@@ -69,9 +68,14 @@ def open_user_frames(path: str, options: UserDataConfig, *, head: str | None, se
     level, kind = store.level_of_theory, store.energy_kind
     labels = tuple(store.labels if options.labels is None else options.labels)
     spec = DatasetSpec(
-        name=name, path=str(store.path), level_of_theory=level, energy_kind=kind, labels=labels, scalars=tuple(options.properties),
+        name=name,
+        path=str(store.path),
+        level_of_theory=level,
+        energy_kind=kind,
+        labels=labels,
+        scalars=tuple(options.properties),
         head=head or "",
-    )  # fmt: skip
+    )
     open_dataset(spec)  # labels that were asked for must be there
     usable = without_repeats(store, name, console)
     chosen = usable[choose_frames(len(usable), options.n_train, seed)]
@@ -232,13 +236,3 @@ def name_of(path: str) -> str:
     if stem.lower() in _NAMELESS and file.absolute().parent.name:
         stem = file.absolute().parent.name
     return allowed_name(stem) or "frames"
-
-
-def free_head_name(dataset: str, taken: Sequence[str] | Mapping[str, object]) -> str:
-    """A head name for `dataset` that is not `taken`."""
-    name = re.sub(r"-+", "-", head_name_for(dataset)).strip("-")
-    number, candidate = 1, name
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}-{number}"
-    return candidate

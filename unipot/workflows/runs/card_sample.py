@@ -42,7 +42,7 @@ def sample_facts(datasets: Sequence[OpenDataset], n_structures: int, n_differenc
     found = {SAMPLE: [_sample_set(item, [s.with_labels() for s in select_structures(item, n_structures)]) for item in datasets]}
     labelled = [item for item in datasets if item.store.energy_kind == DIFFERENCE_KIND]
     if labelled and n_differences:
-        found[DIFFERENCES] = [_sample_set(item, _various(item, n_differences)) for item in labelled]
+        found[DIFFERENCES] = [_sample_set(item, _varied_structures(item, n_differences)) for item in labelled]
     return {key: packed_sample(sets, MAX_BYTES[key]) for key, sets in found.items()}
 
 
@@ -51,7 +51,7 @@ def _sample_set(item: OpenDataset, structures: Sequence[Structure]) -> SampleSet
     return SampleSet(dataset=item.spec.name, head=item.spec.head, labels=labels, structures=tuple(structures))
 
 
-def _various(item: OpenDataset, n: int) -> list[Structure]:
+def _varied_structures(item: OpenDataset, n: int) -> list[Structure]:
     """Up to `n` structures with their labels, of no composition more than a hundred: more of the same molecules says little."""
     found: list[Structure] = []
     seen: Counter[bytes] = Counter()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from unipot.data.mixture.datamodule import MixtureDataModule
 from unipot.data.spec import MixtureSpec
 from unipot.errors import InputError
+from unipot.models.potential import Potential
 from unipot.workflows.construction.model import dtype_named
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.settings.schema import MixtureConfig, TrainerConfig
@@ -16,13 +17,12 @@ def mixture_data(
     datasets: Sequence[OpenDataset],
     mixture: MixtureConfig,
     trainer: TrainerConfig,
+    potential: Potential,
     *,
-    cutoff: float,
-    head_names: Sequence[str],
     n_steps: int,
     seed: int,
 ) -> MixtureDataModule:
-    """The data module of a run.
+    """The data module of a run that trains `potential`.
 
     Raises:
         ValueError: a structure is larger than the budget, or a number is outside its range.
@@ -33,7 +33,7 @@ def mixture_data(
         train_indices=[d.train_indices for d in datasets],
         validation_indices=[d.validation_indices for d in datasets],
         validation_stores=[d.validation_store for d in datasets],
-        head_index=[list(head_names).index(d.spec.head) for d in datasets],
+        head_index=[potential.head_names.index(d.spec.head) for d in datasets],
         mixture=MixtureSpec(
             temperature=mixture.temperature,
             structures_per_step=mixture.structures_per_step,
@@ -43,7 +43,7 @@ def mixture_data(
             max_cost=mixture.max_cost,
             seed=seed,
         ),
-        cutoff=cutoff,
+        cutoff=potential.cutoff,
         n_steps=n_steps,
         dtype=dtype_named(trainer.dtype),
         num_workers=trainer.workers,

@@ -47,9 +47,15 @@ class RunFolder:
     """
 
     def __init__(
-        self, path: Path, *, resume: bool, resume_from: Path | None = None, step: int | None = None, origin: Origin | None = None,
+        self,
+        path: Path,
+        *,
+        resume: bool,
+        resume_from: Path | None = None,
+        step: int | None = None,
+        origin: Origin | None = None,
         recorded: Origin | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.path, self.resume, self.step, self.origin, self.recorded = path, resume, step, origin, recorded
         self.resume_from = resume_from or path / LAST
 
@@ -122,7 +128,7 @@ def open_run_folder(path: str, *, resume: str, config: Any) -> RunFolder:
         run = RunFolder(folder, resume=False, origin=origin)
         _set_aside(folder)
     else:
-        run = _found(folder, origin, config, resume)
+        run = _run_found(folder, origin, config, resume)
     (folder / LAST.parent).mkdir(parents=True, exist_ok=True)
     if is_main_process():
         write_whole(folder / RESOLVED_CONFIG, to_yaml(config))
@@ -140,7 +146,7 @@ def forget_opened() -> None:
     _opened.clear()
 
 
-def _found(folder: Path, origin: Origin, config: Any, resume: str) -> RunFolder:
+def _run_found(folder: Path, origin: Origin, config: Any, resume: str) -> RunFolder:
     """The run that is there, if there is one, is compared with what is asked for."""
     has_state = any((folder / file).is_file() for file in (LAST, PREVIOUS))
     weights = [name for name in _WEIGHTS if (folder / name).is_file()]
@@ -149,7 +155,7 @@ def _found(folder: Path, origin: Origin, config: Any, resume: str) -> RunFolder:
     if not (has_state or weights):
         return RunFolder(folder, resume=False, origin=origin)
     if not has_state:  # killed before its first state, or one where nothing was better than the start: weights may not change hands
-        recorded = _recorded(folder, config, weights[0])
+        recorded = _recorded_origin(folder, config, weights[0])
         return RunFolder(folder, resume=False, origin=origin, recorded=recorded)
     console = report_console(quiet=not is_main_process())
     try:
@@ -166,13 +172,13 @@ def _found(folder: Path, origin: Origin, config: Any, resume: str) -> RunFolder:
         refuse_other_checkpoint(folder, recorded.checkpoint, config)
     else:
         recorded = None
-        refuse_other_settings(folder, _resolved(folder), config)
+        refuse_other_settings(folder, _resolved_config(folder), config)
         said = f"warning: the run in {folder} is of an earlier version of unipot, which did not record the content of checkpoint and data"
         console.print(f"{said}; see to it that they are the same", style="yellow", highlight=False, markup=False)
     return RunFolder(folder, resume=True, resume_from=file, step=step, origin=origin, recorded=recorded)
 
 
-def _recorded(folder: Path, config: Any, weights: str) -> Origin | None:
+def _recorded_origin(folder: Path, config: Any, weights: str) -> Origin | None:
     """What a run without a run state was made from.
 
     Raises:
@@ -189,11 +195,11 @@ def _recorded(folder: Path, config: Any, weights: str) -> Origin | None:
         return recorded
     if not (folder / RESOLVED_CONFIG).is_file():
         raise InputError(f"run={folder}: {weights} is there, but nothing says which run it is of; {INSTEAD}")
-    refuse_other_settings(folder, _resolved(folder), config)
+    refuse_other_settings(folder, _resolved_config(folder), config)
     return None
 
 
-def _resolved(folder: Path) -> Any:
+def _resolved_config(folder: Path) -> Any:
     file = folder / RESOLVED_CONFIG
     if not file.is_file():
         raise InputError(f"{file} is missing, so the run in this folder cannot be continued safely; {INSTEAD}")

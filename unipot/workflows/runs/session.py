@@ -25,12 +25,12 @@ def run_session() -> Iterator[None]:
         except Interrupted as stop:
             # the exit code of a node, or of a job, is that of its first process: the others must not look like failures
             code = EXIT_CODES[stop.signal] if speaks_for_its_node() else 0
-            raise Stopped(f"ended by {name_of(stop.signal)}: {_kept(opened_run_folder())}", code) from None
+            raise Stopped(f"ended by {name_of(stop.signal)}: {_what_is_kept(opened_run_folder())}", code) from None
         finally:
             release_folders()
 
 
-def _kept(run: RunFolder | None) -> str:
+def _what_is_kept(run: RunFolder | None) -> str:
     if run is None:
         return "nothing was begun yet"
     if run.step is None:

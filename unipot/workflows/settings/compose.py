@@ -265,7 +265,7 @@ def _composed(verb: str, choices: Sequence[str]) -> DictConfig:
     try:
         with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
             return compose(config_name=verb, overrides=list(choices))
-    except HydraException as error:
+    except (HydraException, ValueError) as error:  # a group that is set to nothing is a ValueError
         raise InputError(f"unipot {verb}: {str(error).splitlines()[0]}") from error
 
 

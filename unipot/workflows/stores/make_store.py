@@ -138,9 +138,9 @@ def make_store(job: Job, path: Path, options: StoreOptions, console: Console) ->
         with _bar(job, console) as converter.on_progress:
             conversion = converter.convert()
         job = _without_absent_labels(job, conversion)
-        finished = _finish(job, conversion, path, options, console)
+        finished = _finish_store(job, conversion, path, options, console)
         converter.discard()
-    return _report(Store(path), finished, options, console)
+    return _report_store(Store(path), finished, options, console)
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
@@ -214,7 +214,7 @@ def _without_absent_labels(job: Job, conversion: Conversion) -> Job:
     return replace(job, labels=present, provenance=provenance)
 
 
-def _finish(job: Job, conversion: Conversion, path: Path, options: StoreOptions, console: Console) -> Finished:
+def _finish_store(job: Job, conversion: Conversion, path: Path, options: StoreOptions, console: Console) -> Finished:
     """Look at the whole, print what was found, and assemble the store."""
     finished = finishing_pass(
         conversion.shards,
@@ -282,7 +282,7 @@ def _refuse_nothing_left(job: Job, finished: Finished) -> None:
     )
 
 
-def _report(store: Store, finished: Finished, options: StoreOptions, console: Console) -> Store:
+def _report_store(store: Store, finished: Finished, options: StoreOptions, console: Console) -> Store:
     census = finished.census
     size = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file())
     counts = f"{len(store):,} structures, {census.n_skipped:,} skipped, {len(finished.entries):,} in quarantine"

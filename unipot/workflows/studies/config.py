@@ -91,10 +91,14 @@ def targets_of(config: StudyConfig) -> dict[str, TargetConfig]:
         tests = {"test": config.test_data} if config.test_data else {}
         targets = {
             name_of(str(config.data)): TargetConfig(
-                data=str(config.data), tests=tests, level_of_theory=config.level_of_theory, labels=config.labels, format=config.format,
+                data=str(config.data),
+                tests=tests,
+                level_of_theory=config.level_of_theory,
+                labels=config.labels,
+                format=config.format,
                 group_key=config.group_key,
             )
-        }  # fmt: skip
+        }
     for name, target in targets.items():
         for text in (name, *target.tests):
             _require_name(text, "target" if text == name else f"test set of targets.{name}")

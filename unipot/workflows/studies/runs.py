@@ -123,7 +123,7 @@ def execute(runs: Sequence[PlannedRun], jobs: int, threads: int) -> Iterator[tup
     processes: list[subprocess.Popen[bytes]] = []
     pool = ThreadPoolExecutor(max_workers=jobs)
     try:
-        waiting = {pool.submit(_execute, run, threads, processes): run for run in runs}
+        waiting = {pool.submit(_run_in_process, run, threads, processes): run for run in runs}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
     finally:
@@ -164,17 +164,25 @@ def _planned(
     chosen = [f"name={target.name}", f"n_train={n_frames}", f"seed={seed}", *labels, *config.overrides, *strategy.words()]
     places = [f"checkpoint={config.checkpoint}", f"data={target.store.path}", f"run={folder}"]
     what = {
-        "checkpoint": model.matters_to(strategy), "frames": target.hashes(), "max_test_frames": config.max_test_frames, "settings": chosen,
-    }  # fmt: skip
+        "checkpoint": model.matters_to(strategy),
+        "frames": target.hashes(),
+        "max_test_frames": config.max_test_frames,
+        "settings": chosen,
+    }
     return PlannedRun(
-        target=target.name, strategy=label, n_frames=n_frames, seed=seed, folder=folder,
+        target=target.name,
+        strategy=label,
+        n_frames=n_frames,
+        seed=seed,
+        folder=folder,
         words=[*places, "trainer.progress=false", f"trainer.threads={config.threads}", *chosen],
-        tests={name: str(store.path) for name, store in target.tests.items()}, max_test_frames=config.max_test_frames,
+        tests={name: str(store.path) for name, store in target.tests.items()},
+        max_test_frames=config.max_test_frames,
         stamp=hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16],
-    )  # fmt: skip
+    )
 
 
-def _execute(run: PlannedRun, threads: int, processes: list[subprocess.Popen[bytes]]) -> RunResult:
+def _run_in_process(run: PlannedRun, threads: int, processes: list[subprocess.Popen[bytes]]) -> RunResult:
     (run.folder / RESULT_FILE).unlink(missing_ok=True)  # of an attempt that failed
     write_json(run.folder / SETTINGS_FILE, run.settings())
     variables = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}

@@ -57,9 +57,13 @@ def open_target(name: str, target: TargetConfig, config: StudyConfig, console: C
     """
     cache = Path(config.output) / name / "data"
     options = UserDataConfig(
-        level_of_theory=target.level_of_theory, energy_kind=target.energy_kind, labels=target.labels, format=target.format,
-        group_key=target.group_key, sources=target.sources,
-    )  # fmt: skip
+        level_of_theory=target.level_of_theory,
+        energy_kind=target.energy_kind,
+        labels=target.labels,
+        format=target.format,
+        group_key=target.group_key,
+        sources=target.sources,
+    )
     store = open_frames(target.data, options, name=name, cache=cache, console=console)
     tests = {}
     for test, path in target.tests.items():
@@ -109,8 +113,12 @@ def _part(store: Store, positions: np.ndarray, name: str, cache: Path) -> Store:
         structures = [store[int(i)] for i in positions]
         labels = [label for label in store.labels if any(label in s.labels for s in structures)]
         with StoreWriter(
-            path, name=name, level_of_theory=store.level_of_theory, labels=labels, energy_kind=store.energy_kind,
+            path,
+            name=name,
+            level_of_theory=store.level_of_theory,
+            labels=labels,
+            energy_kind=store.energy_kind,
             provenance={"path": store.path.name},
-        ) as writer:  # fmt: skip
+        ) as writer:
             writer.extend(structures)
     return Store(path)

@@ -80,7 +80,7 @@ def measured(settings: dict[str, Any], *, seconds: float) -> RunResult:
     tests = [_test_set(name, path, head, settings["max_test_frames"]) for name, path in settings["tests"].items()]
     adapted = load_potential(folder / "best.safetensors", dtype=dtype_named(config.trainer.dtype))
     budget = budget_for([test.store for test in tests], config.mixture, adapted.cutoff, console)
-    start, parent = ({}, {}) if config.from_scratch else _before(config, folder, tests, budget, console)
+    start, parent = ({}, {}) if config.from_scratch else _errors_before(config, folder, tests, budget, console)
     return RunResult(
         **{key: settings[key] for key in ("target", "strategy", "n_frames", "seed", "stamp")},
         errors=_errors(adapted, tests, budget),
@@ -106,7 +106,7 @@ def forgetting_rows(before: Sequence[Evaluation], after: Sequence[Evaluation]) -
     return rows
 
 
-def _before(
+def _errors_before(
     config: FinetuneConfig, folder: Path, tests: Sequence[EvaluationSet], budget: MixtureConfig, console: Console
 ) -> tuple[Errors, Errors]:
     """Errors of the aligned model before the first step, and of the pretrained parent head with the composition shift alone.

@@ -54,9 +54,10 @@ def with_last_schedule(config: FinetuneConfig) -> FinetuneConfig:
     """Of the training on the user's frames alone that comes last: `teacher.own_steps` at `teacher.own_rate` times the rate."""
     options = config.teacher
     return replace(
-        config, optimizer=replace(config.optimizer, learning_rate=options.own_rate * config.optimizer.learning_rate),
+        config,
+        optimizer=replace(config.optimizer, learning_rate=options.own_rate * config.optimizer.learning_rate),
         schedule=of_length(config.schedule, options.own_steps),
-    )  # fmt: skip
+    )
 
 
 def _learn(context: FinetuneContext, start: Start, own: OpenDataset, corrected: OpenDataset) -> dict[str, Any]:

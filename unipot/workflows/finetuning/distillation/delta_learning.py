@@ -1,10 +1,10 @@
 """Δ-learning: a teacher corrected by the user's frames, and its distillation at the user's own level of theory.
 
-The difference between the labels and a semi-empirical method is smoother than either (R. Ramakrishnan, P. O. Dral, M. Rupp,
-O. A. von Lilienfeld, "Big data meets quantum chemistry approximations: the Δ-machine learning approach", J. Chem. Theory Comput. 11,
-2087, 2015), so few frames teach it better than they teach the labels. A model of the difference is trained on them, its prediction is
-added to the labels of the method on structures in thermal motion, and the final model learns those beside the frames themselves: in use
-it needs neither the method nor the model of the difference.
+The difference between the labels and a semi-empirical method is smoother than either (R. Ramakrishnan, P. O. Dral, M.
+Rupp, O. A. von Lilienfeld, "Big data meets quantum chemistry approximations: the Δ-machine learning approach", J. Chem.
+Theory Comput. 11, 2087, 2015), so few frames teach it better than they teach the labels. A model of the difference is
+trained on them, its prediction is added to the labels of the method on structures in thermal motion, and the final
+model learns those beside the frames themselves: in use it needs neither the method nor the model of the difference.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ from unipot.zoo.artifact import load_potential, save_artifact
 DIFFERENCE = "difference.safetensors"
 #: a head of the checkpoint is the start of the difference where its error is below so much of the difference itself
 _WORTH_COPYING = 0.8
-#: and what it was trained on is worth learning beside the user's difference where it is below so much: on ethanol, acetylacetone and
-#: aspirin (0.07 to 0.1) it was, on 3BPA, of another functional than the head (0.69), it was not (33.2 instead of 32.7 meV/Å in the end)
+#: and what it was trained on is worth learning beside the user's difference where it is below so much: on ethanol,
+#: acetylacetone and aspirin (0.07 to 0.1) it was, on 3BPA, of another functional than the head (0.69), it was not (33.2
+#: instead of 32.7 meV/Å in the end)
 _WORTH_REPLAYING = 0.5
 _LABELS = ("energy", "forces")
 #: one corrected structure of so many is not trained on: how closely the final model follows them is said on these
@@ -103,8 +104,8 @@ def correct_teacher(context: FinetuneContext, pretrained: Potential, frames: Use
     """Learn the difference between the frames and the teacher, and label structures around the frames with both.
 
     Args:
-        context: of the run; small-data mode searches how the difference is learned, and the folder of the run keeps the model of it,
-            which is not trained again when the run is continued.
+        context: of the run; small-data mode searches how the difference is learned, and the folder of the run keeps the
+            model of it, which is not trained again when the run is continued.
         pretrained: not changed.
         frames: the user's.
 
@@ -125,19 +126,24 @@ def correct_teacher(context: FinetuneContext, pretrained: Potential, frames: Use
     files = [context.run.path / (DIFFERENCE if k == 0 else f"{Path(DIFFERENCE).stem}-{k + 1}.safetensors") for k in range(len(configs))]
     made_with = [settings_fingerprint(context.config), *(item.store.metadata["content_hash"] for item in datasets)]
     for file, member in zip(files, configs, strict=True):
-        _keep(file, made_with, replace(beside, config=member) if member else None, start, datasets)
+        _keep_model(file, made_with, replace(beside, config=member) if member else None, start, datasets)
     store = _corrected_store(_labelled(context, pretrained, frames), files, context.dtype, frames.dataset, context.cache)
     seconds = round(time.perf_counter() - began, 1)
     said = f"{len(store)} structures labelled by {METHODS[options.method]} and {_models(len(files))}; {seconds:.0f} s"
     context.console.print(f"  {said}", highlight=False)
     facts = {
-        **asdict(options), "start": start.adaptation.parent, "n_known": sum(len(item.store) for item in known), "n_frames": own.n_frames,
-        "steps": [member.schedule.max_steps if member else 0 for member in configs], "n_labelled": len(store), "seconds": seconds,
-    }  # fmt: skip
+        **asdict(options),
+        "start": start.adaptation.parent,
+        "n_known": sum(len(item.store) for item in known),
+        "n_frames": own.n_frames,
+        "steps": [member.schedule.max_steps if member else 0 for member in configs],
+        "n_labelled": len(store),
+        "seconds": seconds,
+    }
     folds = settled.folds
     if folds is not None:
         folds = of_difference(folds, own.dataset, files[0] if settled.searched and settled.searched.keeps_start else None)
-    return CorrectedDistillation(dataset=_open(store, frames.dataset), searched=settled.searched, folds=folds, facts=facts)
+    return CorrectedDistillation(dataset=_dataset_of(store, frames.dataset), searched=settled.searched, folds=folds, facts=facts)
 
 
 def of_difference(folds: FoldModels, difference: OpenDataset, start: Path | None) -> FoldModels:
@@ -167,9 +173,12 @@ def difference_frames(method: str, frames: UserFrames, cache: Path, console: Con
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with StoreWriter(
-            path, name=own.spec.name, level_of_theory=f"{own.spec.level_of_theory} less {METHODS[method]} (tblite)",
-            energy_kind=DIFFERENCE_KIND, labels=labels,
-        ) as writer:  # fmt: skip
+            path,
+            name=own.spec.name,
+            level_of_theory=f"{own.spec.level_of_theory} less {METHODS[method]} (tblite)",
+            energy_kind=DIFFERENCE_KIND,
+            labels=labels,
+        ) as writer:
             writer.extend(_differences(method, parts, labels))
     store = Store(path)
     if len(store) < n_frames:
@@ -186,7 +195,8 @@ def difference_frames(method: str, frames: UserFrames, cache: Path, console: Con
 def difference_start(context: FinetuneContext, pretrained: Potential, own: UserFrames) -> Start:
     """A copy of the pretrained model whose new head begins as a head for differences that fits, else with a fresh readout.
 
-    Heads for the labels themselves say nothing of a difference: to start from one of them is worse than from random weights.
+    Heads for the labels themselves say nothing of a difference: to start from one of them is worse than from random
+    weights.
     """
     potential, dataset, console = copy.deepcopy(pretrained), own.dataset, context.console
     kinds = {name: potential.heads[name].energy_kind for name in potential.head_names}
@@ -249,7 +259,8 @@ def _differences(method: str, parts: dict[str, list[Structure]], labels: Sequenc
 def _members(settled: Settled, plan: SmallDataPlan | None) -> list[FinetuneConfig | None]:
     """Settings of the models whose mean is the difference: the best, and the second best where it is nearly as good; None keeps the start.
 
-    Errors of models trained with different optimizers or rates are not the same ones, so that their mean is better than either.
+    Errors of models trained with different optimizers or rates are not the same ones, so that their mean is better than
+    either.
     """
     if plan is None or settled.searched is None:
         return [settled.config]
@@ -262,7 +273,7 @@ def _members(settled: Settled, plan: SmallDataPlan | None) -> list[FinetuneConfi
     return [settled.config, replace(plan.candidates[name], schedule=replace(settled.config.schedule, max_steps=steps))]
 
 
-def _keep(
+def _keep_model(
     file: Path, made_with: Sequence[str], member: FinetuneContext | None, start: Start, datasets: Sequence[OpenDataset]
 ) -> None:
     """Train a model of the difference on all frames and write it, unless the very same is there; without a `member` it is the start."""
@@ -297,11 +308,15 @@ def _corrected(labelled: Store, models: Sequence[Potential], head: str, labels: 
         yield replace(structure, labels={name: structure.labels[name] + np.mean([one[name] for one in left], axis=0) for name in labels})
 
 
-def _open(store: Store, own: OpenDataset) -> OpenDataset:
+def _dataset_of(store: Store, own: OpenDataset) -> OpenDataset:
     spec = DatasetSpec(
-        name=store.name, path=str(store.path), level_of_theory=own.spec.level_of_theory, energy_kind=store.energy_kind, labels=store.labels,
+        name=store.name,
+        path=str(store.path),
+        level_of_theory=own.spec.level_of_theory,
+        energy_kind=store.energy_kind,
+        labels=store.labels,
         head=own.spec.head,
-    )  # fmt: skip
+    )
     every = min(_MEASURED, max(len(store) // 2, 2))
     measured = np.arange(len(store)) % every == every - 1
     return OpenDataset(

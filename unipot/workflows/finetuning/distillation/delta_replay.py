@@ -1,10 +1,10 @@
 """Differences that the checkpoint was trained on, replayed with their labels while that of the user's frames is learned.
 
-Thirty frames say how two levels of theory differ along the bonds of one molecule; a thousand other molecules say how they differ along
-bonds. From the same checkpoint, ethanol's difference (PBE less GFN2-xTB, 30 frames, 150 test frames) was learned to 17.4 meV/Å alone, to
-15.2, 14.0 and 13.5 beside 549, 1,098 and 1,589 other structures (1,500 steps at 4e-3) and to 13.0 with 2,500 steps; beside the 362 of
-hydrogen, carbon and oxygen alone to 15.1. Rates of 1e-3, 2e-3, 4e-3 and 7e-3: 15.0, 14.4, 13.9 and 14.2; means of two such models are no
-better than the better one, so there is one.
+Thirty frames say how two levels of theory differ along the bonds of one molecule; a thousand other molecules say how
+they differ along bonds. From the same checkpoint, ethanol's difference (PBE less GFN2-xTB, 30 frames, 150 test frames)
+was learned to 17.4 meV/Å alone, to 15.2, 14.0 and 13.5 beside 549, 1,098 and 1,589 other structures (1,500 steps at
+4e-3) and to 13.0 with 2,500 steps; beside the 362 of hydrogen, carbon and oxygen alone to 15.1. Rates of 1e-3, 2e-3,
+4e-3 and 7e-3: 15.0, 14.4, 13.9 and 14.2; means of two such models are no better than the better one, so there is one.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _BESIDE = "beside known differences"
 def delta_replay_sets(context: FinetuneContext, pretrained: Potential, head: str | None) -> list[OpenDataset]:
     """The differences that the checkpoint carries and `head` was trained on; none without them, or with a `known_share` of 0.
 
-    A set counts in the draws by how many different molecules it has: seven molecules a thousand times each say less of an eighth than a
-    thousand molecules do.
+    A set counts in the draws by how many different molecules it has: seven molecules a thousand times each say less of
+    an eighth than a thousand molecules do.
 
     Args:
         context: of the run.
@@ -59,9 +59,14 @@ def delta_replay_sets(context: FinetuneContext, pretrained: Potential, head: str
         store = _store(item, pretrained, context.cache)
         compositions = {np.sort(structure.atomic_numbers).tobytes() for structure in item.structures}
         spec = DatasetSpec(
-            name=store.name, path=str(store.path), level_of_theory=store.level_of_theory, energy_kind=store.energy_kind,
-            labels=CARRIED_LABELS, head=head, weight=float(len(compositions)),
-        )  # fmt: skip
+            name=store.name,
+            path=str(store.path),
+            level_of_theory=store.level_of_theory,
+            energy_kind=store.energy_kind,
+            labels=CARRIED_LABELS,
+            head=head,
+            weight=float(len(compositions)),
+        )
         every, none = np.arange(len(store)), np.empty(0, dtype=np.int64)
         found.append(OpenDataset(spec=spec, store=store, train_indices=every, validation_store=store, validation_indices=none))
     return found

@@ -16,7 +16,8 @@ MADE_WITH = "made_with"
 def kept_model(file: Path, made_with: Sequence[str], dtype: torch.dtype) -> Artifact | None:
     """The artifact at `file` if it is there and was made with the very same; None else, and it is to be made again.
 
-    A run that was killed before its first checkpoint may be begun again in the same folder with other options or frames.
+    A run that was killed before its first checkpoint may be begun again in the same folder with other options or
+    frames.
     """
     if not file.is_file():
         return None

@@ -1,8 +1,9 @@
 """`teacher.method=auto`: distillation of xTB where it can be had in minutes and the user's own frames speak for it.
 
-Distillation helps where the teacher's forces follow those of the labels: on molecules with cosines of 0.87 to 0.98 between the two, errors
-after fine-tuning on 30 frames fell by 20 to 30 %. The cosine costs one calculation for each of a few frames, so it is measured. Metals
-and their surfaces are left out by it: charges do not converge, or bonds are far too stiff.
+Distillation helps where the teacher's forces follow those of the labels: on molecules with cosines of 0.87 to 0.98
+between the two, errors after fine-tuning on 30 frames fell by 20 to 30 %. The cosine costs one calculation for each of
+a few frames, so it is measured. Metals and their surfaces are left out by it: charges do not converge, or bonds are far
+too stiff.
 """
 
 from __future__ import annotations
@@ -23,21 +24,23 @@ from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.inputs.frame_limits import spread
 from unipot.workflows.runs.run_folder import RunFolder
 
-#: what `auto` teaches: molecules, and periodic systems, where the second converges less often and takes three times as long
+#: what `auto` teaches: molecules, and periodic systems, where the second converges less often and takes three times as
+#: long
 METHOD, PERIODIC_METHOD = "gfn2-xtb", "gfn1-xtb"
-#: with as many frames or more there is enough to learn from, without the method; where it is corrected by the frames it still halved
-#: errors with 300 of ethanol
+#: with as many frames or more there is enough to learn from, without the method; where it is corrected by the frames it
+#: still halved errors with 300 of ethanol
 FEW, FEW_CORRECTED = 100, 500
-#: atoms of the largest molecule: thousands of calculations, each of a cost that grows with the cube of it; of the largest periodic cell, of
-#: which a hundred are calculated
+#: atoms of the largest molecule: thousands of calculations, each of a cost that grows with the cube of it; of the
+#: largest periodic cell, of which a hundred are calculated
 MOST_ATOMS, MOST_PERIODIC_ATOMS = 50, 200
 #: last element that the method has parameters for
 LAST_ELEMENT = 86
-#: frames that are compared, of molecules and of periodic systems, and the cosine of forces below which nothing is distilled
+#: frames that are compared, of molecules and of periodic systems, and the cosine of forces below which nothing is
+#: distilled
 COMPARED, COMPARED_PERIODIC, FOLLOWS = 10, 3, 0.8
-#: the largest difference of forces over them (2-norms) with which there is one: of molecules 0.35 still halved errors. What it lacks
-#: in periodic systems is not all local (one k-point): at 0.1 (liquid water) differences are learned to half the error of the labels, at 0.4
-#: (silicon) to more than that
+#: the largest difference of forces over them (2-norms) with which there is one: of molecules 0.35 still halved errors.
+#: What it lacks in periodic systems is not all local (one k-point): at 0.1 (liquid water) differences are learned to
+#: half the error of the labels, at 0.4 (silicon) to more than that
 TOO_FAR, TOO_FAR_PERIODIC = 0.7, 0.25
 #: a relative difference of forces below which the labels are the teacher's own
 OWN_LABELS = 1e-3
@@ -55,14 +58,14 @@ def choose_teacher(config: FinetuneConfig, own: OpenDataset, run: RunFolder, con
     if config.teacher.method != AUTO:
         return config
     was_distilled = any((run.path / file).is_file() for file in (FACTS, DIFFERENCE))
-    method, reason = (method_for(own) if was_distilled else NONE, "") if run.resume else _choice(config, own)
+    method, reason = (method_for(own) if was_distilled else NONE, "") if run.resume else _method_and_reason(config, own)
     if reason:
         what = METHODS[method] if method != NONE else "none"
         console.print(f"  distillation first: {what}, {reason}", highlight=False, markup=False)
     return replace(config, teacher=replace(config.teacher, method=method))
 
 
-def _choice(config: FinetuneConfig, own: OpenDataset) -> tuple[str, str]:
+def _method_and_reason(config: FinetuneConfig, own: OpenDataset) -> tuple[str, str]:
     """Method or none, and why; no reason where nobody would expect a distillation."""
     few = FEW_CORRECTED if config.teacher.corrected else FEW
     if config.from_scratch or "forces" not in own.spec.labels or len(own.train_indices) >= few:
@@ -126,7 +129,8 @@ def _by_evidence(method: str, frames: Sequence[Structure]) -> tuple[str, str]:
 def _compared(method: str, frames: Sequence[Structure]) -> tuple[np.ndarray, np.ndarray] | None:
     """Force labels (eV/Å) of a few frames, and the teacher's forces there, both flat; None where nothing could be compared.
 
-    Atoms that were fixed, and frames of weight zero, do not count, as in the loss. Where a periodic frame fails, others would.
+    Atoms that were fixed, and frames of weight zero, do not count, as in the loss. Where a periodic frame fails, others
+    would.
     """
     labelled = [s for s in frames if "forces" in s.labels and not s.fixed.all() and s.labels.get("weight") != 0]
     periodic = frames[0].pbc.any()

@@ -1,8 +1,9 @@
 """Structures in thermal motion under a first model of the user's frames, for a teacher that is too slow to drive them itself.
 
-A semi-empirical method takes seconds for a periodic cell of a hundred atoms, a dynamics of thousands of steps with it hours. A model that
-has learned the frames for a minute is wrong by tenths of the forces, but what its atoms pass through in a tenth of a picosecond is what
-atoms pass through; the method is asked for labels of some of these structures alone.
+A semi-empirical method takes seconds for a periodic cell of a hundred atoms, a dynamics of thousands of steps with it
+hours. A model that has learned the frames for a minute is wrong by tenths of the forces, but what its atoms pass
+through in a tenth of a picosecond is what atoms pass through; the method is asked for labels of some of these
+structures alone.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from unipot.workflows.runs.origin import settings_fingerprint
 
 #: fs between two labelled structures of a trajectory, at least: they are few, so that they should differ
 _APART = 25
-#: a trajectory ends where a force is so many times the largest of the user's labels, and above so many eV/Å: there the model knows nothing
+#: a trajectory ends where a force is so many times the largest of the user's labels, and above so many eV/Å: there the
+#: model knows nothing
 _TOO_LARGE, _NEVER_TOO_LARGE = 2.0, 5.0
 #: structures that are kept at a time; after the first so many it is said how long all of them will take
 _PART = 10
@@ -76,10 +78,10 @@ def _moved_by_first_model(
     start = starting_point(context.quietly(), copy.deepcopy(pretrained), frames)
     train_in_memory(context, start, [frames.dataset])
     config, head = context.config, frames.dataset.spec.head
-    return _moved(config.teacher, start.potential.eval(), head, starts, config.seed, context.console)
+    return _moved_structures(config.teacher, start.potential.eval(), head, starts, config.seed, context.console)
 
 
-def _moved(
+def _moved_structures(
     options: TeacherConfig, model: Potential, head: str, starts: Sequence[Structure], seed: int, console: Console
 ) -> list[Structure]:
     """Structures of one Langevin dynamics per start, without labels."""

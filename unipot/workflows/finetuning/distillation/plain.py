@@ -1,9 +1,10 @@
 """A cheap teacher before the expensive labels: the model first learns the user's own systems from a semi-empirical method.
 
-Structures in thermal motion around the user's frames are labelled by xTB, a head of its own is trained on them with the backbone, and
-the result takes the place of the pretrained model. What the frames then have to teach is the difference between two levels of theory,
-which is smoother than either (R. Ramakrishnan, P. O. Dral, M. Rupp, O. A. von Lilienfeld, "Big data meets quantum chemistry
-approximations: the Δ-machine learning approach", J. Chem. Theory Comput. 11, 2087, 2015). No label of the user's is used here.
+Structures in thermal motion around the user's frames are labelled by xTB, a head of its own is trained on them with the
+backbone, and the result takes the place of the pretrained model. What the frames then have to teach is the difference
+between two levels of theory, which is smoother than either (R. Ramakrishnan, P. O. Dral, M. Rupp, O. A. von Lilienfeld,
+"Big data meets quantum chemistry approximations: the Δ-machine learning approach", J. Chem. Theory Comput. 11, 2087,
+2015). No label of the user's is used here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from unipot.data.spec import DatasetSpec
+from unipot.data.spec import DatasetSpec, free_head_name
 from unipot.data.store import Store
 from unipot.errors import InputError
 from unipot.models.potential import Potential
@@ -28,7 +29,6 @@ from unipot.workflows.finetuning.replay.mixture import weighted
 from unipot.workflows.finetuning.schema import AUTO, NONE, FinetuneConfig, TeacherConfig
 from unipot.workflows.finetuning.training_module import train_in_memory
 from unipot.workflows.inputs.datasets import OpenDataset
-from unipot.workflows.inputs.user_frames import free_head_name
 from unipot.workflows.runs.origin import settings_fingerprint
 from unipot.workflows.runs.run_folder import read_json, write_json
 from unipot.zoo.artifact import save_artifact
@@ -38,8 +38,8 @@ DISTILLED, FACTS = "taught.safetensors", "taught.json"
 _HELD_OUT = 0.1
 #: options that must be positive
 _POSITIVE = (
-    "frames", "temperature", "steps_before", "steps_between", "max_steps", "structures_per_step", "own_steps", "own_rate", "periodic_atoms",
-    "known_steps", "known_rate",
+    "frames", "temperature", "steps_before", "steps_between", "max_steps", "structures_per_step", "own_steps", "own_rate",
+    "periodic_atoms", "known_steps", "known_rate",
 )  # fmt: skip
 
 
@@ -92,7 +92,8 @@ def distil_plainly(context: FinetuneContext, pretrained: Potential, own: OpenDat
         context: of the run; its folder keeps the result.
         pretrained: changed in place.
         own: the user's frames; their labels are not looked at.
-        replay: sets of pretraining that are trained on beside the teacher's labels, with the share that they have beside the user's frames.
+        replay: sets of pretraining that are trained on beside the teacher's labels, with the share that they have
+            beside the user's frames.
 
     Raises:
         ValueError: the method could label no structure.
@@ -109,14 +110,17 @@ def distil_plainly(context: FinetuneContext, pretrained: Potential, own: OpenDat
     began = time.perf_counter()
     starts = [own.store[int(index)] for index in np.asarray(own.train_indices)]
     console.print(f"  {options.frames} structures are labelled and learned for {options.max_steps} steps", highlight=False)
-    labelled = _open(labelled_store(options, starts, context.config.seed, context.cache, console), options, pretrained)
+    labelled = _dataset_of(labelled_store(options, starts, context.config.seed, context.cache, console), options, pretrained)
     table = _learn(context, pretrained, labelled, replay)
     errors = {row.property: row.mae for row in table.rows if row.dataset == labelled.spec.name and row.element is None}
     facts = {
-        **asdict(options), "head": labelled.spec.head, "level_of_theory": labelled.spec.level_of_theory, "n_labelled": len(labelled.store),
+        **asdict(options),
+        "head": labelled.spec.head,
+        "level_of_theory": labelled.spec.level_of_theory,
+        "n_labelled": len(labelled.store),
         "held_out_errors": {name: value for name, value in errors.items() if value is not None},
         "seconds": round(time.perf_counter() - began, 1),
-    }  # fmt: skip
+    }
     save_artifact(model_file, pretrained.eval(), card={"name": "after the distillation", MADE_WITH: made_with})
     write_json(facts_file, facts)
     energy, forces = 1000 * errors["energy_per_atom"], 1000 * errors["forces"]
@@ -134,9 +138,11 @@ def _learn(
     """
     config, options = context.config, context.config.teacher
     own = replace(
-        config, properties={}, schedule=replace(config.schedule, max_steps=options.max_steps),
+        config,
+        properties={},
+        schedule=replace(config.schedule, max_steps=options.max_steps),
         finetune=replace(config.finetune, method="full"),
-    )  # fmt: skip
+    )
     datasets = weighted([labelled], [replace(d, validation_indices=np.empty(0, dtype=np.int64)) for d in replay], config.replay_share)
     share = 1 - config.replay_share if replay else 1.0
     mixture = replace(context.budget, structures_per_step=round(options.structures_per_step / share))
@@ -147,16 +153,19 @@ def _learn(
     return train_in_memory(replace(context, config=own, budget=mixture), start, datasets)
 
 
-def _open(store: Store, options: TeacherConfig, potential: Potential) -> OpenDataset:
+def _dataset_of(store: Store, options: TeacherConfig, potential: Potential) -> OpenDataset:
     """A dataset with a head of its own; trajectories are not divided between training and held-out structures."""
     groups = np.unique(store.groups)
     held = np.isin(store.groups, groups[:: round(1 / _HELD_OUT)]) if len(groups) > 1 else np.zeros(len(store), dtype=bool)
     if not held.any() or held.all():
         held = np.arange(len(store)) % round(1 / _HELD_OUT) == 0
     spec = DatasetSpec(
-        name=store.name, path=str(store.path), level_of_theory=store.level_of_theory, labels=("energy", "forces"),
+        name=store.name,
+        path=str(store.path),
+        level_of_theory=store.level_of_theory,
+        labels=("energy", "forces"),
         head=free_head_name(options.method, potential.head_names),
-    )  # fmt: skip
+    )
     return OpenDataset(
         spec=spec, store=store, train_indices=np.flatnonzero(~held), validation_store=store, validation_indices=np.flatnonzero(held)
     )

@@ -29,8 +29,8 @@ from unipot.workflows.finetuning.schema import TeacherConfig
 METHODS = {"gfn1-xtb": "GFN1-xTB", "gfn2-xtb": "GFN2-xTB"}
 #: fs, 1/fs; of the dynamics that samples
 _TIMESTEP, _FRICTION = 1.0, 0.01
-#: of periodic structures: K, with which charges converge where levels are close (at 300 K they did not on one silicon surface in four and
-#: one frame of liquid water in twenty), and iterations after which they will not
+#: of periodic structures: K, with which charges converge where levels are close (at 300 K they did not on one silicon
+#: surface in four and one frame of liquid water in twenty), and iterations after which they will not
 _ELECTRONIC_TEMPERATURE, _ITERATIONS = 3000.0, 100
 
 
@@ -60,15 +60,19 @@ def store_of(path: Path, options: TeacherConfig, labels: Sequence[str], structur
         path.parent.mkdir(parents=True, exist_ok=True)
         parts = KeptParts(path, labels)
         with StoreWriter(
-            path, name=options.method, level_of_theory=f"{METHODS[options.method]} (tblite)", energy_kind="total", labels=tuple(labels),
+            path,
+            name=options.method,
+            level_of_theory=f"{METHODS[options.method]} (tblite)",
+            energy_kind="total",
+            labels=tuple(labels),
             provenance={"teacher": asdict(options)},
-        ) as writer:  # fmt: skip
-            writer.extend(_some(structures(parts), options.method))
+        ) as writer:
+            writer.extend(_at_least_one(structures(parts), options.method))
         parts.forget()
     return Store(path)
 
 
-def _some(structures: Iterator[Structure], method: str) -> Iterator[Structure]:
+def _at_least_one(structures: Iterator[Structure], method: str) -> Iterator[Structure]:
     n_found = 0
     for structure in structures:
         n_found += 1
@@ -120,9 +124,13 @@ def thermal_motion(atoms: Atoms, temperature: float, seed: int, number: int) -> 
     speeds = np.sqrt(units.kB * temperature * atoms.get_masses())[:, None]
     atoms.set_momenta(np.random.default_rng((seed, number)).normal(size=(len(atoms), 3)) * speeds)
     return Langevin(
-        atoms, _TIMESTEP * units.fs, temperature_K=temperature, friction=_FRICTION / units.fs, fixcm=False,
+        atoms,
+        _TIMESTEP * units.fs,
+        temperature_K=temperature,
+        friction=_FRICTION / units.fs,
+        fixcm=False,
         rng=np.random.default_rng((seed, number, 1)),
-    )  # fmt: skip
+    )
 
 
 def driven_by(method: str, structure: Structure) -> Atoms:

@@ -29,13 +29,16 @@ def open_replay(config: FinetuneConfig, potential: Potential, cache: Path, conso
 
     Raises:
         KeyError: a head does not exist.
-        ValueError: a set and its head differ in level of theory or kind of energy, a set is named twice, or options contradict each other.
+        ValueError: a set and its head differ in level of theory or kind of energy, a set is named twice, or options
+            contradict each other.
         FileNotFoundError: a path is not there.
     """
-    sets = open_datasets(config.replay, cache=cache, seed=config.seed, console=console, local_cache=config.trainer.local_cache) \
-        if config.replay else []  # fmt: skip
+    sets: list[OpenDataset] = []
+    if config.replay:
+        local_cache = config.trainer.local_cache
+        sets += open_datasets(config.replay, cache=cache, seed=config.seed, console=console, local_cache=local_cache)
     for item in sets:
-        _check(item, potential, f"replay.{item.spec.name}")
+        _check_fits_head(item, potential, f"replay.{item.spec.name}")
     if config.replay_pretrain_run:
         sets += _of_pretraining(config, potential, {item.spec.name for item in sets}, console)
     own_labels = self_labelled_sets(
@@ -67,11 +70,11 @@ def _of_pretraining(config: FinetuneConfig, potential: Potential, named: set[str
         raise InputError("replay_pretrain_run=true replays the datasets of pretrain_run; give that run's folder: pretrain_run=runs/...")
     sets = [item for item in validation_sets(config.pretrain_run, console) if item.spec.name not in named]
     for item in sets:
-        _check(item, potential, f"dataset {item.spec.name!r} of {config.pretrain_run}")
+        _check_fits_head(item, potential, f"dataset {item.spec.name!r} of {config.pretrain_run}")
     return sets
 
 
-def _check(item: OpenDataset, potential: Potential, what: str) -> None:
+def _check_fits_head(item: OpenDataset, potential: Potential, what: str) -> None:
     level = potential.heads[item.spec.head].level_of_theory
     if level != item.spec.level_of_theory:
         raise InputError(f"{what} is {item.spec.level_of_theory!r}, but head {item.spec.head!r} is {level!r}; give its own head")

@@ -35,7 +35,8 @@ def self_labelled_sets(
 ) -> list[OpenDataset]:
     """One dataset `self-<head>` per head, labelled by `potential` through that head; stores are made once.
 
-    Every fourth structure, with its copy, is not among the training ones: `drift_evaluation_sets` measures what is forgotten on them.
+    Every fourth structure, with its copy, is not among the training ones: `drift_evaluation_sets` measures what is
+    forgotten on them.
 
     Args:
         config: which structures.
@@ -50,7 +51,7 @@ def self_labelled_sets(
         ValueError: an option is not allowed, the card has no sample, or no head fits the structures.
         FileNotFoundError: the path is not there.
     """
-    _check(config, potential)
+    _check_self_replay(config, potential)
     if not config.wanted:
         return []
     found = _of_sample(card, potential) if config.structures == SAMPLE else _of_path(config, potential, console)
@@ -60,9 +61,13 @@ def self_labelled_sets(
         labels = _labels_of(head, card, structures)
         store = _labelled_store(potential, head, structures, labels, str(card.get("sha256")), cache, console)
         spec = DatasetSpec(
-            name=store.name, path=str(store.path), level_of_theory=store.level_of_theory, energy_kind=store.energy_kind,
-            labels=labels, head=head,
-        )  # fmt: skip
+            name=store.name,
+            path=str(store.path),
+            level_of_theory=store.level_of_theory,
+            energy_kind=store.energy_kind,
+            labels=labels,
+            head=head,
+        )
         result.append(
             OpenDataset(
                 spec=spec,
@@ -104,7 +109,7 @@ def _measured_only(store: Store) -> np.ndarray:
     return np.array([number[name.removesuffix(_COPY)] % 4 == 3 for name in store.ids])
 
 
-def _check(config: SelfReplayConfig, potential: Potential) -> None:
+def _check_self_replay(config: SelfReplayConfig, potential: Potential) -> None:
     if config.rattle < 0:
         raise InputError(f"self_replay.rattle is {config.rattle}; give a standard deviation in Å, 0 for no displaced copies")
     if config.max_structures < 1:
@@ -134,7 +139,7 @@ def _of_sample(card: Mapping[str, Any], potential: Potential) -> dict[str, list[
 
 def _of_path(config: SelfReplayConfig, potential: Potential, console: Console) -> dict[str, list[Structure]]:
     """Head -> structures of the path whose elements it has references for."""
-    structures = _read(config.structures, config.max_structures)
+    structures = _read_structures(config.structures, config.max_structures)
     heads = [config.head] if config.head is not None else list(potential.head_names)
     found = {}
     for head in heads:
@@ -153,7 +158,7 @@ def _of_path(config: SelfReplayConfig, potential: Potential, console: Console) -
     return found
 
 
-def _read(path: str, at_most: int) -> list[Structure]:
+def _read_structures(path: str, at_most: int) -> list[Structure]:
     if (Path(path) / "metadata.json").is_file() or path.rstrip("/").endswith(".unipot"):
         store = Store(path)
         return [replace(store[int(k)], labels={}, group="", fixed=None) for k in spread(len(store), at_most)]
@@ -193,9 +198,13 @@ def _labelled_store(
         facts = {"labelled_by": {"sha256": model, "head": head}}
         cache.mkdir(parents=True, exist_ok=True)
         with StoreWriter(
-            path, name=name, level_of_theory=potential.heads[head].level_of_theory, energy_kind=potential.heads[head].energy_kind,
-            labels=labels, provenance=facts,
-        ) as writer:  # fmt: skip
+            path,
+            name=name,
+            level_of_theory=potential.heads[head].level_of_theory,
+            energy_kind=potential.heads[head].energy_kind,
+            labels=labels,
+            provenance=facts,
+        ) as writer:
             writer.extend(label_structure(potential, structure, head, labels) for structure in structures)
     wait_for_store(path)
     return Store(path)

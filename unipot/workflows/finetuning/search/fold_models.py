@@ -90,8 +90,11 @@ def fold_frames(
     if missing := folds.missing():
         console.print(
             f"warning: {len(missing)} of {len(folds.models)} models of the folds are not in {missing[0].parent} any more, so error bars "
-            "are not calibrated out of fold", style="yellow", highlight=False, markup=False,
-        )  # fmt: skip
+            "are not calibrated out of fold",
+            style="yellow",
+            highlight=False,
+            markup=False,
+        )
         return None
     return _loaded(folds, folds.dataset or dataset, budget, limits, console)
 

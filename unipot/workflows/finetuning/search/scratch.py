@@ -1,7 +1,8 @@
 """Random weights as one more candidate, where no head of the checkpoint follows the user's forces.
 
-From a parent whose forces have a cosine of -0.15 with those of methanol on Ag(111), 30 frames ended at 27.3 meV/Å after a search of 17
-minutes; random weights reached 22.6 in two. What pretraining is worth is therefore measured where it is in doubt.
+From a parent whose forces have a cosine of -0.15 with those of methanol on Ag(111), 30 frames ended at 27.3 meV/Å after
+a search of 17 minutes; random weights reached 22.6 in two. What pretraining is worth is therefore measured where it is
+in doubt.
 """
 
 from __future__ import annotations
@@ -23,10 +24,14 @@ _RATE = 2.5
 
 
 def is_in_doubt(config: FinetuneConfig, frames: UserFrames, start: Start) -> bool:
-    """Whether no head follows the forces, and nothing that the user asked for needs the checkpoint."""
+    """Whether no head follows the forces, and nothing that the user asked for needs the checkpoint.
+
+    Old data to replay or to measure forgetting on need its heads, which random weights do not have.
+    """
     if config.small_data.from_scratch != AUTO:
         return False
-    wanted = config.replay or config.replay_pretrain_run or config.self_replay.wanted or config.properties or frames.further
+    replayed = config.replay or config.replay_pretrain_run or config.self_replay.wanted
+    wanted = replayed or config.forgetting or config.pretrain_run or config.properties or frames.further
     chosen = config.from_scratch or config.parent_head != AUTO or is_stated("finetune", config) or config.finetune.method != FULL
     scores = start.adaptation.scores
     return bool(scores) and not any(score.follows for score in scores) and not (wanted or chosen)

@@ -131,7 +131,7 @@ def plan_search(
         return None
     candidates = candidate_configs(config)
     for name, own in candidates.items():
-        _named(name, lambda own=own: check_strategy(own.finetune, potential, from_scratch=config.from_scratch))
+        _naming_candidate(name, lambda own=own: check_strategy(own.finetune, potential, from_scratch=config.from_scratch))
     pooled = _pool(frames) if _holds_nothing_out(config, frames.n_frames) else frames
     folds = _folds(pooled.dataset, options.folds, config.seed)
     if not folds:
@@ -198,7 +198,7 @@ def settle(
     context.console.print(report.table().to_rich())
     for sentence in report.sentences():
         context.console.print(sentence, highlight=False, markup=False)
-    return Settled(config=_settled(config, plan, report.choice), searched=report, folds=_fold_models(runner, plan, report, run))
+    return Settled(config=_settled_config(config, plan, report.choice), searched=report, folds=_fold_models(runner, plan, report, run))
 
 
 def keep_start(potential: Potential, run: RunFolder, export: Export) -> FitResult:
@@ -220,8 +220,8 @@ def candidate_configs(config: FinetuneConfig) -> dict[str, FinetuneConfig]:
         raise InputError("small_data.candidates is empty; give one, for example small_data.candidates.mine={}, or set small_data=off")
     found: dict[str, FinetuneConfig] = {}
     for name, changes in given.items():
-        parts = _named(name, lambda changes=changes: _with_changes(config, changes))
-        _named(name, lambda parts=parts: build_settings(parts.optimizer, config.schedule))
+        parts = _naming_candidate(name, lambda changes=changes: _with_changes(config, changes))
+        _naming_candidate(name, lambda parts=parts: build_settings(parts.optimizer, config.schedule))
         own = replace(config, optimizer=parts.optimizer, finetune=parts.finetune)
         if own not in found.values():
             found[name] = own
@@ -319,7 +319,7 @@ def _without_stated(changes: Mapping[str, Any], config: FinetuneConfig, where: s
     return kept
 
 
-def _named(name: str, action: Callable[[], Any]) -> Any:
+def _naming_candidate(name: str, action: Callable[[], Any]) -> Any:
     try:
         return action()
     except ValueError as error:
@@ -342,9 +342,15 @@ def planned(
     rungs = plan_rungs(len(candidates), len(folds), budget=budget, longest=longest, every_fold=by_folds, every=every)
     longer = plan_longer(rungs, factor=1.0 if stated else config.small_data.longer, budget=budget)
     return SmallDataPlan(
-        frames=frames, folds=folds, candidates=candidates, rungs=rungs, longer=longer, budget=budget, by_folds=by_folds,
+        frames=frames,
+        folds=folds,
+        candidates=candidates,
+        rungs=rungs,
+        longer=longer,
+        budget=budget,
+        by_folds=by_folds,
         look_at_length=by_folds and not stated,
-    )  # fmt: skip
+    )
 
 
 def _searched(stated: Sequence[str], plan: SmallDataPlan, runner: TrialRunner) -> SmallDataReport:
@@ -373,7 +379,7 @@ def _fold_models(runner: TrialRunner, plan: SmallDataPlan, report: SmallDataRepo
     return start_models(runner, run) if runner.keeps_weights and report.keeps_start else None
 
 
-def _settled(config: FinetuneConfig, plan: SmallDataPlan, choice: Choice) -> FinetuneConfig:
+def _settled_config(config: FinetuneConfig, plan: SmallDataPlan, choice: Choice) -> FinetuneConfig:
     chosen = config if choice.candidate is None else plan.candidates[choice.candidate]
     patience = config.trainer.patience if config.trainer.patience is not None else config.small_data.patience
     schedule = config.schedule if choice.steps is None else replace(config.schedule, max_steps=choice.steps)

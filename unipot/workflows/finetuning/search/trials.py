@@ -61,8 +61,8 @@ class Fold:
 class TrialRunner:
     """Runs trials with the optimizer, averages and loss of the final training.
 
-    The held-out frames of a fold have been seen by the alignment of the start, which favours the start: training that beats it
-    would also beat a start that had not seen them.
+    The held-out frames of a fold have been seen by the alignment of the start, which favours the start: training that
+    beats it would also beat a start that had not seen them.
 
     Args:
         context: of the run, whose folder keeps finished trials.
@@ -70,7 +70,8 @@ class TrialRunner:
         folds: what is held out.
         start: the aligned model; copied for every trial.
         datasets: the user's first, then replay, which is trained on but not scored.
-        fresh: random weights, for a candidate that is trained from scratch; errors are relative to those of `start` all the same.
+        fresh: random weights, for a candidate that is trained from scratch; errors are relative to those of `start` all
+            the same.
         keeps_weights: whether the weights of trials are written to `weights`, one artifact each.
     """
 
@@ -140,10 +141,8 @@ class TrialRunner:
         replay = [replace(d, validation_indices=np.empty(0, dtype=np.int64)) for d in self.datasets[1:]]
         begin = self.start_of(config)
         datasets, copied = [own, *replay], replace(begin, potential=copy.deepcopy(begin.potential))
-        data = mixture_data(
-            datasets, self.context.budget, config.trainer, cutoff=copied.potential.cutoff, head_names=copied.potential.head_names,
-            n_steps=rung.steps, seed=config.seed,
-        )  # fmt: skip
+        budget = self.context.budget
+        data = mixture_data(datasets, budget, config.trainer, copied.potential, n_steps=rung.steps, seed=config.seed)
         try:
             module = trial_module(replace(self.context, config=config), copied, self.datasets)
             looks = fit_in_memory(module, data, config.trainer, every=rung.every)
@@ -151,13 +150,13 @@ class TrialRunner:
             curve = tuple((step, relative_error(own_errors, start)) for step, own_errors in errors)
             last = errors[-1][1]
             if self.keeps_weights and curve[-1][1] < WORTH_KEEPING:
-                self._keep(module, self._weights_file(config, fold, rung))
+                self._keep_weights(module, self._weights_file(config, fold, rung))
         except NonFiniteError:
             curve, last = ((rung.steps, DIVERGED),), {}
         seconds = round(time.perf_counter() - began, 2)
         return Trial(candidate=candidate, fold=fold, steps=rung.steps, errors=last, score=curve[-1][1], curve=curve, seconds=seconds)
 
-    def _keep(self, module: TrainingModule, path: Path) -> None:
+    def _keep_weights(self, module: TrainingModule, path: Path) -> None:
         with module.average.applied():
             save_artifact(path, merged(module.potential.eval()), card={"name": "a model of a fold of small-data mode"})
 
