@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -97,7 +97,8 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 self.send_header("ETag", server.etag)
             self.end_headers()
             end = first + server.cut.pop(0) if server.cut else len(content)
-            self.wfile.write(content[first:end])
+            with suppress(ConnectionError):  # whoever asked has seen enough
+                self.wfile.write(content[first:end])
             self.close_connection = True
 
         def log_message(self, *_: object) -> None:
