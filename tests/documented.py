@@ -14,7 +14,9 @@ from pathlib import Path
 from unipot.cli import VERBS
 from unipot.data.catalog.recipes import load_recipe
 from unipot.resources import data_recipes_dir
+from unipot.workflows.models.publication_settings import publication_of, settings_in
 from unipot.workflows.settings.compose import load_config
+from unipot.workflows.zoo import USAGE
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -120,6 +122,10 @@ def check_unipot(words: list[str]) -> None:
         assert [name for name in rest if load_recipe(data_recipes_dir(), name) is None] == []
     elif verb == "models":
         assert rest == ["list"] or (rest[0] in ("show", "verify") and len(rest) == 2), f"{words}: models has list, show and verify"
+    elif verb == "zoo":
+        assert rest and rest[0] in USAGE, f"{words}: zoo has {', '.join(USAGE)}"
+        if rest[0] == "publish":
+            publication_of(settings_in(rest[1:])[1])
     else:
         assert verb in VERBS, f"{words}: the command is not known"
         kinds = VERBS[verb].kinds

@@ -31,6 +31,7 @@ from tests.documented import (
 )
 from tests.documented_runs import FILES, run_block, write_data
 from unipot.cli import VERBS
+from unipot.workflows.models.publication_settings import SETTINGS as PUBLICATION
 from unipot.workflows.settings import compose
 from unipot.workflows.settings.compose import groups_for, load_config, options_of
 
@@ -43,6 +44,8 @@ BLOCKS = [block for page in PAGES for block in blocks(page)]
 OUR_WORDS = re.compile(r"\b(lessons?|taught|yardsticks?|self-labell?ed|telling structures|first motion|known differences)\b", re.IGNORECASE)
 #: arguments of Python and keys of files that look like settings
 PYTHON = {("head", '"mine"'), ("invalid", "False"), ("converged", "F")}
+#: of `unipot zoo diff`
+ZOO_SETTINGS = {("structures", "mine.extxyz")}
 #: trains at full length; tests/unit/test_api.py has its functions
 PYTHON_PAGE = ROOT / "docs" / "python.md"
 RUN = os.environ.get("UNIPOT_RUN_DOCS") == "1"
@@ -130,6 +133,8 @@ def test_settings_in_the_text_are_known(page):
 
 def _is_setting(key: str, value: str) -> bool:
     if key in ("config", "group", "key.path") or (key, value) in PYTHON:
+        return True
+    if key in PUBLICATION or (key, value) in ZOO_SETTINGS:
         return True
     for schema in (schema_of(verb) for verb in VERBS):
         if key in groups_for(schema):

@@ -25,7 +25,8 @@ from unipot.models.trained_elements import ElementGuard
 from unipot.simulate.moving_batch import MovingBatch
 from unipot.structure import CHARGE_KEYS, MULTIPLICITY_KEYS, Structure, fixed_atoms, name_of, symbols_of
 from unipot.units import matrix_to_voigt
-from unipot.zoo.artifact import load_artifact, tensor_hash
+from unipot.zoo.artifact import load_artifact
+from unipot.zoo.loading import tensor_hash
 
 #: entries of `atoms.info` that a prediction may depend on; ASE does not watch them
 _WATCHED_INFO = (*CHARGE_KEYS, *MULTIPLICITY_KEYS)
@@ -48,9 +49,9 @@ class UnipotCalculator(Calculator):
     `energy_kind` and, with head and level of theory, in `parameters`, which ASE writes to its files.
 
     Args:
-        model: path of a model artifact or of a package (see `unipot.zoo.compiled_package`), or a `Potential`. A path
-            gives a copy of its own; a `Potential` is used as it is (later changes of its weights are seen after the
-            next `reset()`), and is not modified.
+        model: path or name (see `unipot.zoo.names`) of a model artifact, path of a package (see
+            `unipot.zoo.compiled_package`), or a `Potential`. A path gives a copy of its own; a `Potential` is used as it
+            is (later changes of its weights are seen after the next `reset()`), and is not modified.
         head: which head predicts; may be left out if there is only one, or if the model was fine-tuned, for the head of
             that.
         device: where to compute; `auto` is the GPU if there is one. With a `Potential`: must be left out, or the device

@@ -24,6 +24,8 @@ EXTRAS = {
 }  # fmt: skip
 #: settings that name a file which must be there before anything heavy is imported, and the commands that import it at once
 _INPUTS = ("checkpoint", "data", "test_data", "validation_data", "pretrain_run", "start_from")
+#: those of them that may be the name of a model
+_MODELS = ("checkpoint", "start_from")
 _HEAVY = ("pretrain", "finetune", "evaluate", "study")
 
 
@@ -122,9 +124,20 @@ def _require_inputs(config: object) -> None:
     """Refuse paths that are not there now, not after the seconds that torch takes to load."""
     for key in _INPUTS:
         value = getattr(config, key, None)
+        if key in _MODELS and isinstance(value, str) and value and _is_known_model(value):
+            continue
         plain = isinstance(value, str) and "://" not in value and not set("*?[@") & set(value) and not value.endswith(".pt2")
         if plain and value and not Path(value).expanduser().exists() and not Path(value.partition("::")[0]).exists():
             raise MissingFile(f"{key}: {value} is not there (looked from {Path.cwd()}); correct the path")
+
+
+def _is_known_model(value: str) -> bool:
+    """Whether it is the name of a model; one that nobody knows is refused."""
+    from unipot.zoo.locate import is_model_name, require_known
+
+    if is_name := is_model_name(value):
+        require_known(value)
+    return is_name
 
 
 def _without_kind(verb: str, words: list[str]) -> list[str]:
@@ -199,6 +212,13 @@ def _recipes(words: list[str]) -> int:
     return 0
 
 
+def _zoo(words: list[str]) -> int:
+    """`unipot zoo <verb> ...`."""
+    from unipot.workflows.zoo import zoo
+
+    return zoo(words)
+
+
 def _completion(words: list[str]) -> int:
     """`unipot completion <shell>`."""
     from unipot.command_help import completion
@@ -213,7 +233,7 @@ def _attribute(path: str) -> object:
 
 
 #: commands of words
-_WORD_COMMANDS = {"models": _models, "recipes": _recipes, "completion": _completion}
+_WORD_COMMANDS = {"models": _models, "recipes": _recipes, "zoo": _zoo, "completion": _completion}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,6 +10,7 @@ TOPICS = {"data": "prepare data", "train": "train a model", "judge": "judge a mo
 WORD_COMMANDS = {
     "recipes": ("list public datasets, show the card of one", "data"),
     "models": ("list backbones, show or verify a checkpoint", "judge"),
+    "zoo": ("find, fetch, carry, publish and compare models by name", "use"),
     "completion": ("print what makes your shell complete commands and settings", "use"),
 }
 

@@ -79,7 +79,7 @@ def evaluate(config: EvaluateConfig) -> list[Evaluation]:
                 potential,
                 batches,
                 dataset=item.name,
-                model=Path(config.checkpoint).stem,
+                model=Path(config.checkpoint).name.removesuffix(".safetensors"),
                 head=item.head,
                 device=potential.device,
                 thresholds=plan.thresholds,

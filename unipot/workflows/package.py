@@ -36,6 +36,7 @@ def package(cfg: PackageConfig) -> Path:
     from unipot.zoo.artifact import Artifact
     from unipot.zoo.card import read_card
     from unipot.zoo.compiled_package import load_package, save_package
+    from unipot.zoo.locate import model_path
 
     require_complete(cfg, "package")
     if Path(cfg.out).exists() and not cfg.overwrite:
@@ -43,7 +44,7 @@ def package(cfg: PackageConfig) -> Path:
     started = time.perf_counter()
     # chooses head, device and dtype as simulations do
     calculator = make_calculator(cfg.checkpoint, cfg.head, cfg.device, cfg.dtype, skin=0.0)
-    path = save_package(cfg.out, Artifact(potential=calculator.potential, card=read_card(cfg.checkpoint)), calculator.head)
+    path = save_package(cfg.out, Artifact(potential=calculator.potential, card=read_card(model_path(cfg.checkpoint))), calculator.head)
     card = load_package(path, trusted=True).card  # just made here
     print(f"{path}: head {card['head']} ({card['level_of_theory']}), {card['dtype']} on {card['device']}")
     print(f"{path.stat().st_size / 1e6:.1f} MB in {time.perf_counter() - started:.0f} s; its numbers are those of the model")

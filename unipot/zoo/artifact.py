@@ -6,12 +6,10 @@ itself. All three are checked whenever a model is loaded. Nothing is pickled and
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +21,20 @@ from unipot import __version__
 from unipot.errors import InputError
 from unipot.models.last_layer import is_stale
 from unipot.models.potential import Potential
-from unipot.models.trained_elements import TRAINED_KEY, told_by, trained_by
+from unipot.models.trained_elements import TRAINED_KEY, trained_by
 from unipot.properties import PROPERTIES
 from unipot.structure import SYMBOLS, Structure, symbols_of
-from unipot.zoo.artifact_upgrade import FORMAT_VERSION, require_readable, upgraded
-from unipot.zoo.card import CARD_FILE, CHECKSUM, FORMAT, METADATA_KEY, WEIGHTS_FILE, ArtifactError, checksum_of, read_card, weights_path
-from unipot.zoo.card_shape import require_described
-from unipot.zoo.construction import potential_with
-from unipot.zoo.golden import TOLERANCES, golden_values, largest_deviation
+from unipot.zoo.artifact_upgrade import FORMAT_VERSION
+from unipot.zoo.card import CARD_FILE, CHECKSUM, FORMAT, METADATA_KEY, WEIGHTS_FILE, checksum_of
+from unipot.zoo.golden import golden_values
+from unipot.zoo.loading import Artifact, load_path, tensor_hash
+from unipot.zoo.locate import model_path
 
 #: written by `save_artifact` itself
 RESERVED = (
     *("format", "format_version", "unipot_version", "potential", "conditions", "heads", "n_parameters", "units", "sha256", "golden"),
     CHECKSUM,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Artifact:
-    """A model and its card."""
-
-    potential: Potential
-    card: dict[str, Any]
 
 
 def save_artifact(
@@ -88,27 +78,18 @@ def load_artifact(path: str | Path, *, device: torch.device | str = "cpu", dtype
     """Read, verify and build a model; it is in evaluation mode.
 
     Args:
-        path: folder or `.safetensors` file.
+        path: folder or `.safetensors` file; as a text also a name of the zoo, which is fetched where the cache does not have it
+            (see `unipot.zoo.names`).
         device: where to put it.
         dtype: torch.float32 or torch.float64; the one it was saved in by default.
 
     Raises:
-        FileNotFoundError: there is no artifact at `path`.
+        FileNotFoundError: there is no artifact at `path`, and no model of this name.
+        OSError: the model cannot be fetched.
         ArtifactError: the file is truncated, of a newer format, altered (tensors or card, by their hashes), incomplete, asks for
             more than its weights, or does not reproduce its golden values.
     """
-    path = Path(path)
-    card = read_card(path)
-    tensors = _read_tensors(weights_path(path))
-    try:
-        card, tensors = _verified_and_upgraded(card, tensors)
-        potential = potential_with(card["potential"], tensors).to(device=device, dtype=dtype).eval()
-        for name in potential.head_names:
-            potential.heads[name].trained_elements = told_by(card, name)
-        _check_golden(potential, card)
-    except ArtifactError as error:
-        raise ArtifactError(f"{path}: {error}") from error.__cause__
-    return Artifact(potential=potential, card=card)
+    return load_path(model_path(path), device=device, dtype=dtype)
 
 
 def load_potential(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Potential:
@@ -116,20 +97,11 @@ def load_potential(path: str | Path, *, device: torch.device | str = "cpu", dtyp
 
     Example:
         >>> potential = load_potential("runs/pretrain/best.safetensors")  # doctest: +SKIP
+        >>> potential = load_potential("unipot-base@1.0")  # doctest: +SKIP
         >>> potential.head_names  # doctest: +SKIP
         ('oc20', 'mptrj', 'spice')
     """
     return load_artifact(path, device=device, dtype=dtype).potential
-
-
-def tensor_hash(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes, in order of names; the same for a folder and a single file."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return digest.hexdigest()
 
 
 def _full_card(potential: Potential, tensors: dict[str, Tensor], card: dict[str, Any], golden: Sequence[Structure]) -> dict[str, Any]:
@@ -213,46 +185,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path, device="cpu")
-    except SafetensorError as error:
-        raise ArtifactError(f"{path} is truncated or not a safetensors file ({error}); download or copy it again") from error
-
-
-def _verified_and_upgraded(card: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        require_readable(card)  # before the hash, which a newer format may define in another way
-    except ValueError as error:
-        raise ArtifactError(str(error)) from error
-    measured, stated = tensor_hash(tensors), card.get("sha256")
-    if measured != stated:
-        raise ArtifactError(
-            f"the tensors have SHA-256 {measured[:12]}…, the card states {str(stated)[:12]}…; download or copy the model again"
-        )
-    try:
-        require_described(card)
-    except ValueError as error:
-        raise ArtifactError(f"{error}; download or copy the model again") from error
-    return upgraded(card, tensors)
-
-
-def _check_golden(potential: Potential, card: dict[str, Any]) -> None:
-    entries, tolerance = card.get("golden"), TOLERANCES[potential.dtype]
-    if not entries:
-        raise ArtifactError("the card has no golden values to check the model against; save it again with save_artifact")
-    try:
-        deviation, where = largest_deviation(potential, entries)
-    except ValueError as error:
-        raise ArtifactError(f"{str(error)[:300]}; download or copy the model again") from error
-    if not deviation <= tolerance:
-        raise ArtifactError(
-            f"the loaded model does not reproduce its golden values: {where} deviates by {deviation:.2e}, allowed for "
-            f"{potential.dtype} is {tolerance:.0e}; the installed unipot or backbone computes something else than those it was "
-            f"saved with (unipot {card.get('unipot_version')})"
-        )

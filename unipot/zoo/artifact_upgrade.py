@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from unipot.errors import InputError
 
+if TYPE_CHECKING:  # cards are read without torch
+    from torch import Tensor
+
+    #: a card and its tensors, one version on
+    Upgrade = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
+
 #: of the artifacts that this version of unipot writes
 FORMAT_VERSION = 3
-
-#: a card and its tensors, one version on
-Upgrade = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
 
 #: version -> step to the next version
 UPGRADES: dict[int, Upgrade] = {}

@@ -17,6 +17,7 @@ from typing import Any
 from unipot.errors import InputError
 from unipot.zoo.artifact_upgrade import FORMAT_VERSION, version_of
 from unipot.zoo.card_shape import require_kinds
+from unipot.zoo.pickled import is_pickled, refusal
 
 FORMAT = "unipot-model"
 #: of a folder artifact
@@ -127,10 +128,14 @@ def weights_path(path: Path) -> Path:
         return path / WEIGHTS_FILE
     if not path.is_file():
         raise ArtifactError(f"{path} is not an ordinary file, so it is not a model")
+    pickled = path.suffix != ".pt2" and is_pickled(path)
     if path.suffix != ".safetensors":
         hint = "; a package is loaded by unipot.zoo.compiled_package.load_package, or with trusted=true" if path.suffix == ".pt2" else ""
         hint = "; a .ckpt file is the state of a run, the model is best.safetensors in the run folder" if path.suffix == ".ckpt" else hint
+        hint = f": {refusal(path)}" if pickled and not hint else hint
         raise ArtifactError(f"{path} is not a .safetensors file, so it is not a model{hint}")
+    if pickled:
+        raise ArtifactError(f"{path} is named as a .safetensors file and is none: {refusal(path)}")
     return path
 
 

@@ -124,7 +124,7 @@ def save_package(path: str | Path, artifact: Artifact, head: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         form = _compile(potential, temporary)
-        kept = ("name", "licence", "citation", "datasets", "training", "references")
+        kept = ("name", "version", "licence", "licences", "ancestors", "citation", "datasets", "training", "references")
         save_artifact(model, potential, card={key: artifact.card[key] for key in kept if key in artifact.card})
         with zipfile.ZipFile(temporary, "a") as archive:
             root = archive.namelist()[0].partition("/")[0]

@@ -27,6 +27,8 @@ TOLERANCES = {torch.float64: 1e-7, torch.float32: 1e-3}
 _LARGE_FORCE = 100.0
 #: of all golden values together, and of one: a card asks for no more work than that
 MAX_ATOMS, MAX_EDGES = 50_000, 1_000_000
+#: ids of structures that are made here, for models that bring none
+_MOLECULE, _CRYSTAL = "golden-molecule", "golden-crystal"
 #: of the distance at which the repulsion of two nuclei ends: where it is whole, and where it is switched off
 _CLOSE = (0.4, 0.8)
 
@@ -71,17 +73,47 @@ def default_structures(elements: Sequence[int]) -> list[Structure]:
     sites = [[0.1, 0.2, 0.0], [2.0, 1.7, 0.3], [0.4, 1.9, 2.2]]
     cell = [[3.9, 0.0, 0.2], [0.5, 4.1, 0.0], [0.0, -0.3, 4.3]]
     return [
-        Structure(atomic_numbers=numbers, positions=molecule, id="golden-molecule"),
-        Structure(atomic_numbers=numbers, positions=sites, cell=cell, pbc=[True] * 3, id="golden-crystal"),
+        Structure(atomic_numbers=numbers, positions=molecule, id=_MOLECULE),
+        Structure(atomic_numbers=numbers, positions=sites, cell=cell, pbc=[True] * 3, id=_CRYSTAL),
     ]
+
+
+def golden_structures_of(entries: Sequence[dict[str, Any]]) -> list[Structure]:
+    """The structures of stored values that were chosen for the model, each once; those made for any model are left out.
+
+    Raises:
+        ValueError: an entry is malformed.
+    """
+    found = {}
+    for entry in entries:
+        try:
+            if entry["id"] not in (_MOLECULE, _CRYSTAL, CLOSE):
+                found[entry["id"]] = _structure_of(entry)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"the golden values of the card are malformed ({error})") from error
+    return list(found.values())
+
+
+def predicted(potential: Potential, structure: Structure, head: str) -> dict[str, Any]:
+    """Energy (eV), forces (eV/Å) and, where all axes are periodic, stress (eV/Å³) of one structure, as plain numbers and lists.
+
+    Raises:
+        ValueError: it has more neighbours than are admitted, or an element that the head does not know.
+    """
+    return _entry(potential, structure, head)
+
+
+def structures_for(potential: Potential, head: str) -> list[Structure]:
+    """Those that `default_structures` makes for a head, in states that the model knows; none where it knows no element."""
+    known = set(np.flatnonzero(potential.heads[head].reference.known.cpu().numpy()).tolist()) & set(potential.backbone.elements)
+    return _known_states(potential, default_structures(sorted(known))) if known else []
 
 
 def example_structures(potential: Potential) -> list[Structure]:
     """Those that `default_structures` makes for the first head that knows any element, in states that the model knows."""
     for name in potential.head_names:
-        known = set(np.flatnonzero(potential.heads[name].reference.known.cpu().numpy()).tolist()) & set(potential.backbone.elements)
-        if known:
-            return _known_states(potential, default_structures(sorted(known)))
+        if structures := structures_for(potential, name):
+            return structures
     raise InputError("no head of this model knows any element; give its heads references first")
 
 

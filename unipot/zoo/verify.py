@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unipot.models.last_layer import is_stale
-from unipot.zoo.artifact import Artifact, load_artifact
-from unipot.zoo.card import CHECKSUM, ArtifactError
+from unipot.zoo.checks import checked, checksum_words
 from unipot.zoo.compiled_package import SUFFIX, model_in_package, read_package_card
-from unipot.zoo.golden import TOLERANCES, largest_deviation
-from unipot.zoo.sample import DIFFERENCES, SAMPLE, sample_of
+from unipot.zoo.loading import load_path
+from unipot.zoo.locate import model_path
 
 
 def verify_model(path: str | Path) -> list[tuple[str, str]]:
@@ -19,42 +17,10 @@ def verify_model(path: str | Path) -> list[tuple[str, str]]:
         FileNotFoundError: there is no model at `path`.
         ArtifactError: something in it is not what it must be; the sentence says what.
     """
-    path = Path(path)
+    path = model_path(path)
     if path.suffix != SUFFIX:
-        return _verified(load_artifact(path), path)
+        return checked(load_path(path), path)
     card = read_package_card(path)
-    found = _verified(model_in_package(path), path)
+    found = checked(model_in_package(path), path)
     code = f"for {card['device']}, not run: `unipot md` and a calculator compare its numbers with those of the model when they load it"
-    return [("package", _checksum(card)), *found, ("machine code", code)]
-
-
-def _verified(artifact: Artifact, path: Path) -> list[tuple[str, str]]:
-    potential, card = artifact.potential, artifact.card
-    covered = {entry["head"] for entry in card["golden"]}
-    bare = [name for name in potential.head_names if name not in covered and bool(potential.heads[name].reference.known.any())]
-    if bare and CHECKSUM in card:
-        raise ArtifactError(f"{path}: the card has no golden value of head {bare[0]!r}; download or copy the model again")
-    if stale := [name for name in potential.head_names if is_stale(potential, potential.heads[name])]:
-        raise ArtifactError(f"{path}: the error bars of head {stale[0]!r} belong to other weights; fine-tune again for others")
-    deviation, where = largest_deviation(potential, card["golden"])
-    n_structures = {key: sum(len(item.structures) for item in sample_of(card, key)) for key in (SAMPLE, DIFFERENCES)}
-    with_bars = [name for name in potential.head_names if potential.heads[name].posterior is not None]
-    return [
-        ("card", _checksum(card)),
-        ("tensors", f"{len(potential.state_dict())} with the SHA-256 in the card, {card['sha256'][:12]}…"),
-        ("golden values", _golden(len(card["golden"]), len(covered), deviation, where, TOLERANCES[potential.dtype])),
-        ("error bars", f"of head(s) {', '.join(with_bars)}: of the present weights" if with_bars else "none"),
-        ("sample", f"{n_structures[SAMPLE]} structures and {n_structures[DIFFERENCES]} labelled differences can be read"),
-    ]
-
-
-def _golden(n: int, n_heads: int, deviation: float, where: str, tolerance: float) -> str:
-    largest = f"the largest deviation is {deviation:.1e} ({where})" if where else "they are reproduced to the last digit"
-    return f"{n} predictions of {n_heads} head(s): {largest}, allowed are {tolerance:.0e}"
-
-
-def _checksum(card: dict[str, object]) -> str:
-    """What is known of the contents of a card."""
-    if CHECKSUM in card:
-        return f"as it was written, SHA-256 {str(card[CHECKSUM])[:12]}…"
-    return "can be read, but has no SHA-256 of its own: unipot wrote none at its time, and a change would not be seen"
+    return [("package", checksum_words(card)), *found, ("machine code", code)]

@@ -8,11 +8,11 @@ import io
 import tarfile
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from tests.loopback_server import Server, serving
 from unipot.data.catalog import download as module
 from unipot.data.catalog.cards import RawFile
 from unipot.data.catalog.download import download
@@ -23,80 +23,11 @@ CONTENT = bytes(range(256)) * 4000  # 1 MB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-class Server:
-    """What the handler does, and what it was asked.
-
-    Attributes:
-        files: path -> contents.
-        ranges: the server understands Range.
-        cut: bytes after which the next answers break off, one entry per answer.
-        requests: (path, Range header) in order.
-        etag: of every file.
-    """
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {"/data.bin": CONTENT}
-        self.ranges, self.etag = True, '"one"'
-        self.cut: list[int] = []
-        self.requests: list[tuple[str, str | None]] = []
-        self.status: dict[str, list[int]] = {}
-        self.kind = "application/octet-stream"
-        self.address = ""
-
-    def url(self, path: str = "/data.bin") -> str:
-        return self.address + path
-
-
-def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked = self.headers.get("Range")
-            server.requests.append((self.path, asked))
-            status = server.status.get(self.path, [])
-            content = server.files.get(self.path)
-            if status or content is None:
-                self.send_response(status.pop(0) if status else 404)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            first = 0
-            if asked and server.ranges and self.headers.get("If-Range", server.etag) == server.etag:
-                first = int(asked.removeprefix("bytes=").removesuffix("-"))
-                if first >= len(content):
-                    self.send_response(416)
-                    self.send_header("Content-Range", f"bytes */{len(content)}")
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-            self.send_response(206 if first else 200)
-            if first:
-                self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
-            self.send_header("Content-Length", str(len(content) - first))
-            self.send_header("Content-Type", server.kind)
-            if server.etag:
-                self.send_header("ETag", server.etag)
-            self.end_headers()
-            end = first + server.cut.pop(0) if server.cut else len(content)
-            self.wfile.write(content[first:end])
-            self.close_connection = True
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    return Handler
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(module, "BACKOFF", 0.0)
-    state = Server()
-    with ThreadingHTTPServer(("127.0.0.1", 0), _handler(state)) as http:
-        state.address = f"http://127.0.0.1:{http.server_address[1]}"
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving({"/data.bin": CONTENT}) as state:
         yield state
-        http.shutdown()
-        thread.join()
 
 
 def source(*urls: str, **fields: object) -> RawFile:
@@ -170,6 +101,8 @@ def test_a_busy_server_is_asked_again(server, tmp_path):
         (lambda s: s.files.clear(), {}, r"the file is not there \(404\)"),
         (lambda s: s.status.update({"/data.bin": [403]}), {"access": "ask the authors"}, r"denied \(403\).*How to get it: ask the authors"),
         (lambda s: s.status.update({"/data.bin": [418]}), {}, "answered 418"),
+        (lambda s: s.redirects.update({"/data.bin": "/data.bin"}), {}, "Exceeded 30 redirects"),
+        (lambda s: s.lengths.update({"/data.bin": None}), {"size": 1000}, "sends more than the 1,000 bytes that are expected at most"),
         (lambda s: s.cut.extend([0] * 9), {}, r"the connection ended early \(5 tries\)"),
     ],
 )
@@ -179,6 +112,42 @@ def test_a_wrong_answer_is_refused_and_never_gets_the_final_name(server, tmp_pat
         download(source(server.url(), **fields), tmp_path)
     assert f"put it at {tmp_path / 'data.bin'}" in str(raised.value)
     assert not (tmp_path / "data.bin").exists()
+
+
+def test_a_server_that_stalls_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "TIMEOUT", (1.0, 0.05))
+    server.stalls.add("/data.bin")
+    with pytest.raises(OSError, match=r"it does not answer in time \(5 tries\)"):
+        download(source(server.url()), tmp_path)
+
+
+def test_a_redirect_is_followed(server, tmp_path):
+    server.redirects["/old.bin"] = "/data.bin"
+    assert download(source(server.url("/old.bin")), tmp_path).path.read_bytes() == CONTENT
+
+
+def test_a_file_of_unknown_size_has_a_limit(server, tmp_path):
+    server.lengths["/data.bin"] = None
+    with pytest.raises(OSError, match="sends more than the 5,000 bytes that are expected at most"):
+        download(source(server.url()), tmp_path, max_bytes=5000)
+    assert list(tmp_path.iterdir()) == []
+    assert download(source(server.url()), tmp_path, max_bytes=len(CONTENT)).size == len(CONTENT)
+
+
+def test_no_socket_is_opened_where_connections_are_forbidden(server, tmp_path, monkeypatch):
+    monkeypatch.setenv(module.OFFLINE_VARIABLE, "1")
+    with pytest.raises(module.OfflineError, match="UNIPOT_OFFLINE forbids to fetch it"):
+        download(source(server.url()), tmp_path)
+    assert server.requests == []
+    monkeypatch.setenv(module.OFFLINE_VARIABLE, "0")
+    assert download(source(server.url()), tmp_path).size == len(CONTENT)
+
+
+def test_who_is_denied_is_told_from_who_finds_nothing(server, tmp_path):
+    server.status["/data.bin"] = [401]
+    with pytest.raises(module.DownloadError) as denied:
+        download(source(server.url(), server.url("/absent")), tmp_path)
+    assert denied.value.denied == [server.url()] and len(denied.value.problems) == 2
 
 
 def test_a_host_that_cannot_be_reached_is_said(tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ from unipot.models.property_heads import PropertyHead
 from unipot.properties import ScalarProperty
 from unipot.structure import Structure
 from unipot.training.optim import build_policy
-from unipot.zoo.artifact import ArtifactError, load_artifact, load_potential, save_artifact
+from unipot.zoo.artifact import load_artifact, load_potential, save_artifact
+from unipot.zoo.card import ArtifactError
 
 ELEMENTS = (1, 6, 8)
 KINDS = ("intensive", "extensive")

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from unipot.data.catalog.cards import RawFile
 from unipot.data.conversion.disk import in_words, writing_to
-from unipot.errors import InputError
+from unipot.errors import InputError, UnusableFile
 
 if TYPE_CHECKING:
     from requests import Response, Session
 
+#: environment variable: anything but 0 and nothing forbids every connection
+OFFLINE_VARIABLE = "UNIPOT_OFFLINE"
 #: s, to connect and between two pieces of an answer
 TIMEOUT = (20.0, 60.0)
 #: tries in a row that bring no byte before a mirror is given up
@@ -33,6 +35,27 @@ _BUSY = (429, 500, 502, 503, 504)
 
 class MirrorError(InputError):
     """One mirror does not give the right file; the next one is asked."""
+
+
+class AccessDenied(MirrorError):
+    """One mirror wants to know who asks, or does not let everybody have the file."""
+
+
+class DownloadError(UnusableFile):
+    """No mirror gave the right file.
+
+    Attributes:
+        problems: what each one did.
+        denied: addresses that do not let everybody have the file.
+    """
+
+    def __init__(self, sentence: str, problems: list[str], denied: list[str]) -> None:
+        super().__init__(sentence)
+        self.problems, self.denied = problems, denied
+
+
+class OfflineError(UnusableFile):
+    """A file would have to be fetched, and no connection may be opened."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +73,14 @@ class Fetched:
     sha256: str
 
 
-def download(source: RawFile, folder: Path, *, on_progress: Callable[[int, int | None], None] | None = None) -> Fetched:
+def is_offline() -> bool:
+    """Whether the user forbids connections, by `$UNIPOT_OFFLINE`."""
+    return os.environ.get(OFFLINE_VARIABLE, "").strip().lower() not in ("", "0", "false", "no")
+
+
+def download(
+    source: RawFile, folder: Path, *, on_progress: Callable[[int, int | None], None] | None = None, max_bytes: int | None = None
+) -> Fetched:
     """Fetch `source` to `folder/source.file`.
 
     A download that was interrupted leaves `<file>.part` and is continued by the next call. A file with a wrong hash or
@@ -60,15 +90,19 @@ def download(source: RawFile, folder: Path, *, on_progress: Callable[[int, int |
         source: what to fetch, its mirrors, hashes and size.
         folder: raw folder; made where needed.
         on_progress: called with the bytes so far and the bytes in all (None: not known).
+        max_bytes: of a file whose size is not known.
 
     Raises:
+        OfflineError: connections are forbidden.
         OSError: no mirror gave the right file (the message says what each one did), or it cannot be written.
     """
     target = folder / source.file
-    problems = []
+    if is_offline():
+        raise OfflineError(f"{source.file} is not at {target}, and ${OFFLINE_VARIABLE} forbids to fetch it; fetch it by other means")
+    problems, denied = [], []
     with writing_to(target, f"downloading {source.file}"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _session() as session, _Sink(target, source) as sink:
+        with _session() as session, _Sink(target, source, max_bytes) as sink:
             for url in source.urls:
                 # what another mirror began may be wrong without this one being so: then once more from the start
                 sink.continued = sink.continued or sink.size > 0
@@ -77,7 +111,8 @@ def download(source: RawFile, folder: Path, *, on_progress: Callable[[int, int |
                     return sink.finish()
                 except MirrorError as error:
                     problems.append(f"{url}: {error}")
-    raise OSError(_sentence(source, target, problems))
+                    denied += [url] if isinstance(error, AccessDenied) else []
+    raise DownloadError(_sentence(source, target, problems), problems, denied)
 
 
 def is_html(first_bytes: bytes) -> bool:
@@ -88,8 +123,9 @@ def is_html(first_bytes: bytes) -> bool:
 class _Sink:
     """The unfinished file, its hashes so far, and what is needed to continue it."""
 
-    def __init__(self, target: Path, source: RawFile) -> None:
+    def __init__(self, target: Path, source: RawFile, max_bytes: int | None = None) -> None:
         self.target, self.source = target, source
+        self.limit = source.size if source.size is not None else max_bytes
         self.part = target.with_name(f"{target.name}.part")
         self._note = target.with_name(f"{target.name}.part.json")
         self._file: BinaryIO | None = None
@@ -229,6 +265,10 @@ def _one_answer(session: Session, url: str, source: RawFile, sink: _Sink, on_pro
         for piece in _pieces(response):
             if sink.size == 0 and is_html(piece) and not source.file.endswith((".html", ".htm")):
                 raise MirrorError("it sent a web page instead of the file")
+            if sink.limit is not None and sink.size + len(piece) > sink.limit:  # else it could fill the disk
+                limit = sink.limit
+                sink.restart()
+                raise MirrorError(f"it sends more than the {limit:,} bytes that are expected at most")
             sink.write(piece)
             on_progress(sink.size, total or source.size)
     return total is None or sink.size == total
@@ -261,7 +301,7 @@ def _pieces(response: Response) -> Iterator[bytes]:
 def _check_answer(response: Response, source: RawFile) -> None:
     status = response.status_code
     if status in (401, 403):
-        raise MirrorError(f"access is denied ({status})")
+        raise AccessDenied(f"access is denied ({status})")
     if status in (404, 410):
         raise MirrorError(f"the file is not there ({status})")
     if status not in (200, 206):
@@ -306,7 +346,7 @@ def _network_words(error: Any) -> str:
 
     if isinstance(error, requests.exceptions.SSLError):
         return "its certificate is not trusted"
-    if isinstance(error, requests.Timeout):
+    if isinstance(error, requests.Timeout) or "timed out" in str(error):  # some come as errors of the connection
         return "it does not answer in time"
     if isinstance(error, requests.ConnectionError) and error.__cause__ is None:
         return "it cannot be reached"

@@ -27,6 +27,7 @@ from unipot.workflows.runs.provenance import today, versions
 from unipot.workflows.runs.run_folder import RunFolder, write_json, write_whole
 from unipot.zoo.artifact import load_potential
 from unipot.zoo.card import read_card
+from unipot.zoo.locate import model_path
 from unipot.zoo.sample import kept_sample
 
 
@@ -43,7 +44,7 @@ def card_of(context: FinetuneContext, settled: Settled, state: FinetuneState, lo
     card = {**training_card("finetune", context.run.path.name, config, datasets), "finetune": {**facts, **adaptation.to_dict()}}
     if config.from_scratch:
         return {**card, "references": references_of(adaptation.statistics)}
-    return {**card, **kept_sample(read_card(config.checkpoint))}
+    return {**card, **kept_sample(read_card(model_path(config.checkpoint)))}
 
 
 def chosen_potential(run: RunFolder, dtype: torch.dtype) -> Potential:

@@ -21,6 +21,9 @@ from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.runs.run_folder import write_json
 from unipot.workflows.settings.schema import PretrainConfig
 from unipot.zoo.artifact import save_artifact
+from unipot.zoo.card import read_card
+from unipot.zoo.lineage import child_facts
+from unipot.zoo.locate import model_path
 
 
 def export_artifact(
@@ -37,11 +40,13 @@ def export_artifact(
 
 
 def training_card(verb: str, name: str, config: Any, datasets: Sequence[OpenDataset]) -> dict[str, Any]:
-    """Facts for the card that do not change during the run."""
+    """Facts for the card that do not change during the run; those of the model it starts from, and the terms of its weights, included."""
     training = {"command": verb, "seed": config.seed, "max_steps": config.schedule.max_steps}
     if isinstance(config, PretrainConfig):
         training["temperature"] = config.mixture.temperature
-    return {"name": name, "datasets": [dataset_card(item) for item in datasets], "training": training}
+    start = None if getattr(config, "from_scratch", False) else getattr(config, "checkpoint", None) or getattr(config, "start_from", None)
+    parent = {} if start is None else child_facts(read_card(model_path(start)))
+    return {"name": name, "datasets": [dataset_card(item) for item in datasets], "training": training, **parent}
 
 
 def references_of(statistics: Sequence[HeadStatistics]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from unipot.training.sealed_file import sha256_of
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.workflows.settings.compose import to_yaml
 from unipot.zoo.card import CARD_FILE, WEIGHTS_FILE
+from unipot.zoo.locate import model_path
 
 #: in a run folder, until there is a run state, which has it too
 ORIGIN_FILE = "origin.json"
@@ -150,7 +151,8 @@ def _checkpoint_digest(config: Any) -> str | None:
     path = _checkpoint(config)
     if path is None:
         return None
-    files = [file for file in (Path(path), Path(path) / WEIGHTS_FILE, Path(path) / CARD_FILE) if file.is_file()]
+    model = model_path(path)
+    files = [file for file in (model, model / WEIGHTS_FILE, model / CARD_FILE) if file.is_file()]
     digests = [_file_digest(file, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 

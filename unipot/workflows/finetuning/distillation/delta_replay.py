@@ -28,6 +28,7 @@ from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.finetuning.search.search_plan import SmallDataPlan
 from unipot.workflows.inputs.datasets import OpenDataset
 from unipot.zoo.card import read_card
+from unipot.zoo.locate import model_path
 from unipot.zoo.sample import CARRIED_LABELS, DIFFERENCES, SampleSet, sample_of
 
 #: name of the only candidate of small-data mode
@@ -50,7 +51,7 @@ def delta_replay_sets(context: FinetuneContext, pretrained: Potential, head: str
     """
     if head is None or context.config.teacher.known_share == 0:
         return []
-    carried = [_labelled(item) for item in sample_of(read_card(context.config.checkpoint), DIFFERENCES) if item.head == head]
+    carried = [_labelled(item) for item in sample_of(read_card(model_path(context.config.checkpoint)), DIFFERENCES) if item.head == head]
     found = []
     for item in carried:
         if not item.structures:

@@ -15,6 +15,7 @@ from unipot.workflows.finetuning.schema import FinetuneConfig
 from unipot.workflows.inputs.datasets import OpenDataset, open_datasets
 from unipot.workflows.inputs.evaluation_sets import require_same_energy_kind, validation_sets
 from unipot.zoo.card import read_card
+from unipot.zoo.locate import model_path
 
 
 def open_replay(config: FinetuneConfig, potential: Potential, cache: Path, console: Console) -> tuple[list[OpenDataset], list[OpenDataset]]:
@@ -41,7 +42,7 @@ def open_replay(config: FinetuneConfig, potential: Potential, cache: Path, conso
     if config.replay_pretrain_run:
         sets += _of_pretraining(config, potential, {item.spec.name for item in sets}, console)
     own_labels = self_labelled_sets(
-        config.self_replay, potential, read_card(config.checkpoint), seed=config.seed, cache=cache, console=console
+        config.self_replay, potential, read_card(model_path(config.checkpoint)), seed=config.seed, cache=cache, console=console
     )
     return sets, own_labels
 

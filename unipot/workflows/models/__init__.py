@@ -1,0 +1,1 @@
+"""Parts of `unipot zoo`: what is said of a model that is published, and tables of what differs between two."""
