@@ -24,6 +24,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, toy_data: dict[str, Path]) -
         atoms.numbers[:] = 26
     write(folder / "iron.extxyz", iron)
     (folder / "empty.extxyz").write_text("")
+    (folder / "there.pt2").write_bytes(b"a package")
     flat = frames[0].copy()
     flat.cell[:] = 0
     flat.calc = frames[0].calc
@@ -79,8 +80,8 @@ CASES: dict[str, tuple[Words, list[str]]] = {
         ["model.bin", ".pt2"],
     ),
     "package where one is already": (
-        lambda f: ["package", f"checkpoint={f['model']}", "head=metals", f"out={f['folder']}/model.pt2"],
-        ["model.pt2", "exists already", "overwrite=true"],
+        lambda f: ["package", f"checkpoint={f['model']}", "head=metals", f"out={f['folder']}/there.pt2"],
+        ["there.pt2", "exists already", "overwrite=true"],
     ),
     "package that nobody vouches for": (
         lambda f: ["md", f"checkpoint={f['folder']}/model.pt2", f"structure={f['metals']}", f"out={f['folder']}/x.extxyz"],

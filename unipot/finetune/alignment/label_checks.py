@@ -129,16 +129,18 @@ def label_scales(
             found.append(_energy_per_atom(per_atom, units[name]) or _scale(name, best, *of_heads[best], units[name]))
     if "stress" in units and "stress" in pairs[heads[0]]:
         found.append(_other_order({head: own["stress"] for head, own in pairs.items()}, units["stress"], order))
+    scales = [scale for scale in found if scale is not None]
+    if any(scale.property == "forces" and scale.is_certain for scale in scales):
+        return scales  # the forces are in another unit than stated, and say nothing against the head
     forces = {head: own["forces"] for head, own in pairs.items() if "forces" in own}
-    return [replace(scale, too_soft=_is_too_soft(scale, forces)) for scale in found if scale is not None]
+    return [replace(scale, too_soft=_is_too_soft(scale, forces)) for scale in scales]
 
 
 def _is_too_soft(scale: LabelScale, forces: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bool:
     """Whether a head that hardly knows the elements explains the factor of energies or stress.
 
     Of 25 crystals of silicon and molybdenum such heads predicted energies 9 to 16 times too small at a correlation of
-    0.98 to 0.99, and forces 12 to 13 times too small. Labels in another unit than stated do so as well where all of
-    them are; then the check of the forces finds it.
+    0.98 to 0.99, and forces 12 to 13 times too small.
     """
     if scale.property == "forces" or scale.per_atom or scale.order or scale.head not in forces:
         return False
