@@ -19,7 +19,8 @@ class UserError(Exception):
 
     def __str__(self) -> str:  # KeyError would put the sentence in quotes
         text = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in Exception.__str__(self))
-        return text if len(text) <= _FIRST + _LAST else f"{text[:_FIRST]} [...] {text[-_LAST:]}"
+        # several lines are what another process has raised, with its traceback
+        return text if len(text) <= _FIRST + _LAST or "\n" in text else f"{text[:_FIRST]} [...] {text[-_LAST:]}"
 
 
 class InputError(UserError, ValueError):

@@ -19,5 +19,10 @@ def test_a_file_that_is_quoted_is_cut_and_the_advice_at_the_end_stays():
     assert len(shown) < 800 and shown.startswith("card.json: xxx") and shown.endswith("x is no number; copy it again")
 
 
+def test_what_another_process_has_raised_is_not_cut():
+    text = "Caught InputError in DataLoader worker\n" + 100 * "  File, line 1\n"
+    assert str(InputError(text)) == text
+
+
 def test_lines_stay_lines():
     assert str(InputError("two:\n  a\n  b")) == "two:\n  a\n  b"
