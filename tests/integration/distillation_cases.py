@@ -45,7 +45,7 @@ def parent_with_differences(run, toy_data, less, *further):
     """Checkpoint that knows the differences in the file `less` through a head of that name."""
     options = (
         f"datasets.less.path={less}", "datasets.less.level_of_theory=EMT less GFN2-xTB", "datasets.less.energy_kind=difference",
-        "schedule.max_steps=100", *further,
+        "schedule.max_steps=150", *further,
     )  # fmt: skip
     return parent_for_distillation(run, toy_data, *options)
 
